@@ -1,0 +1,70 @@
+/*-------------------------------------------------------------------------
+ *
+ * plugin.h
+ *	  The output plugin: WAL changes of published tables, in commit order.
+ *
+ * The plugin has two outlets.  Without a sink it is an ordinary output plugin
+ * that writes one JSON object per change.  The engine, which runs the decoding
+ * in its own process, sets a sink before it creates the decoding context, and
+ * receives the changes as tuples instead.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_PLUGIN_H
+#define RTSYNC_PLUGIN_H
+
+#include "postgres.h"
+
+#include "access/htup.h"
+#include "replication/logical.h"
+#include "replication/output_plugin.h"
+#include "replication/reorderbuffer.h"
+
+#include "engine/schema.h"
+
+typedef enum ChangeKind
+{
+	CHANGE_INSERT = 'I',
+	CHANGE_UPDATE = 'U',
+	CHANGE_DELETE = 'D',
+	CHANGE_TRUNCATE = 'T'
+} ChangeKind;
+
+/*
+ * One change of one published table, with the publication's operations, row
+ * filter, column list and partition root applied (like pgoutput, an UPDATE
+ * that enters or leaves the row filter has become an INSERT or DELETE).
+ *
+ * Tuples are in schema->desc's layout and hold no external value.  Everything
+ * lives until the callback returns.
+ */
+typedef struct PluginChange
+{
+	ChangeKind	kind;
+	XLogRecPtr	lsn;
+	RelSchema  *schema;
+	HeapTuple	oldtuple;		/* NULL if nothing of the old row is known;
+								 * else only schema->identity's columns are,
+								 * the others read as NULL but are unknown */
+	HeapTuple	newtuple;		/* NULL for DELETE and TRUNCATE */
+	Bitmapset  *missing;		/* attnums of newtuple whose unchanged TOAST
+								 * value the WAL does not hold (they read as
+								 * NULL but are unknown); usually NULL */
+} PluginChange;
+
+/* Where the engine takes the changes; called outside any engine transaction,
+ * under the historic snapshot: no current catalog may be read there. */
+typedef struct PluginSink
+{
+	void		(*begin_cb) (ReorderBufferTXN *txn);
+	void		(*change_cb) (ReorderBufferTXN *txn, const PluginChange *change);
+	void		(*message_cb) (ReorderBufferTXN *txn, XLogRecPtr lsn,
+							   bool transactional, const char *prefix,
+							   Size size, const char *message);
+	void		(*commit_cb) (ReorderBufferTXN *txn, XLogRecPtr commit_lsn);
+} PluginSink;
+
+extern void plugin_set_sink(const PluginSink *sink);
+extern PGDLLEXPORT void _PG_output_plugin_init(OutputPluginCallbacks *cb);
+
+#endif							/* RTSYNC_PLUGIN_H */

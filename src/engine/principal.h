@@ -1,0 +1,43 @@
+/*-------------------------------------------------------------------------
+ *
+ * principal.h
+ *	  Whose eyes a decision is made with: a role and the claims of a token.
+ *
+ * Whatever users wrote (policies, type output functions, filter expressions)
+ * runs only between principal_enter and principal_leave: as the principal's
+ * role, with role changes and other restricted operations forbidden, under a
+ * GUC nest level that is rolled back, and under rtsync.policy_timeout.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_PRINCIPAL_H
+#define RTSYNC_PRINCIPAL_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+
+/* Owned by whoever allocated it (subscription.c); immutable */
+typedef struct Principal
+{
+	Oid			roleid;
+	char	   *rolename;
+	char	   *claims;			/* the token's payload, JSON text, valid UTF-8
+								 * and valid jsonb */
+} Principal;
+
+/* What principal_leave needs to restore */
+typedef struct PrincipalScope
+{
+	Oid			save_userid;
+	int			save_sec_context;
+	int			save_nestlevel;
+} PrincipalScope;
+
+extern void principal_enter(const Principal *principal, PrincipalScope *scope);
+extern void principal_leave(PrincipalScope *scope);
+
+/* For role only, without claims (catalog lookups, planning, rendering) */
+extern void principal_enter_role(Oid roleid, PrincipalScope *scope);
+
+#endif							/* RTSYNC_PRINCIPAL_H */

@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.h
+ *	  The rtsync.* settings.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_SETTINGS_H
+#define RTSYNC_SETTINGS_H
+
+#include "postgres.h"
+
+typedef enum DeleteVisibility
+{
+	DELETE_VISIBILITY_POLICY,
+	DELETE_VISIBILITY_KEY
+} DeleteVisibility;
+
+/* what is published, and to whom */
+extern char *rtsync_publication;
+extern char *rtsync_jwt_secret;
+extern char *rtsync_jwt_secret_file;
+extern int	rtsync_delete_visibility;
+extern int	rtsync_policy_timeout;	/* ms */
+
+/* engine */
+extern int	rtsync_coalesce_delay;	/* us */
+extern int	rtsync_history_size;	/* kB */
+extern int	rtsync_max_retained_wal;	/* MB */
+extern int	rtsync_max_event_size;	/* bytes */
+
+/* gateway */
+extern char *rtsync_listen_addresses;
+extern int	rtsync_port;
+extern char *rtsync_allowed_origins;
+extern int	rtsync_max_connections;
+extern int	rtsync_max_channels_per_connection;
+extern int	rtsync_max_message_size;	/* bytes */
+extern int	rtsync_send_queue_size; /* bytes */
+extern int	rtsync_handshake_timeout;	/* ms */
+extern int	rtsync_idle_timeout;	/* ms */
+extern int	rtsync_error_delay; /* ms */
+
+extern void settings_define(void);
+
+#endif							/* RTSYNC_SETTINGS_H */

@@ -1,0 +1,33 @@
+/*-------------------------------------------------------------------------
+ *
+ * token.h
+ *	  JSON Web Tokens: who a client is.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_TOKEN_H
+#define RTSYNC_TOKEN_H
+
+#include "postgres.h"
+
+/* What a valid token says; strings in the memory context of the call */
+typedef struct Token
+{
+	Oid			roleid;
+	char	   *rolename;
+	char	   *claims;			/* the payload's JSON text */
+	int64		expires;		/* seconds of the Unix epoch */
+} Token;
+
+/* The texts of the protocol for each way in which a token can be wrong */
+typedef struct TokenError
+{
+	const char *code;			/* "InvalidJWTToken", "MalformedJWT", ... */
+	char	   *message;		/* "Token has expired 3 seconds ago", ... */
+	const char *handshake;		/* the handshake's text, "Token has expired" */
+} TokenError;
+
+extern bool token_verify(const char *data, Size length, Token *token,
+						 TokenError *error);
+
+#endif							/* RTSYNC_TOKEN_H */

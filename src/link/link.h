@@ -1,0 +1,209 @@
+/*-------------------------------------------------------------------------
+ *
+ * link.h
+ *	  The messages between the engine and its gateway.
+ *
+ * The engine (a PostgreSQL background worker) and the gateway (a plain
+ * process that owns the client sockets) are joined by one Unix stream socket
+ * pair.  Everything that they say to each other is written down here; both
+ * include this header and nothing else of each other.
+ *
+ * A message is a LinkHeader followed by "length" bytes of body.  Numbers are
+ * in host byte order (both ends run on one machine) and unaligned.  A string
+ * is a uint32 length and that many bytes, not terminated; the length
+ * LINK_NULL stands for "absent".  The receiver checks every length: a body
+ * that is too short, or has bytes left over, is malformed, and a malformed
+ * message ends the link.
+ *
+ * The order of messages is the order of effects: an event that follows a
+ * LINK_JOIN_REPLY belongs to the subscription that it confirmed.
+ *
+ * Channel and group numbers are never used twice in the life of a link, so
+ * that a message which crosses a leave cannot reach somebody else.
+ *
+ * These functions take and return plain memory: they know neither palloc nor
+ * the event loop, and build without a server for tests and fuzzers.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_LINK_H
+#define RTSYNC_LINK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define LINK_VERSION 1
+
+/* The descriptors that the engine leaves open in the gateway it starts */
+#define LINK_FD 3				/* this socket pair's gateway end */
+#define LINK_LISTEN_FD 4		/* the first listening socket, others follow */
+
+/* Bodies larger than this are malformed. */
+#define LINK_MAX_TO_ENGINE (1024 * 1024)
+#define LINK_MAX_TO_GATEWAY (256 * 1024 * 1024)
+
+/* A string's length that says that there is no string. */
+#define LINK_NULL UINT32_MAX
+
+typedef struct LinkHeader
+{
+	uint32_t	length;			/* of the body, in bytes */
+	uint32_t	type;			/* a LinkType */
+} LinkHeader;
+
+typedef enum LinkType
+{
+	/*--------------------- engine to gateway ----------------------------*/
+
+	/*
+	 * The first message.  u32 LINK_VERSION, u32 number of listening sockets
+	 * from LINK_LISTEN_FD on.
+	 */
+	LINK_HELLO = 1,
+
+	/*
+	 * Settings, sent after LINK_HELLO and again when they change.  u32 n, n
+	 * times (string name, string value).  The names are those of the GUCs
+	 * without "rtsync."; sizes are in bytes, times in milliseconds.  Unknown
+	 * names are ignored.
+	 */
+	LINK_CONFIG,
+
+	/*
+	 * Answer to LINK_AUTH.  u64 connection, u32 HTTP status (200: accepted,
+	 * anything else is the status to refuse the handshake with), string error
+	 * text (absent when accepted), i64 expiry of the token in seconds of the
+	 * Unix epoch (0: never).
+	 */
+	LINK_AUTH_REPLY,
+
+	/*
+	 * Answer to LINK_JOIN.  u64 channel, u8 ok, string reason (when refused,
+	 * for the reply's "reason"), then the bindings as in LINK_BINDINGS (none
+	 * when refused).  Events may follow at once.
+	 */
+	LINK_JOIN_REPLY,
+
+	/*
+	 * The groups of a channel's bindings changed (new token).  u64 channel,
+	 * u32 n, n times (u32 id, u32 group), in the order of the join.  The id
+	 * is what the client is told (never 0); group 0 means that the binding
+	 * receives nothing (the reason follows as LINK_SYSTEM).
+	 */
+	LINK_BINDINGS,
+
+	/*
+	 * One change for all members of the groups named.  u64 epoch, u64 commit
+	 * LSN, u32 number within the transaction (the cursor), u32 n, n times u32
+	 * group, string data: the JSON text of the message's "data" object.
+	 */
+	LINK_EVENT,
+
+	/*
+	 * A "system" message for one channel.  u64 channel, string extension,
+	 * string status, string message, u8 LinkThen.
+	 */
+	LINK_SYSTEM,
+
+	/* The engine stops: tell the clients, then exit.  u32 LinkShutdown. */
+	LINK_SHUTDOWN,
+
+	/*--------------------- gateway to engine ----------------------------*/
+
+	/* The first message.  u32 LINK_VERSION. */
+	LINK_READY = 101,
+
+	/*
+	 * A WebSocket handshake awaits its verdict.  u64 connection, string token
+	 * (absent: the client sent none).
+	 */
+	LINK_AUTH,
+
+	/*
+	 * A channel is being joined.  u64 channel, string topic (without
+	 * "realtime:"), u8 private, u8 wait (refuse the join when a binding
+	 * cannot be served), string token, u32 n, n times a binding: string
+	 * event, string schema, string table, string filter (each may be absent),
+	 * u32 number of selected columns (LINK_NULL: none named), that many
+	 * strings.
+	 */
+	LINK_JOIN,
+
+	/* A channel is gone, for whatever reason.  u64 channel. */
+	LINK_LEAVE,
+
+	/* A joined channel has a new token.  u64 channel, string token. */
+	LINK_TOKEN,
+
+	/*
+	 * Now and then, for the views.  u32 connections, u32 channels, u64 frames
+	 * sent, u64 bytes sent, u64 connections closed for being slow.
+	 */
+	LINK_STATS
+} LinkType;
+
+/* What a LINK_SYSTEM message is followed by on the channel */
+typedef enum LinkThen
+{
+	LINK_THEN_NOTHING = 0,
+	LINK_THEN_CLOSE = 1,		/* phx_close: the client does not rejoin */
+	LINK_THEN_ERROR = 2			/* phx_error: the client rejoins */
+} LinkThen;
+
+/* Why the engine stops */
+typedef enum LinkShutdown
+{
+	LINK_SHUTDOWN_SERVER = 0,	/* server stops or restarts: close 1012 */
+	LINK_SHUTDOWN_EXTENSION = 1 /* extension dropped: close 1001 */
+} LinkShutdown;
+
+/*
+ * A message under construction.  The memory belongs to the caller, who gives
+ * a function that enlarges it: "grow" makes data hold at least "size" bytes
+ * and returns false if it cannot, which makes the message "failed".
+ */
+typedef struct LinkWriter
+{
+	char	   *data;
+	size_t		length;
+	size_t		capacity;
+	size_t		start;			/* where the current message's header is */
+	bool		failed;
+	bool		(*grow) (struct LinkWriter *writer, size_t size);
+} LinkWriter;
+
+/* A received body while it is being read; "failed" sticks. */
+typedef struct LinkReader
+{
+	const char *next;
+	const char *end;
+	bool		failed;
+} LinkReader;
+
+/* A string within a received body: not terminated; data NULL if absent */
+typedef struct LinkString
+{
+	const char *data;
+	uint32_t	length;
+} LinkString;
+
+extern void link_begin(LinkWriter *writer, LinkType type);
+extern bool link_end(LinkWriter *writer);
+extern void link_put_u8(LinkWriter *writer, uint8_t value);
+extern void link_put_u32(LinkWriter *writer, uint32_t value);
+extern void link_put_u64(LinkWriter *writer, uint64_t value);
+extern void link_put_bytes(LinkWriter *writer, const char *data, size_t length);
+extern void link_put_string(LinkWriter *writer, const char *string);
+
+extern int	link_next_message(const char *data, size_t length, size_t max_body,
+							  LinkHeader *header);
+extern void link_read(LinkReader *reader, const char *body, size_t length);
+extern uint8_t link_get_u8(LinkReader *reader);
+extern uint32_t link_get_u32(LinkReader *reader);
+extern uint64_t link_get_u64(LinkReader *reader);
+extern LinkString link_get_string(LinkReader *reader);
+extern uint32_t link_get_count(LinkReader *reader, size_t min_size);
+extern bool link_finished(const LinkReader *reader);
+
+#endif							/* RTSYNC_LINK_H */
