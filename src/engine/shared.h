@@ -8,6 +8,23 @@
  * otherwise.  Everything in shared memory is plain data: no pointer but Latch
  * pointers, which are in shared memory themselves.
  *
+ * An entry changes its state only through the functions below, one for each
+ * transition, named after who makes it:
+ *
+ *	launcher   shared_launcher_starting	  UNKNOWN, WAITING -> STARTING
+ *			   shared_launcher_failed	  STARTING -> WAITING
+ *	engine	   shared_engine_attach		  STARTING: this process is the engine
+ *			   shared_engine_found		  STARTING: the extension is there
+ *			   shared_engine_running	  STARTING -> RUNNING
+ *			   shared_engine_waiting	  STARTING, RUNNING -> WAITING
+ *			   shared_engine_absent		  STARTING, RUNNING -> ABSENT
+ *			   (its exit)				  STARTING, RUNNING -> HELD if a backend
+ *										  holds the database, UNKNOWN if it was
+ *										  asked to stop, else WAITING
+ *	backend	   shared_request_check		  FREE, ABSENT, WAITING -> UNKNOWN
+ *			   shared_release			  HELD -> UNKNOWN
+ *			   shared_forget			  any -> FREE
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef RTSYNC_SHARED_H
@@ -23,6 +40,7 @@
 
 #define MAX_ENGINES 64
 #define STATUS_MESSAGE_SIZE 512
+#define STATUS_LISTEN_SIZE 128
 
 typedef enum EngineState
 {
@@ -38,15 +56,19 @@ typedef enum EngineState
 
 typedef struct EngineEntry
 {
-	Oid			dboid;
+	Oid			dboid;			/* read without lock by wake-ups */
 	EngineState state;
+	bool		probing;		/* STARTING, and the engine has not yet seen
+								 * whether the extension is there */
 	pid_t		pid;			/* of the engine, 0 if none */
 	uint32		generation;		/* incremented at each start */
 	pid_t		held_by;		/* backend that wants the database for itself */
-	TimestampTz started;
-	TimestampTz retry_at;		/* when the launcher tries again */
+	TimestampTz started;		/* last start of an engine, 0: never */
+	TimestampTz retry_at;		/* when the launcher tries again; 0: at once */
 	int			failures;		/* consecutive, for the backoff */
-	char		message[STATUS_MESSAGE_SIZE];	/* why it waits, with hint */
+	char		message[STATUS_MESSAGE_SIZE];	/* why it waits, or what is
+												 * wrong while it runs */
+	char		hint[STATUS_MESSAGE_SIZE];
 
 	/* written by the engine alone, read without lock for the wake-up */
 	Latch	   *latch;			/* the engine's, NULL if none runs */
@@ -68,6 +90,10 @@ typedef struct EngineEntry
 	int32		connections;
 	int32		channels;
 	int32		groups;
+
+	/* written by the engine through shared_engine_listening */
+	char		listen_addresses[STATUS_LISTEN_SIZE];	/* empty: nowhere */
+	int32		port;
 } EngineEntry;
 
 typedef struct SharedState
@@ -75,6 +101,9 @@ typedef struct SharedState
 	LWLock	   *lock;
 	Latch	   *launcher_latch; /* NULL if the launcher does not run */
 	pid_t		launcher_pid;
+	pg_atomic_uint32 allotments;	/* counts entries given to databases: a
+									 * backend that found none need not look
+									 * again until this changes */
 	EngineEntry engines[MAX_ENGINES];
 } SharedState;
 
@@ -82,5 +111,79 @@ extern SharedState *shared_state;	/* NULL if not preloaded */
 
 extern void shared_init(void);	/* from _PG_init: installs the shmem hooks */
 extern EngineEntry *shared_find(Oid dboid); /* lock held */
+
+/*------------------------------ the engine ------------------------------*/
+
+/* This engine's own entry; NULL in every other process */
+extern EngineEntry *shared_my_engine;
+
+/*
+ * Become the engine of a database.  To be called before connecting to it.
+ * Returns false if this process must not run and should exit(0) at once: the
+ * database is held or forgotten, or has an engine already.  From then on the
+ * entry is cleaned up when the process exits, in whatever way: an ERROR's text
+ * becomes the entry's message, and the launcher tries again with backoff.
+ */
+extern bool shared_engine_attach(Oid dboid);
+
+/* The extension is there: lets the launcher go on with other databases. */
+extern void shared_engine_found(void);
+
+/* Decoding begins: clears the message. */
+extern void shared_engine_running(void);
+
+/*
+ * The engine cannot run for now: logs the reason unless it is the same as the
+ * last time.  The caller then exits with proc_exit(0); the launcher tries
+ * again with backoff.  hint may be NULL.
+ */
+extern void shared_engine_waiting(int sqlerrcode, const char *message,
+								  const char *hint);
+
+/* The extension is not there (any more).  The caller then proc_exit(0)s. */
+extern void shared_engine_absent(void);
+
+/*
+ * Something is wrong though the engine runs (its port is in use, say): shown
+ * by status(), and logged unless it is the same as the last time.  NULL: all
+ * is well.
+ */
+extern void shared_engine_trouble(int sqlerrcode, const char *message,
+								  const char *hint);
+
+/* Where the gateway is reached, for status(); addresses NULL: nowhere */
+extern void shared_engine_listening(const char *addresses, int port);
+
+/*
+ * Going to sleep without missing a commit: shared_engine_sleep_begin, look
+ * again whether there is WAL to read, and only if not, WaitLatch.  Then
+ * shared_engine_sleep_end, after which committers do not signal.
+ */
+extern void shared_engine_sleep_begin(void);
+extern void shared_engine_sleep_end(void);
+
+/* To be asked in every turn of the engine's loop */
+extern bool shared_engine_stop_requested(void); /* then: proc_exit(0) */
+extern bool shared_engine_check_requested(void);	/* look for the extension;
+													 * clears the request */
+
+/*------------------------------ the launcher ----------------------------*/
+
+extern void shared_launcher_attach(void);
+extern EngineEntry *shared_allot(Oid dboid);	/* lock held exclusively */
+extern void shared_launcher_starting(EngineEntry *entry);	/* lock held */
+extern void shared_launcher_failed(EngineEntry *entry, const char *message,
+								   const char *hint);	/* lock held */
+extern void shared_launcher_release_dead_holders(void);
+
+/*------------------------------ backends --------------------------------*/
+
+extern void shared_wake_engine(void);
+extern bool shared_request_check(Oid dboid);
+extern void shared_request_restart(Oid dboid);
+extern void shared_forget(Oid dboid);
+extern bool shared_note_absent(Oid dboid);
+extern pid_t shared_hold(Oid dboid, bool *absent);
+extern void shared_release(Oid dboid);
 
 #endif							/* RTSYNC_SHARED_H */

@@ -1,0 +1,68 @@
+/*-------------------------------------------------------------------------
+ *
+ * gatewayproc.h
+ *	  The gateway as a process: its listening sockets, its start, its end.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_GATEWAYPROC_H
+#define RTSYNC_GATEWAYPROC_H
+
+#include "postgres.h"
+
+#include <sys/types.h>
+
+#include "datatype/timestamp.h"
+
+#define GATEWAY_MAX_LISTEN 16
+
+/*
+ * Open listening sockets for "addresses" (as PostgreSQL's listen_addresses: a
+ * list of names and IP addresses, "*" for all).  Stores up to "max" sockets in
+ * fds and returns their number.  The sockets stay open in the engine for as
+ * long as it listens there, so that nobody is refused while a gateway starts.
+ *
+ * Returns 0 if it cannot listen; *why (palloc'd in the current context) is
+ * then the reason, ready for an error message, and *errcode its SQLSTATE.
+ * That may be a passing state (for some milliseconds, the gateway of an engine
+ * that has just ended still holds the port): try again soon, and complain only
+ * if it lasts.  An empty list of addresses returns 0 with *why NULL: listen
+ * nowhere.  No ERROR but out of memory.
+ */
+extern int	gateway_listen(const char *addresses, int port, int *fds, int max,
+						   char **why, int *errcode);
+extern void gateway_unlisten(int *fds, int nfds);
+
+/* A gateway process as the engine sees it; zero it before the first use. */
+typedef struct GatewayProc
+{
+	pid_t		pid;			/* 0: none */
+	TimestampTz started;
+	TimestampTz respawn_at;		/* not before; 0: at once */
+	int			failures;		/* consecutive short lives */
+} GatewayProc;
+
+/*
+ * Start a gateway with its end of a new link as LINK_FD and the listening
+ * sockets from LINK_LISTEN_FD on.  *link_fd receives the engine's end
+ * (non-blocking, close-on-exec), which the caller closes.  The caller sends
+ * LINK_HELLO.  Returns false, having logged why and set respawn_at, if it
+ * cannot be started.  gateway->pid must be 0.
+ */
+extern bool gateway_spawn(GatewayProc *gateway, int *link_fd,
+						  const int *listen_fds, int nlisten);
+
+/*
+ * Has the gateway ended?  To be called after the link's end-of-file and in
+ * each turn of the loop while one is awaited; never waits.  If so, logs how
+ * unless "expected", sets pid to 0 and respawn_at, and returns true.
+ */
+extern bool gateway_reap(GatewayProc *gateway, bool expected);
+
+/* Milliseconds until it may be started again: 0 now */
+extern long gateway_respawn_delay(const GatewayProc *gateway);
+
+/* SIGKILL, for one that does not end after its link was closed */
+extern void gateway_kill(GatewayProc *gateway);
+
+#endif							/* RTSYNC_GATEWAYPROC_H */
