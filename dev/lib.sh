@@ -1,0 +1,89 @@
+# shellcheck shell=bash
+#
+# dev/lib.sh: what the commands of this repository have in common.
+#
+# Source it; it sets ROOT (the repository) and defines the functions below.
+# Everything that is built or downloaded for the commands goes under
+# ROOT/build, which git ignores.
+
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+umask 022
+
+say()
+{
+	echo "$*" >&2
+}
+
+die()
+{
+	say "$(basename "$0"): $*"
+	exit 1
+}
+
+# Run a command under a lock of this name, so that any number of our commands
+# may run side by side.  The command does not inherit the lock's descriptor: a
+# server that it starts would hold the lock for ever.
+with_lock()
+{
+	local name=$1
+	shift
+	mkdir -p "$ROOT/build"
+	(
+		flock 9
+		"$@" 9>&-
+	) 9>"$ROOT/build/.$name.lock"
+}
+
+# Print the pg_config to build with: PG_CONFIG, or the one in the PATH, or
+# the newest of Debian's.  It counts only if the server and its headers are
+# there, which Debian has in packages of their own.
+find_pg_config()
+{
+	local candidate
+	for candidate in "${PG_CONFIG:-}" "$(command -v pg_config || true)" \
+		$(printf '%s\n' /usr/lib/postgresql/*/bin/pg_config | sort -rV)
+	do
+		if [ -n "$candidate" ] && [ -x "$candidate" ] &&
+			[ -x "$("$candidate" --bindir)/postgres" ] &&
+			[ -e "$("$candidate" --pgxs)" ] &&
+			[ -e "$("$candidate" --includedir-server)/postgres.h" ]
+		then
+			echo "$candidate"
+			return 0
+		fi
+	done
+	return 1
+}
+
+# The Node that the clients need, where the system's is older
+NODE_MAJOR=20
+NODE_OWN=$ROOT/build/node/node_modules/node/bin
+
+node_is_new_enough()
+{
+	local version
+	version=$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null) || return 1
+	[ "$version" -ge "$NODE_MAJOR" ]
+}
+
+# Put a Node that is new enough first in the PATH, if dev/deps fetched one.
+use_node()
+{
+	node_is_new_enough && return
+	if [ -x "$NODE_OWN/node" ]; then
+		PATH=$NODE_OWN:$PATH
+		export PATH
+	fi
+	node_is_new_enough || die "Node $NODE_MAJOR or newer is needed; run dev/deps"
+}
+
+# A new scratch directory, which the server's user can enter too.
+scratch_dir()
+{
+	local dir
+	dir=$(mktemp -d "${TMPDIR:-/tmp}/rtsync-$1.XXXXXX")
+	chmod 711 "$dir"
+	echo "$dir"
+}
