@@ -14,16 +14,22 @@
 #error "rtsync needs PostgreSQL 15 or newer"
 #endif
 
+#include "access/attmap.h"
+#include "catalog/pg_attribute.h"
 #include "executor/executor.h"
+#include "replication/logical.h"
+#include "replication/output_plugin.h"
 #include "replication/reorderbuffer.h"
 #include "replication/slot.h"
 #include "storage/latch.h"
+#include "utils/rel.h"
 #include "utils/resowner.h"
 
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
 #endif
 #if PG_VERSION_NUM >= 180000
+#include "rewrite/rewriteHandler.h"
 #include "storage/waiteventset.h"
 #endif
 
@@ -48,14 +54,65 @@ compat_change_newtuple(ReorderBufferChange *change)
 #endif
 }
 
-/* Create a persistent logical slot of this database that does not fail over */
+/* Map from the layout "from" to the layout "to", NULL if they are the same */
+static inline AttrMap *
+compat_attrmap(TupleDesc from, TupleDesc to)
+{
+#if PG_VERSION_NUM >= 160000
+	return build_attrmap_by_name_if_req(from, to, false);
+#else
+	return build_attrmap_by_name_if_req(from, to);
+#endif
+}
+
+/* Is the column computed when it is read, and in no tuple? */
+static inline bool
+compat_att_is_virtual(Form_pg_attribute att)
+{
+#if PG_VERSION_NUM >= 180000
+	return att->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL;
+#else
+	return false;
+#endif
+}
+
+/* Put their expressions in place of columns computed when read */
+static inline Node *
+compat_expand_virtual_columns(Node *node, Relation rel, int rt_index)
+{
+#if PG_VERSION_NUM >= 180000
+	return expand_generated_columns_in_expr(node, rel, rt_index);
+#else
+	return node;
+#endif
+}
+
+/*
+ * Let a walsender keep its connection alive while it skips changes.  From 16
+ * on decoding does that by itself.
+ */
+static inline void
+compat_change_skipped(LogicalDecodingContext *ctx)
+{
+#if PG_VERSION_NUM < 160000
+	static int	skipped = 0;
+
+	if (++skipped >= 100)
+	{
+		skipped = 0;
+		OutputPluginUpdateProgress(ctx, false);
+	}
+#endif
+}
+
+/* Create an ephemeral logical slot of this database that does not fail over */
 static inline void
 compat_slot_create(const char *name)
 {
 #if PG_VERSION_NUM >= 170000
-	ReplicationSlotCreate(name, true, RS_PERSISTENT, false, false, false);
+	ReplicationSlotCreate(name, true, RS_EPHEMERAL, false, false, false);
 #else
-	ReplicationSlotCreate(name, true, RS_PERSISTENT, false);
+	ReplicationSlotCreate(name, true, RS_EPHEMERAL, false);
 #endif
 }
 
@@ -66,6 +123,17 @@ compat_slot_acquire(const char *name)
 	ReplicationSlotAcquire(name, true, true);
 #else
 	ReplicationSlotAcquire(name, true);
+#endif
+}
+
+/* Has the server given up the WAL or the rows that the acquired slot needs? */
+static inline bool
+compat_slot_invalidated(void)
+{
+#if PG_VERSION_NUM >= 160000
+	return MyReplicationSlot->data.invalidated != RS_INVAL_NONE;
+#else
+	return MyReplicationSlot->data.invalidated_at != InvalidXLogRecPtr;
 #endif
 }
 

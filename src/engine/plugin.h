@@ -48,12 +48,24 @@ typedef struct PluginChange
 								 * the others read as NULL but are unknown */
 	HeapTuple	newtuple;		/* NULL for DELETE and TRUNCATE */
 	Bitmapset  *missing;		/* attnums of newtuple whose unchanged TOAST
-								 * value the WAL does not hold (they read as
-								 * NULL but are unknown); usually NULL */
+								 * value the WAL does not hold, or that are too
+								 * large for a tuple (they read as NULL but
+								 * are unknown); usually NULL */
+	bool		partial;		/* TRUNCATE: only of a partition of the table;
+								 * some of its rows are gone, not all */
 } PluginChange;
 
-/* Where the engine takes the changes; called outside any engine transaction,
- * under the historic snapshot: no current catalog may be read there. */
+/*
+ * Where the engine takes the changes; called outside any engine transaction,
+ * under the historic snapshot: no current catalog may be read there.
+ *
+ * begin_cb and commit_cb come only for transactions that have at least one
+ * change or transactional message in between.  A message that is not
+ * transactional comes by itself, between transactions; its txn may be NULL.
+ * What the callbacks allocate in the current memory context is gone when they
+ * return.  A callback that raises an error ends the decoding; its transaction
+ * then has no commit_cb.
+ */
 typedef struct PluginSink
 {
 	void		(*begin_cb) (ReorderBufferTXN *txn);
@@ -64,6 +76,8 @@ typedef struct PluginSink
 	void		(*commit_cb) (ReorderBufferTXN *txn, XLogRecPtr commit_lsn);
 } PluginSink;
 
+/* Must be called before the decoding context is made, which keeps the sink
+ * that it finds (NULL: none). */
 extern void plugin_set_sink(const PluginSink *sink);
 extern PGDLLEXPORT void _PG_output_plugin_init(OutputPluginCallbacks *cb);
 

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "nodes/bitmapset.h"
+#include "nodes/pg_list.h"
 
 /* What a publication says of one table, read from the catalogs as the active
  * (or historic) snapshot shows them */

@@ -31,10 +31,12 @@ typedef struct RelSchema
 	TupleDesc	desc;			/* own copy, no constraints */
 	char	  **typnames;		/* pg_type.typname by attnum - 1; NULL if dropped */
 	Bitmapset  *published;		/* attnums in the publication's column list
-								 * and not dropped or generated */
+								 * and in the tuples: not dropped, and not
+								 * generated at read time (18) */
 	Bitmapset  *identity;		/* attnums known in the old row of an UPDATE
 								 * or DELETE; empty if nothing is known */
 	Bitmapset  *pkey;			/* attnums of the primary key, or empty */
+	MemoryContext context;		/* private to schema.c: holds all of this */
 } RelSchema;
 
 /* Is the whole old row known? */
