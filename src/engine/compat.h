@@ -16,12 +16,15 @@
 
 #include "access/attmap.h"
 #include "catalog/pg_attribute.h"
+#include "catalog/pg_database.h"
 #include "executor/executor.h"
+#include "miscadmin.h"
 #include "replication/logical.h"
 #include "replication/output_plugin.h"
 #include "replication/reorderbuffer.h"
 #include "replication/slot.h"
 #include "storage/latch.h"
+#include "utils/acl.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
 
@@ -134,6 +137,17 @@ compat_slot_invalidated(void)
 	return MyReplicationSlot->data.invalidated != RS_INVAL_NONE;
 #else
 	return MyReplicationSlot->data.invalidated_at != InvalidXLogRecPtr;
+#endif
+}
+
+/* Does the current user own a database? */
+static inline bool
+compat_owns_database(Oid dboid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(DatabaseRelationId, dboid, GetUserId());
+#else
+	return pg_database_ownercheck(dboid, GetUserId());
 #endif
 }
 

@@ -12,6 +12,7 @@
  * transition, named after who makes it:
  *
  *	launcher   shared_launcher_starting	  UNKNOWN, WAITING -> STARTING
+ *			   shared_launcher_postponed  STARTING -> UNKNOWN
  *			   shared_launcher_failed	  STARTING -> WAITING
  *	engine	   shared_engine_attach		  STARTING: this process is the engine
  *			   shared_engine_found		  STARTING: the extension is there
@@ -57,6 +58,7 @@ typedef enum EngineState
 typedef struct EngineEntry
 {
 	Oid			dboid;			/* read without lock by wake-ups */
+	NameData	dbname;			/* as it was when the engine was started */
 	EngineState state;
 	bool		probing;		/* STARTING, and the engine has not yet seen
 								 * whether the extension is there */
@@ -171,7 +173,8 @@ extern bool shared_engine_check_requested(void);	/* look for the extension;
 
 extern void shared_launcher_attach(void);
 extern EngineEntry *shared_allot(Oid dboid);	/* lock held exclusively */
-extern void shared_launcher_starting(EngineEntry *entry);	/* lock held */
+extern void shared_launcher_starting(EngineEntry *entry, const char *dbname);	/* lock held */
+extern void shared_launcher_postponed(EngineEntry *entry);	/* lock held */
 extern void shared_launcher_failed(EngineEntry *entry, const char *message,
 								   const char *hint);	/* lock held */
 extern void shared_launcher_release_dead_holders(void);
@@ -184,6 +187,7 @@ extern void shared_request_restart(Oid dboid);
 extern void shared_forget(Oid dboid);
 extern bool shared_note_absent(Oid dboid);
 extern pid_t shared_hold(Oid dboid, bool *absent);
+extern void shared_terminate(Oid dboid, pid_t pid);
 extern void shared_release(Oid dboid);
 
 #endif							/* RTSYNC_SHARED_H */

@@ -1,0 +1,264 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.c
+ *	  The rtsync.* settings: definitions, defaults and checks.
+ *
+ * All of them may be set in the configuration file, where a reload changes
+ * them, and for one database with ALTER DATABASE, where they take effect when
+ * its engine starts again (hooks.c sees to that at once).  Only superusers
+ * may set them: the engine acts on them with all rights.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+#include <netdb.h>
+
+#include "utils/guc.h"
+#include "utils/varlena.h"
+
+#include "engine/settings.h"
+
+#define KILOBYTE 1024
+#define MEGABYTE (1024 * 1024)
+
+char	   *rtsync_publication;
+char	   *rtsync_jwt_secret;
+char	   *rtsync_jwt_secret_file;
+int			rtsync_delete_visibility = DELETE_VISIBILITY_POLICY;
+int			rtsync_policy_timeout;
+
+int			rtsync_coalesce_delay;
+int			rtsync_history_size;
+int			rtsync_max_retained_wal;
+int			rtsync_max_event_size;
+
+char	   *rtsync_listen_addresses;
+int			rtsync_port;
+char	   *rtsync_allowed_origins;
+int			rtsync_max_connections;
+int			rtsync_max_channels_per_connection;
+int			rtsync_max_message_size;
+int			rtsync_send_queue_size;
+int			rtsync_handshake_timeout;
+int			rtsync_idle_timeout;
+int			rtsync_error_delay;
+
+static const struct config_enum_entry delete_visibility_options[] = {
+	{"policy", DELETE_VISIBILITY_POLICY, false},
+	{"key", DELETE_VISIBILITY_KEY, false},
+	{NULL, 0, false}
+};
+
+static bool
+check_publication(char **newval, void **extra, GucSource source)
+{
+	if (**newval == '\0')
+	{
+		GUC_check_errdetail("The name of a publication cannot be empty.");
+		return false;
+	}
+	return true;
+}
+
+/*
+ * Whoever sets the secret with ALTER DATABASE or ALTER ROLE puts it where
+ * everybody can read it.  It still works, for development.
+ */
+static bool
+check_jwt_secret(char **newval, void **extra, GucSource source)
+{
+	if (source == PGC_S_TEST && **newval != '\0')
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("every user can read a secret that is set for a database or a role"),
+				 errdetail("The catalog pg_db_role_setting is readable by all."),
+				 errhint("Set \"rtsync.jwt_secret_file\" instead, or \"rtsync.jwt_secret\" in the configuration file.")));
+	return true;
+}
+
+static bool
+check_listen_addresses(char **newval, void **extra, GucSource source)
+{
+	char	   *copy = pstrdup(*newval);
+	List	   *addresses;
+	ListCell   *cell;
+
+	if (!SplitGUCList(copy, ',', &addresses))
+	{
+		GUC_check_errdetail("List syntax is invalid.");
+		pfree(copy);
+		return false;
+	}
+	foreach(cell, addresses)
+	{
+		if (strlen(lfirst(cell)) >= NI_MAXHOST)
+		{
+			GUC_check_errdetail("A host name is too long.");
+			return false;
+		}
+	}
+	list_free(addresses);
+	pfree(copy);
+	return true;
+}
+
+static void
+define_int(const char *name, const char *description, const char *more,
+		   int *variable, int boot, int min, int max, int flags)
+{
+	DefineCustomIntVariable(name, description, more, variable,
+							boot, min, max, PGC_SUSET, flags,
+							NULL, NULL, NULL);
+}
+
+static void
+define_string(const char *name, const char *description, const char *more,
+			  char **variable, const char *boot, int flags,
+			  GucStringCheckHook check_hook)
+{
+	DefineCustomStringVariable(name, description, more, variable,
+							   boot, PGC_SUSET, flags,
+							   check_hook, NULL, NULL);
+}
+
+/* What is published, and to whom */
+static void
+define_access_settings(void)
+{
+	define_string("rtsync.publication",
+				  "Sets the publication whose tables are live.",
+				  NULL,
+				  &rtsync_publication, "rtsync", GUC_IS_NAME,
+				  check_publication);
+
+	define_string("rtsync.jwt_secret",
+				  "Sets the secret that clients' tokens are signed with.",
+				  "An empty string accepts no token.",
+				  &rtsync_jwt_secret, "",
+				  GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+				  check_jwt_secret);
+
+	define_string("rtsync.jwt_secret_file",
+				  "Sets the file that holds the secret that clients' tokens are signed with.",
+				  "Used if \"rtsync.jwt_secret\" is empty.",
+				  &rtsync_jwt_secret_file, "", GUC_SUPERUSER_ONLY,
+				  NULL);
+
+	DefineCustomEnumVariable("rtsync.delete_visibility",
+							 "Sets who receives a DELETE that row security cannot be checked for.",
+							 "\"policy\" withholds it, \"key\" sends its key to every subscriber of the table.",
+							 &rtsync_delete_visibility,
+							 DELETE_VISIBILITY_POLICY,
+							 delete_visibility_options,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+
+	define_int("rtsync.policy_timeout",
+			   "Sets the maximum time that the policies of a table may take for one decision.",
+			   NULL,
+			   &rtsync_policy_timeout, 1000, 10, 3600 * 1000, GUC_UNIT_MS);
+}
+
+/* From the WAL to the link */
+static void
+define_engine_settings(void)
+{
+	define_int("rtsync.coalesce_delay",
+			   "Sets the time in microseconds for which commits are collected under load.",
+			   "Zero wakes the engine at every commit.",
+			   &rtsync_coalesce_delay, 300, 0, 1000 * 1000, 0);
+
+	define_int("rtsync.history_size",
+			   "Sets the memory for recent changes that clients can catch up from.",
+			   NULL,
+			   &rtsync_history_size, 64 * KILOBYTE, KILOBYTE, MAX_KILOBYTES,
+			   GUC_UNIT_KB);
+
+	define_int("rtsync.max_retained_wal",
+			   "Sets the size of WAL above which history is given up.",
+			   NULL,
+			   &rtsync_max_retained_wal, 1024, 16, INT_MAX, GUC_UNIT_MB);
+
+	define_int("rtsync.max_event_size",
+			   "Sets the size above which the values of a change are left out.",
+			   NULL,
+			   &rtsync_max_event_size, MEGABYTE, KILOBYTE, 64 * MEGABYTE,
+			   GUC_UNIT_BYTE);
+}
+
+/* From the link to the sockets */
+static void
+define_gateway_settings(void)
+{
+	define_string("rtsync.listen_addresses",
+				  "Sets the host names or IP addresses to listen on for clients.",
+				  NULL,
+				  &rtsync_listen_addresses, "localhost", GUC_LIST_INPUT,
+				  check_listen_addresses);
+
+	define_int("rtsync.port",
+			   "Sets the TCP port to listen on for clients.",
+			   "Each database that has the extension needs its own.",
+			   &rtsync_port, 8585, 1, 65535, 0);
+
+	define_string("rtsync.allowed_origins",
+				  "Sets the web origins whose pages may connect.",
+				  "A list of origins such as \"https://app.example.com\", or \"*\".",
+				  &rtsync_allowed_origins, "*", GUC_LIST_INPUT,
+				  NULL);
+
+	define_int("rtsync.max_connections",
+			   "Sets the maximum number of clients' connections.",
+			   NULL,
+			   &rtsync_max_connections, 10000, 1, 1000 * 1000, 0);
+
+	define_int("rtsync.max_channels_per_connection",
+			   "Sets the maximum number of channels that a connection may join.",
+			   NULL,
+			   &rtsync_max_channels_per_connection, 100, 1, 100 * 1000, 0);
+
+	define_int("rtsync.max_message_size",
+			   "Sets the maximum size of a message from a client.",
+			   NULL,
+			   &rtsync_max_message_size, 3000 * KILOBYTE, KILOBYTE,
+			   64 * MEGABYTE, GUC_UNIT_BYTE);
+
+	define_int("rtsync.send_queue_size",
+			   "Sets the memory for what a slow client has not received yet.",
+			   "A client that falls behind further is disconnected.",
+			   &rtsync_send_queue_size, 4 * MEGABYTE, 64 * KILOBYTE,
+			   1024 * MEGABYTE, GUC_UNIT_BYTE);
+
+	define_int("rtsync.handshake_timeout",
+			   "Sets the maximum time for a connection to become a WebSocket.",
+			   NULL,
+			   &rtsync_handshake_timeout, 10 * 1000, 100, 3600 * 1000,
+			   GUC_UNIT_MS);
+
+	define_int("rtsync.idle_timeout",
+			   "Sets the time without a message after which a client is disconnected.",
+			   NULL,
+			   &rtsync_idle_timeout, 60 * 1000, 1000, 24 * 3600 * 1000,
+			   GUC_UNIT_MS);
+
+	define_int("rtsync.error_delay",
+			   "Sets the delay of answers that refuse something.",
+			   "Slows down clients that try again without end.",
+			   &rtsync_error_delay, 1000, 0, 60 * 1000, GUC_UNIT_MS);
+}
+
+/*
+ * Define the settings.  Called whenever the library is loaded, preloaded or
+ * not, for the output plugin needs some of them.
+ */
+void
+settings_define(void)
+{
+	define_access_settings();
+	define_engine_settings();
+	define_gateway_settings();
+
+	MarkGUCPrefixReserved("rtsync");
+}
