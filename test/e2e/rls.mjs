@@ -1,0 +1,340 @@
+// Each client gets exactly what row security lets its role and claims see.
+
+import { assert, atEnd, sleep, test, until, note } from './lib/tap.mjs';
+import { connect, subscribe, versions } from './lib/clients.mjs';
+import { RawClient } from './lib/raw.mjs';
+import { createRole, createTable, database, selectAs, sql, token } from './lib/server.mjs';
+
+const user = (n) => `00000000-0000-4000-8000-00000000000${n}`;
+for (const role of ['e2e_owner', 'e2e_member', 'e2e_auditor']) await createRole(role);
+const roles = ['e2e_owner', 'e2e_member', 'e2e_auditor'];
+
+//
+// Two tables, three roles, 200 random changes
+//
+
+await createTable('e2e_teams', 'user_id uuid, team int', { roles });
+await createTable('notes', 'id int PRIMARY KEY, owner uuid, team int, body text', { roles, full: true });
+await createTable('tasks', 'id int PRIMARY KEY, team int NOT NULL, hidden bool, title text', { full: true });
+await sql(`
+  ALTER PUBLICATION rtsync DROP TABLE e2e_teams;
+  INSERT INTO e2e_teams VALUES ('${user(1)}', 1), ('${user(2)}', 2), ('${user(2)}', 3);
+  GRANT SELECT ON tasks TO e2e_owner, e2e_member;
+  GRANT SELECT (id, team) ON tasks TO e2e_auditor;
+  ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
+  ALTER TABLE tasks ENABLE ROW LEVEL SECURITY;
+  -- the owner's claim, a constant for one role, everything for another
+  CREATE POLICY own ON notes FOR SELECT TO e2e_owner USING (owner = (SELECT rtsync.uid()));
+  CREATE POLICY team ON notes FOR SELECT TO e2e_member USING (team = (rtsync.jwt() ->> 'team')::int);
+  CREATE POLICY loud ON notes FOR SELECT TO e2e_auditor USING (body LIKE 'audit%' OR team IS NULL);
+  -- a membership table, a restrictive policy, all rows but not all columns
+  CREATE POLICY team ON tasks FOR SELECT TO e2e_owner, e2e_member
+    USING (EXISTS (SELECT FROM e2e_teams t WHERE t.user_id = rtsync.uid() AND t.team = tasks.team));
+  CREATE POLICY visible ON tasks AS RESTRICTIVE FOR SELECT TO e2e_member USING (NOT hidden);
+  CREATE POLICY all_rows ON tasks FOR SELECT TO e2e_auditor USING (true);
+`);
+
+// What a client holds: the rows that it was given, and what the events made of
+// them since.
+class Holder {
+  constructor(role, claims) {
+    Object.assign(this, { role, claims, tables: { notes: new Map(), tasks: new Map() }, arrived: 0 });
+    this.columns = { notes: '*', tasks: role === 'e2e_auditor' ? 'id, team' : '*' };
+  }
+
+  select(table) {
+    return selectAs(this.role, this.claims, `SELECT ${this.columns[table]} FROM ${table} ORDER BY id`);
+  }
+
+  async load() {
+    for (const [table, held] of Object.entries(this.tables))
+      for (const row of await this.select(table)) held.set(row.id, row);
+  }
+
+  apply({ eventType, table, new: row, old }) {
+    this.arrived++;
+    const held = this.tables[table];
+    if (old?.id !== undefined) held.delete(old.id);
+    if (eventType !== 'DELETE') held.set(row.id, row);
+  }
+
+  async differences() {
+    const found = [];
+    for (const [table, held] of Object.entries(this.tables)) {
+      const wanted = await this.select(table);
+      const has = [...held.values()].sort((a, b) => a.id - b.id);
+      try {
+        assert.deepEqual(has, wanted);
+      } catch {
+        found.push(`${this.role} ${JSON.stringify(this.claims)} ${table}: holds ${JSON.stringify(has)} but SELECT gives ${JSON.stringify(wanted)}`);
+      }
+    }
+    return found;
+  }
+}
+
+// A reproducible sequence of numbers
+function randomFrom(seed) {
+  let state = seed;
+  return (n) => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return Math.floor((state / 2 ** 32) * n);
+  };
+}
+
+test('two tables, three roles, 200 random changes: each client holds exactly its rows', async () => {
+  await sql(`TRUNCATE notes, tasks;
+    INSERT INTO notes SELECT i, '${user(1)}', i % 3, 'note' FROM generate_series(1, 10) i;
+    INSERT INTO tasks SELECT i, i % 4, i % 2 = 0, 'task' FROM generate_series(1, 10) i`);
+  const holders = [];
+  for (const version of versions) {
+    for (const [role, claims] of [
+      ['e2e_owner', { sub: user(1) }],
+      ['e2e_owner', { sub: user(2) }],
+      ['e2e_member', { sub: user(2), team: 1 }],
+      ['e2e_auditor', {}],
+    ]) {
+      const holder = new Holder(role, claims);
+      const client = connect(version, token(role, claims));
+      atEnd(() => client.disconnect());
+      const channel = client.channel('rows');
+      for (const table of ['notes', 'tasks'])
+        channel.on('postgres_changes', { event: '*', schema: 'public', table }, (event) => holder.apply(event));
+      await new Promise((resolve, reject) =>
+        channel.subscribe((status, error) => (status === 'SUBSCRIBED' ? resolve() : reject(error ?? new Error(status)))));
+      await holder.load();
+      holders.push(holder);
+    }
+  }
+
+  const random = randomFrom(20260102);
+  const id = () => 1 + random(20);
+  const owner = () => [`'${user(1)}'`, `'${user(2)}'`, 'NULL'][random(3)];
+  const team = () => ['0', '1', '2', '3', 'NULL'][random(5)];
+  const body = () => ["'note'", "'audit me'", 'NULL'][random(3)];
+  const change = () => [
+    () => `INSERT INTO notes VALUES (${id()}, ${owner()}, ${team()}, ${body()}) ON CONFLICT DO NOTHING`,
+    () => `UPDATE notes SET owner = ${owner()}, body = ${body()} WHERE id = ${id()}`,
+    () => `UPDATE notes SET team = ${team()} WHERE id % 5 = ${random(5)}`,
+    () => `UPDATE notes SET id = id + 100 WHERE id = ${id()} AND NOT EXISTS (SELECT FROM notes n WHERE n.id = notes.id + 100)`,
+    () => `DELETE FROM notes WHERE id = ${id()}`,
+    () => `INSERT INTO tasks VALUES (${id()}, ${random(4)}, ${random(2) === 0}, 'task') ON CONFLICT DO NOTHING`,
+    () => `UPDATE tasks SET hidden = NOT hidden WHERE id = ${id()}`,
+    () => `UPDATE tasks SET team = ${random(4)} WHERE id = ${id()}`,
+    () => `DELETE FROM tasks WHERE id = ${id()}`,
+    () => `BEGIN; DELETE FROM tasks WHERE id = 3; INSERT INTO tasks VALUES (3, ${random(4)}, false, 'again'); COMMIT`,
+  ][random(10)]();
+  for (let n = 0; n < 200; n++) await sql(change());
+
+  // Everything has arrived when the last difference is gone; what remains
+  // after a while is a real one.
+  let left;
+  try {
+    await until('all clients to hold their rows', async () => {
+      left = (await Promise.all(holders.map((h) => h.differences()))).flat();
+      return left.length === 0;
+    }, { timeout: 20_000, every: 200 });
+  } catch {
+    assert.fail(left.join('\n'));
+  }
+  note(`${holders.reduce((sum, h) => sum + h.arrived, 0)} events to ${holders.length} clients`);
+}, { timeout: 90_000 });
+
+//
+// One rule at a time
+//
+
+await createRole('e2e_viewer');
+await createTable('rooms', 'id int PRIMARY KEY, owner uuid, secret text', { roles: ['e2e_viewer'], full: true });
+await createTable('keyed', 'id int PRIMARY KEY, owner uuid', { roles: ['e2e_viewer'] });
+await createTable('sentinels', 'id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY', { roles: ['e2e_viewer'] });
+await sql(`
+  ALTER TABLE rooms ENABLE ROW LEVEL SECURITY;
+  CREATE POLICY own ON rooms FOR SELECT TO e2e_viewer USING (owner = rtsync.uid());
+  ALTER TABLE keyed ENABLE ROW LEVEL SECURITY;
+  CREATE POLICY own ON keyed FOR SELECT TO e2e_viewer USING (owner = rtsync.uid() OR owner IS NULL);
+`);
+const on = (table) => ({ event: '*', schema: 'public', table });
+
+// Joins a fresh client to tables as user n; "seen" runs SQL and returns, for
+// short, what the client was sent for it.
+async function viewer(n, tables, bindings = tables.map(on)) {
+  const client = await RawClient.open({ apikey: token('e2e_viewer', { sub: user(n) }) });
+  atEnd(() => client.close());
+  await client.joinOk('rows', [...bindings, on('sentinels')]);
+  client.seen = async (statement) => {
+    const before = client.frames.length;
+    await sql(statement);
+    const [{ id }] = await sql('INSERT INTO sentinels DEFAULT VALUES RETURNING id');
+    await client.frame('the sentinel', (f) => f.payload?.data?.table === 'sentinels' && f.payload.data.record.id === id);
+    return client.frames.slice(before)
+      .filter((f) => f.event === 'postgres_changes' && f.payload.data.table !== 'sentinels')
+      .map(({ payload: { data } }) => [data.type, data.record ?? data.old_record]);
+  };
+  return client;
+}
+
+test('a row that leaves the view is a DELETE with its key, one that enters is an UPDATE', async () => {
+  await sql('TRUNCATE rooms');
+  const one = await viewer(1, ['rooms']);
+  const two = await viewer(2, ['rooms']);
+  assert.deepEqual(await one.seen(`INSERT INTO rooms VALUES (1, '${user(1)}', 's')`),
+    [['INSERT', { id: 1, owner: user(1), secret: 's' }]]);
+  assert.deepEqual(await one.seen(`UPDATE rooms SET owner = '${user(2)}', secret = 't'`), [['DELETE', { id: 1 }]]);
+  assert.deepEqual(await two.seen('SELECT'), []);
+  assert.deepEqual(two.changes('rows').filter((c) => c.table === 'rooms').map((c) => [c.type, c.record]),
+    [['UPDATE', { id: 1, owner: user(2), secret: 't' }]]);
+  assert.deepEqual(await one.seen("UPDATE rooms SET secret = 'u'"), []);
+});
+
+test('a DELETE is not told to those who could not see the row', async () => {
+  await sql(`TRUNCATE rooms; INSERT INTO rooms VALUES (1, '${user(1)}', 's'), (2, '${user(2)}', 't')`);
+  const one = await viewer(1, ['rooms']);
+  const seen = await one.seen('DELETE FROM rooms');
+  assert.deepEqual(seen.map(([type, row]) => [type, row.id]), [['DELETE', 1]]);
+});
+
+test('what the WAL does not say about an old row is unknown, not NULL: the DELETE is withheld', async () => {
+  await sql(`TRUNCATE keyed; INSERT INTO keyed VALUES (1, '${user(1)}'), (2, '${user(2)}'), (3, NULL)`);
+  const one = await viewer(1, ['keyed']);
+  assert.deepEqual(await one.seen('DELETE FROM keyed'), []);
+});
+
+test('filters are looked at together with the policy, and a row leaves by them too', async () => {
+  await sql('TRUNCATE rooms');
+  const one = await viewer(1, [], [{ ...on('rooms'), filter: 'secret=eq.a' }]);
+  assert.deepEqual((await one.seen(`INSERT INTO rooms VALUES (1, '${user(1)}', 'a'), (2, '${user(2)}', 'a'), (3, '${user(1)}', 'b')`))
+    .map(([type, row]) => [type, row.id]), [['INSERT', 1]]);
+  assert.deepEqual(await one.seen("UPDATE rooms SET secret = 'b'"), [['DELETE', { id: 1 }]]);
+});
+
+test('columns without the SELECT right are absent, and cannot be filtered on', async () => {
+  await createTable('partly', 'id int PRIMARY KEY, shown text, hidden text');
+  await sql('GRANT SELECT (id, shown) ON partly TO e2e_viewer');
+  const one = await viewer(1, ['partly']);
+  assert.deepEqual(await one.seen("INSERT INTO partly VALUES (1, 'a', 'b')"), [['INSERT', { id: 1, shown: 'a' }]]);
+  const { columns } = one.changes('rows').find((c) => c.table === 'partly');
+  assert.deepEqual(columns.map((c) => c.name), ['id', 'shown']);
+  await one.join('filtered', [{ ...on('partly'), filter: 'hidden=eq.b' }]);
+  await one.frame('a refusal', (f) => f.topic === 'realtime:filtered' &&
+    (f.payload.status === 'error') && /hidden/.test(JSON.stringify(f.payload)));
+  await sql("INSERT INTO partly VALUES (2, 'a', 'b')");
+  await one.seen('SELECT');
+  assert.equal(one.changes('filtered').length, 0);
+});
+
+test('a table without any right is not shown at all', async () => {
+  await createTable('forbidden', 'id int PRIMARY KEY');
+  const client = await viewer(1, []);
+  await client.join('forbidden', [on('forbidden')]);
+  assert.deepEqual(await client.seen('INSERT INTO forbidden VALUES (1)'), []);
+});
+
+test('row security without a policy shows nothing', async () => {
+  await createTable('closed', 'id int PRIMARY KEY', { roles: ['e2e_viewer'] });
+  await sql('ALTER TABLE closed ENABLE ROW LEVEL SECURITY');
+  const one = await viewer(1, ['closed']);
+  assert.deepEqual(await one.seen('INSERT INTO closed VALUES (1)'), []);
+});
+
+test('changes of policy and grant reach live subscriptions', async () => {
+  await createTable('shifting', 'id int PRIMARY KEY', { roles: ['e2e_viewer'] });
+  const one = await viewer(1, ['shifting']);
+  const ids = async (n) => (await one.seen(`INSERT INTO shifting VALUES (${n})`)).map(([, row]) => row.id);
+  assert.deepEqual(await ids(1), [1]);
+  await sql('ALTER TABLE shifting ENABLE ROW LEVEL SECURITY');
+  assert.deepEqual(await ids(2), []);
+  await sql('CREATE POLICY big ON shifting FOR SELECT TO e2e_viewer USING (id > 10)');
+  assert.deepEqual(await ids(3), []);
+  assert.deepEqual(await ids(11), [11]);
+  await sql('ALTER POLICY big ON shifting USING (id > 20)');
+  assert.deepEqual(await ids(12), []);
+  assert.deepEqual(await ids(21), [21]);
+  await sql('REVOKE SELECT ON shifting FROM e2e_viewer');
+  assert.deepEqual(await ids(22), []);
+  await sql('GRANT SELECT ON shifting TO e2e_viewer');
+  assert.deepEqual(await ids(23), [23]);
+  await sql('ALTER PUBLICATION rtsync DROP TABLE shifting');
+  assert.deepEqual(await ids(24), []);
+});
+
+test('a policy that fails denies its own subscribers, who are told; others lose nothing', async () => {
+  await createTable('fragile', 'id int PRIMARY KEY, n int', { roles: ['e2e_viewer', 'e2e_owner'] });
+  await sql(`ALTER TABLE fragile ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY divide ON fragile FOR SELECT TO e2e_viewer USING (1 / n > 0);
+    CREATE POLICY fine ON fragile FOR SELECT TO e2e_owner USING (true)`);
+  const poisoned = await viewer(1, ['fragile', 'rooms']);
+  const fine = await RawClient.open({ apikey: token('e2e_owner') });
+  atEnd(() => fine.close());
+  await fine.joinOk('fine', [on('fragile')]);
+  await sql(`INSERT INTO fragile VALUES (1, 1); INSERT INTO fragile VALUES (2, 0); INSERT INTO fragile VALUES (3, 1);
+             TRUNCATE rooms; INSERT INTO rooms VALUES (5, '${user(1)}', 's')`);
+  await fine.frame('all three', () => fine.changes('fine').length === 3);
+  await poisoned.frame('the other table', () => poisoned.changes('rows').some((c) => c.table === 'rooms'));
+  assert.ok(!poisoned.changes('rows').some((c) => c.record?.id === 2));
+  const system = await poisoned.frame('a system message', (f) => f.event === 'system' && f.payload.status === 'error');
+  assert.equal(system.payload.extension, 'postgres_changes');
+});
+
+test('a policy that never ends is stopped, and the others are served', async () => {
+  await createTable('endless', 'id int PRIMARY KEY', { roles: ['e2e_viewer'] });
+  await sql(`CREATE OR REPLACE FUNCTION e2e_sleep() RETURNS bool LANGUAGE plpgsql AS
+      $$ BEGIN PERFORM pg_sleep(3600); RETURN true; END $$;
+    ALTER TABLE endless ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY slow ON endless FOR SELECT TO e2e_viewer USING (e2e_sleep())`);
+  const one = await viewer(1, ['endless', 'rooms']);
+  await sql(`TRUNCATE rooms; INSERT INTO endless VALUES (1); INSERT INTO rooms VALUES (1, '${user(1)}', 's')`);
+  await one.frame('the other table', () => one.changes('rows').some((c) => c.table === 'rooms'), { timeout: 20_000 });
+  assert.ok(!one.changes('rows').some((c) => c.table === 'endless'));
+});
+
+test('a policy can neither write nor change who it runs as', async () => {
+  await createTable('nosy', 'id int PRIMARY KEY', { roles: ['e2e_viewer'] });
+  await createTable('nosy_log', 'line text');
+  await sql(`GRANT INSERT ON nosy_log TO e2e_viewer;
+    CREATE OR REPLACE FUNCTION e2e_nosy() RETURNS bool LANGUAGE plpgsql AS
+      $$ BEGIN
+           BEGIN PERFORM set_config('role', 'postgres', false); EXCEPTION WHEN OTHERS THEN NULL; END;
+           PERFORM set_config('request.jwt.claims', '{"sub": "${user(2)}"}', false);
+           INSERT INTO nosy_log VALUES (current_user);
+           RETURN true;
+         END $$;
+    ALTER TABLE nosy ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY nosy ON nosy FOR SELECT TO e2e_viewer USING (e2e_nosy())`);
+  const one = await viewer(1, ['nosy', 'rooms']);
+  assert.deepEqual(await one.seen('INSERT INTO nosy VALUES (1)'), []);
+  assert.deepEqual(await sql('SELECT * FROM nosy_log'), []);
+  // and the claims that it set serve nobody
+  assert.deepEqual((await one.seen(`TRUNCATE rooms; INSERT INTO rooms VALUES (1, '${user(1)}', 's'), (2, '${user(2)}', 't')`))
+    .map(([, row]) => row.id), [1]);
+});
+
+test('TRUNCATE, rolled back changes and savepoints send nothing', async () => {
+  await sql('TRUNCATE rooms');
+  const one = await viewer(1, ['rooms']);
+  const row = (id) => `INSERT INTO rooms VALUES (${id}, '${user(1)}', 's')`;
+  assert.deepEqual(await one.seen(`BEGIN; ${row(1)}; ROLLBACK`), []);
+  assert.deepEqual((await one.seen(`BEGIN; ${row(2)}; SAVEPOINT s; ${row(3)}; ROLLBACK TO s; ${row(4)}; COMMIT`))
+    .map(([, r]) => r.id), [2, 4]);
+  assert.deepEqual(await one.seen('TRUNCATE rooms'), []);
+});
+
+test('a subscriber that reads after an event finds the row', async () => {
+  await sql('TRUNCATE rooms');
+  const one = await viewer(1, ['rooms']);
+  const connection = await database.connect();
+  let missing = 0;
+  const checks = [];
+  one.socket.on('message', (data) => {
+    const message = JSON.parse(data.toString());
+    const record = message[4]?.data?.record;
+    if (message[4]?.data?.table !== 'rooms') return;
+    checks.push(connection.query('SELECT FROM rooms WHERE id = $1', [record.id]).then((r) => (missing += r.rowCount ? 0 : 1)));
+  });
+  for (let n = 1; n <= 300; n++) sql(`INSERT INTO rooms VALUES (${n}, '${user(1)}', 's')`);
+  await until('300 events', () => checks.length === 300);
+  await Promise.all(checks);
+  connection.release();
+  assert.equal(missing, 0);
+  await sleep(0);
+});
