@@ -16,14 +16,19 @@
 
 #include "access/attmap.h"
 #include "catalog/pg_attribute.h"
+#include "catalog/pg_namespace.h"
+#include "common/jsonapi.h"
 #include "catalog/pg_database.h"
 #include "executor/executor.h"
+#include "mb/pg_wchar.h"
+#include "parser/parse_relation.h"
 #include "miscadmin.h"
 #include "replication/logical.h"
 #include "replication/output_plugin.h"
 #include "replication/reorderbuffer.h"
 #include "replication/slot.h"
 #include "storage/latch.h"
+#include "utils/acl.h"
 #include "utils/acl.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
@@ -168,6 +173,69 @@ compat_executor_run(QueryDesc *query_desc, uint64 count)
 	ExecutorRun(query_desc, ForwardScanDirection, count);
 #else
 	ExecutorRun(query_desc, ForwardScanDirection, count, true);
+#endif
+}
+
+/*--------------------------------------------------------------------------
+ * Privileges and row security
+ *--------------------------------------------------------------------------
+ */
+
+static inline bool
+compat_namespace_usage(Oid nspid, Oid roleid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(NamespaceRelationId, nspid, roleid,
+						   ACL_USAGE) == ACLCHECK_OK;
+#else
+	return pg_namespace_aclcheck(nspid, roleid, ACL_USAGE) == ACLCHECK_OK;
+#endif
+}
+
+/* Make a hand-made range table entry one that needs the SELECT privilege */
+static inline void
+compat_require_select(Query *query, RangeTblEntry *rte)
+{
+#if PG_VERSION_NUM >= 160000
+	addRTEPermissionInfo(&query->rteperminfos, rte)->requiredPerms = ACL_SELECT;
+#else
+	rte->requiredPerms = ACL_SELECT;
+#endif
+}
+
+/* Replace columns generated at read time by what generates them */
+static inline Node *
+compat_expand_generated(Node *node, Relation rel)
+{
+#if PG_VERSION_NUM >= 180000
+	return expand_generated_columns_in_expr(node, rel, 1);
+#else
+	return node;
+#endif
+}
+
+/*--------------------------------------------------------------------------
+ * JSON
+ *--------------------------------------------------------------------------
+ */
+
+/* What callbacks of JsonSemAction return, and how they end */
+#if PG_VERSION_NUM >= 160000
+typedef JsonParseErrorType CompatJsonResult;
+#define COMPAT_JSON_RETURN return JSON_SUCCESS
+#else
+typedef void CompatJsonResult;
+#define COMPAT_JSON_RETURN return
+#endif
+
+static inline JsonLexContext *
+compat_json_lex(const char *json, Size length)
+{
+#if PG_VERSION_NUM >= 170000
+	return makeJsonLexContextCstringLen(NULL, json, length, PG_UTF8, true);
+#else
+	return makeJsonLexContextCstringLen((char *) json, (int) length, PG_UTF8,
+										true);
 #endif
 }
 

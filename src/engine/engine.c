@@ -1,0 +1,522 @@
+/*-------------------------------------------------------------------------
+ *
+ * engine.c
+ *	  The background worker that serves one database.
+ *
+ * One loop does everything: it decodes what is new in the WAL into the
+ * history, routes from the history to the subscribers, talks with the
+ * gateway, and looks after the gateway's process and its own state.  Each of
+ * these gets a bounded turn.  No transaction is open while it waits.
+ *
+ * Sleeping: committing backends signal only an engine that sleeps
+ * (shared_engine_sleep_begin).  After a turn that found something to decode
+ * it naps for rtsync.coalesce_delay without asking to be woken, so that busy
+ * committers do not pay for signals; only when a turn finds nothing does it
+ * go to sleep, for a second at most.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "engine/catalogs.h"
+#include "engine/compat.h"
+#include "engine/gatewayproc.h"
+#include "engine/history.h"
+#include "engine/launcher.h"
+#include "engine/linkio.h"
+#include "engine/plugin.h"
+#include "engine/policy.h"
+#include "engine/render.h"
+#include "engine/route.h"
+#include "engine/settings.h"
+#include "engine/shared.h"
+#include "engine/subscription.h"
+#include "engine/token.h"
+#include "engine/wal.h"
+
+/* Decoding rests while this much history waits for being routed. */
+#define DECODE_AHEAD ((Size) 4 * 1024 * 1024)
+
+/* Confirm a position to the slot when it moved this far, or after a while. */
+#define CONFIRM_BYTES (1024 * 1024)
+#define CONFIRM_MS 10000
+
+#define HOUSEKEEPING_MS 1000
+
+/* While a transaction is committed but not visible */
+#define BLOCKED_MS 5
+
+/* Complain about a port that stays in use only after so many attempts. */
+#define LISTEN_PATIENCE 3
+
+extern PGDLLEXPORT void engine_main(Datum main_arg);
+
+static Link *gateway_link = NULL;
+static GatewayProc gateway;
+static int	listen_fds[GATEWAY_MAX_LISTEN];
+static int	nlisten;
+static int	listen_failures;
+static TimestampTz listen_at;	/* when to try again */
+static WaitEventSet *wait_set = NULL;
+static int	wait_link_pos;
+static TimestampTz housekept;
+static TimestampTz confirmed;
+
+/*--------------------------------------------------------------------------
+ * Start
+ *--------------------------------------------------------------------------
+ */
+
+static bool
+extension_exists(void)
+{
+	bool		exists;
+
+	StartTransactionCommand();
+	exists = OidIsValid(get_extension_oid("rtsync", true));
+	CommitTransactionCommand();
+	return exists;
+}
+
+/* The extension is not, or no longer, in this database. */
+static void
+end_without_extension(void)
+{
+	wal_drop_slot();
+	shared_engine_absent();
+	proc_exit(0);
+}
+
+/* Settings that what the engine does depends on, whatever the server's are */
+static void
+set_session(void)
+{
+	static const char *const settings[][2] = {
+		{"timezone", "UTC"},
+		{"datestyle", "ISO, MDY"},
+		{"intervalstyle", "postgres"},
+		{"extra_float_digits", "1"},
+		{"bytea_output", "hex"},
+		{"xmlbinary", "base64"},
+		{"row_security", "on"},
+		{"search_path", "pg_catalog"},
+		{"default_transaction_isolation", "read committed"},
+		{"statement_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"jit", "off"},
+		{"max_parallel_workers_per_gather", "0"},
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1],
+						PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/*
+ * Tell the gateway to go, as the process exits.
+ */
+static void
+say_goodbye(int code, Datum arg)
+{
+	if (gateway_link == NULL)
+		return;
+	gateway_link->out.length = gateway_link->sent = 0;
+	link_begin(&gateway_link->out, LINK_SHUTDOWN);
+	link_put_u32(&gateway_link->out, DatumGetInt32(arg));
+	if (link_end(&gateway_link->out))
+		linkio_flush(gateway_link);
+	gateway_link = NULL;
+}
+
+/*--------------------------------------------------------------------------
+ * The gateway
+ *--------------------------------------------------------------------------
+ */
+
+/* Open the listening sockets, if it is time to try. */
+static void
+listen_turn(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	char	   *why;
+	int			errcode;
+
+	if (nlisten > 0 || now < listen_at)
+		return;
+	nlisten = gateway_listen(rtsync_listen_addresses, rtsync_port,
+							 listen_fds, GATEWAY_MAX_LISTEN, &why, &errcode);
+	if (nlisten > 0)
+	{
+		listen_failures = 0;
+		shared_engine_trouble(0, NULL, NULL);
+		shared_engine_listening(rtsync_listen_addresses, rtsync_port);
+		return;
+	}
+	listen_failures++;
+	listen_at = TimestampTzPlusMilliseconds(now, listen_failures < LISTEN_PATIENCE ?
+											100 : HOUSEKEEPING_MS);
+	if (why != NULL && listen_failures == LISTEN_PATIENCE)
+	{
+		shared_engine_trouble(errcode, why,
+							  "Set rtsync.port or rtsync.listen_addresses for this database (ALTER DATABASE ... SET), and end the engine with pg_terminate_backend.");
+		shared_engine_listening(NULL, 0);
+	}
+	if (why != NULL)
+		pfree(why);
+}
+
+static void
+put_setting(const char *name, const char *value)
+{
+	link_put_string(&gateway_link->out, name);
+	link_put_string(&gateway_link->out, value);
+}
+
+static void
+put_number(const char *name, int64 value)
+{
+	char		buf[32];
+
+	snprintf(buf, sizeof(buf), INT64_FORMAT, value);
+	put_setting(name, buf);
+}
+
+/* Send the gateway its settings. */
+static void
+send_config(void)
+{
+	LinkWriter *out = &gateway_link->out;
+
+	link_begin(out, LINK_CONFIG);
+	link_put_u32(out, 8);
+	put_setting("allowed_origins", rtsync_allowed_origins);
+	put_number("max_connections", rtsync_max_connections);
+	put_number("max_channels_per_connection",
+			   rtsync_max_channels_per_connection);
+	put_number("max_message_size", rtsync_max_message_size);
+	put_number("send_queue_size", rtsync_send_queue_size);
+	put_number("handshake_timeout", rtsync_handshake_timeout);
+	put_number("idle_timeout", rtsync_idle_timeout);
+	put_number("error_delay", rtsync_error_delay);
+	linkio_end(gateway_link);
+}
+
+static void
+start_gateway(void)
+{
+	int			fd;
+
+	if (!gateway_spawn(&gateway, &fd, listen_fds, nlisten))
+		return;
+	gateway_link = linkio_open(fd);
+	link_begin(&gateway_link->out, LINK_HELLO);
+	link_put_u32(&gateway_link->out, LINK_VERSION);
+	link_put_u32(&gateway_link->out, nlisten);
+	linkio_end(gateway_link);
+	send_config();
+}
+
+/* The link is broken: forget its channels, and the gateway if it still runs. */
+static void
+end_gateway(void)
+{
+	linkio_close(gateway_link);
+	gateway_link = NULL;
+	if (wait_set != NULL)
+		FreeWaitEventSet(wait_set);
+	wait_set = NULL;
+	subscription_drop_all();
+	if (!gateway_reap(&gateway, false))
+		gateway_kill(&gateway);
+}
+
+/*
+ * Keep a gateway running and exchange messages with it.  Returns true if it
+ * has more to say.
+ */
+static bool
+gateway_turn(void)
+{
+	bool		more = false;
+
+	listen_turn();
+	if (gateway_link == NULL)
+	{
+		if (gateway.pid != 0 && !gateway_reap(&gateway, true))
+			return false;
+		if (nlisten == 0 || gateway_respawn_delay(&gateway) > 0)
+			return false;
+		start_gateway();
+		if (gateway_link == NULL)
+			return false;
+	}
+	more = linkio_receive(gateway_link, subscription_message);
+	linkio_flush(gateway_link);
+	if (gateway_link->broken)
+	{
+		end_gateway();
+		return true;
+	}
+	return more;
+}
+
+/*--------------------------------------------------------------------------
+ * WAL and history
+ *--------------------------------------------------------------------------
+ */
+
+/* Decode what is new; returns true if there was something. */
+static bool
+decode_turn(void)
+{
+	XLogRecPtr	before = wal_decoded_lsn();
+
+	if (route_unread() > DECODE_AHEAD || !wal_has_more())
+		return false;
+	catalogs_enter_past(before);
+	wal_decode(DECODE_AHEAD, route_unread);
+	return wal_decoded_lsn() != before;
+}
+
+/* Route a slice.  Without a gateway there is nobody to route to. */
+static RouteState
+route_turn(void)
+{
+	return route_run(gateway_link);
+}
+
+/*
+ * Bound the history, and let the slot follow its tail.
+ */
+static void
+confirm(TimestampTz now)
+{
+	XLogRecPtr	decoded = wal_decoded_lsn();
+	XLogRecPtr	retained = (XLogRecPtr) rtsync_max_retained_wal * 1024 * 1024;
+	XLogRecPtr	resume;
+
+	route_forget_history(decoded > retained ? decoded - retained : 0);
+	resume = history_resume_lsn(decoded);
+	if (resume > wal_confirmed_lsn() + CONFIRM_BYTES ||
+		(resume > wal_confirmed_lsn() &&
+		 TimestampDifferenceExceeds(confirmed, now, CONFIRM_MS)))
+	{
+		wal_confirm(resume);
+		confirmed = now;
+	}
+}
+
+/*--------------------------------------------------------------------------
+ * Housekeeping
+ *--------------------------------------------------------------------------
+ */
+
+static void
+publish_state(void)
+{
+	EngineEntry *entry = shared_my_engine;
+	char		activity[128];
+
+	LWLockAcquire(shared_state->lock, LW_EXCLUSIVE);
+	entry->epoch = wal_epoch();
+	entry->decoded_lsn = wal_decoded_lsn();
+	entry->routed_lsn = route_unread() == 0 ? wal_decoded_lsn() :
+		route_done_lsn();
+	entry->history_lsn = history_resume_lsn(wal_decoded_lsn());
+	entry->transactions = history_transactions();
+	entry->changes = history_changes();
+	entry->events = route_events();
+	entry->policy_errors = route_errors();
+	entry->gateways = gateway_link != NULL ? 1 : 0;
+	entry->connections = subscription_connection_count();
+	entry->channels = subscription_channel_count();
+	entry->groups = subscription_group_count();
+	LWLockRelease(shared_state->lock);
+
+	snprintf(activity, sizeof(activity),
+			 "streaming to %d channels in %d groups",
+			 subscription_channel_count(), subscription_group_count());
+	pgstat_report_activity(STATE_RUNNING, activity);
+}
+
+static void
+housekeeping_turn(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(housekept, now, HOUSEKEEPING_MS))
+		return;
+	housekept = now;
+	confirm(now);
+	subscription_check_expiry();
+	publish_state();
+	pgstat_report_stat(false);
+}
+
+/* What others ask of us */
+static void
+obey(void)
+{
+	if (ProcDiePending || shared_engine_stop_requested())
+		proc_exit(0);
+	CHECK_FOR_INTERRUPTS();
+	if (shared_engine_check_requested() && !extension_exists())
+		end_without_extension();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+		token_reload();
+		if (gateway_link != NULL)
+			send_config();
+	}
+}
+
+/*--------------------------------------------------------------------------
+ * The loop
+ *--------------------------------------------------------------------------
+ */
+
+static void
+make_wait_set(void)
+{
+	wait_set = compat_create_wait_event_set(3);
+	AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL,
+					  NULL);
+	if (gateway_link != NULL)
+		wait_link_pos = AddWaitEventToSet(wait_set, WL_SOCKET_READABLE,
+										  gateway_link->sock, NULL, NULL);
+}
+
+/* Wait for the latch, the gateway, or the time given. */
+static void
+wait(long timeout_ms)
+{
+	static Link *waits_for = NULL;
+	WaitEvent	event;
+
+	if (wait_set == NULL || waits_for != gateway_link)
+	{
+		if (wait_set != NULL)
+			FreeWaitEventSet(wait_set);
+		make_wait_set();
+		waits_for = gateway_link;
+	}
+	if (gateway_link != NULL)
+		ModifyWaitEvent(wait_set, wait_link_pos,
+						WL_SOCKET_READABLE |
+						(linkio_pending(gateway_link) > 0 ?
+						 WL_SOCKET_WRITEABLE : 0), NULL);
+	WaitEventSetWait(wait_set, timeout_ms, &event, 1, PG_WAIT_EXTENSION);
+}
+
+static long
+sleep_time(RouteState state)
+{
+	long		time = HOUSEKEEPING_MS;
+
+	if (state == ROUTE_BLOCKED)
+		time = BLOCKED_MS;
+	if (gateway_link == NULL)
+		time = Min(time, nlisten == 0 ? 100 :
+				   Max(1, gateway_respawn_delay(&gateway)));
+	return time;
+}
+
+static void
+engine_loop(void)
+{
+	for (;;)
+	{
+		bool		more;
+		bool		decoded;
+		RouteState	state;
+
+		ResetLatch(MyLatch);
+		obey();
+		more = gateway_turn();
+		decoded = decode_turn();
+		state = route_turn();
+		if (gateway_link != NULL)
+			linkio_flush(gateway_link);
+		housekeeping_turn();
+
+		if (more || state == ROUTE_MORE)
+			continue;
+		if (decoded)
+		{
+			if (rtsync_coalesce_delay > 0)
+				pg_usleep(rtsync_coalesce_delay);
+			continue;
+		}
+		shared_engine_sleep_begin();
+		if (state == ROUTE_CONGESTED || !wal_has_more())
+			wait(sleep_time(state));
+		shared_engine_sleep_end();
+	}
+}
+
+/* Why decoding cannot begin, if so; then this process ends. */
+static void
+check_requirements(void)
+{
+	const char *message;
+	const char *hint;
+	int			sqlerrcode;
+
+	if (launcher_can_decode(wal_slot_name(), &sqlerrcode, &message, &hint))
+		return;
+	shared_engine_waiting(sqlerrcode, message, hint);
+	proc_exit(0);
+}
+
+/*
+ * Entry point; the argument is the database's Oid.  See launcher.h for the
+ * order in which things happen here.
+ */
+void
+engine_main(Datum main_arg)
+{
+	Oid			dboid = DatumGetObjectId(main_arg);
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	if (!shared_engine_attach(dboid))
+		proc_exit(0);
+	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
+	set_session();
+
+	if (!extension_exists())
+		end_without_extension();
+	shared_engine_found();
+	check_requirements();
+
+	before_shmem_exit(say_goodbye, Int32GetDatum(LINK_SHUTDOWN_SERVER));
+	pgstat_report_activity(STATE_RUNNING, "opening the replication slot");
+	plugin_set_sink(&history_sink);
+	wal_open();
+	history_init(wal_confirmed_lsn());
+	policy_init();
+	render_init();
+	subscription_init();
+	route_init();
+	shared_engine_running();
+	engine_loop();
+}

@@ -1,0 +1,337 @@
+/*-------------------------------------------------------------------------
+ *
+ * history.c
+ *	  The decoded transactions of the recent past, in commit order.
+ *
+ * Owned by the engine's process: the plugin's sink (below) appends, route.c
+ * reads.  Chunks live in HistoryContext, oldest first.  A chunk is given back
+ * as a whole, and only when the reader has passed it; what the reader has not
+ * seen is kept even beyond rtsync.history_size, which is why the engine stops
+ * decoding between transactions while much is unread.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "lib/ilist.h"
+#include "utils/memutils.h"
+
+#include "engine/history.h"
+#include "engine/settings.h"
+
+#define CHUNK_SIZE ((Size) 256 * 1024)
+
+typedef struct HistoryChunk
+{
+	dlist_node	node;
+	uint64		start;			/* stream position of data[0] */
+	Size		size;			/* of data */
+	Size		used;
+	XLogRecPtr	begun_end_lsn;	/* end_lsn of the last transaction that begins
+								 * in this chunk, or invalid */
+	char	   *data;			/* MAXALIGNed */
+} HistoryChunk;
+
+static MemoryContext HistoryContext = NULL;
+static dlist_head chunks = DLIST_STATIC_INIT(chunks);
+static Size total_size;			/* of all chunks */
+static uint64 stream_end;		/* stream position behind the last record */
+
+/* transactions up to here have been forgotten, wholly or in part */
+static XLogRecPtr forgotten_lsn;
+
+static bool in_transaction;		/* a begin without its commit is at the end */
+static uint32 next_seq;
+static uint64 transactions;
+static uint64 changes;
+
+/*
+ * Prepare an empty history; once in the life of the engine.  "confirmed" is
+ * the slot's confirmed position: decoding begins there.
+ */
+void
+history_init(XLogRecPtr confirmed)
+{
+	Assert(HistoryContext == NULL);
+	HistoryContext = AllocSetContextCreate(TopMemoryContext,
+										   "rtsync history",
+										   ALLOCSET_DEFAULT_SIZES);
+	forgotten_lsn = confirmed;
+}
+
+static HistoryChunk *
+chunk_create(Size needed)
+{
+	HistoryChunk *chunk;
+
+	chunk = MemoryContextAlloc(HistoryContext, sizeof(HistoryChunk));
+	chunk->size = Max(CHUNK_SIZE, needed);
+	chunk->used = 0;
+	chunk->start = stream_end;
+	chunk->begun_end_lsn = InvalidXLogRecPtr;
+	chunk->data = MemoryContextAllocHuge(HistoryContext, chunk->size);
+	dlist_push_tail(&chunks, &chunk->node);
+	total_size += chunk->size;
+	return chunk;
+}
+
+static void
+chunk_free(HistoryChunk *chunk)
+{
+	for (Size offset = 0; offset < chunk->used;)
+	{
+		HistoryRecord *record = (HistoryRecord *) (chunk->data + offset);
+
+		if (record->type == HISTORY_CHANGE)
+			schema_unref(((HistoryChange *) record)->schema);
+		offset += record->size;
+	}
+	if (chunk->begun_end_lsn != InvalidXLogRecPtr)
+		forgotten_lsn = chunk->begun_end_lsn;
+	dlist_delete(&chunk->node);
+	total_size -= chunk->size;
+	pfree(chunk->data);
+	pfree(chunk);
+}
+
+/* Append a record of the given size; the caller fills it at once. */
+static HistoryRecord *
+append(HistoryRecordType type, Size size, HistoryChunk **where)
+{
+	HistoryChunk *chunk = NULL;
+	HistoryRecord *record;
+
+	size = MAXALIGN(size);
+	if (size > PG_UINT32_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("row is too large for the history")));
+	if (!dlist_is_empty(&chunks))
+		chunk = dlist_tail_element(HistoryChunk, node, &chunks);
+	if (chunk == NULL || chunk->size - chunk->used < size)
+		chunk = chunk_create(size);
+	record = (HistoryRecord *) (chunk->data + chunk->used);
+	record->size = (uint32) size;
+	record->type = type;
+	chunk->used += size;
+	stream_end += size;
+	if (where != NULL)
+		*where = chunk;
+	return record;
+}
+
+static void
+begin_cb(ReorderBufferTXN *txn)
+{
+	HistoryChunk *chunk;
+	HistoryTxn *record;
+
+	record = (HistoryTxn *) append(HISTORY_BEGIN, sizeof(HistoryTxn), &chunk);
+	record->xid = txn->xid;
+	record->commit_lsn = txn->final_lsn;
+	record->end_lsn = txn->end_lsn;
+	record->commit_time = txn->xact_time.commit_time;
+	chunk->begun_end_lsn = txn->end_lsn;
+	in_transaction = true;
+	next_seq = 1;
+	transactions++;
+}
+
+static void
+commit_cb(ReorderBufferTXN *txn, XLogRecPtr commit_lsn)
+{
+	append(HISTORY_COMMIT, sizeof(HistoryRecord), NULL);
+	in_transaction = false;
+}
+
+/* Where the tuples of a change begin */
+static Size
+tuples_offset(int nmissing)
+{
+	return MAXALIGN(offsetof(HistoryChange, missing) +
+					sizeof(AttrNumber) * nmissing);
+}
+
+static void
+change_cb(ReorderBufferTXN *txn, const PluginChange *from)
+{
+	Size		oldlen = from->oldtuple ? from->oldtuple->t_len : 0;
+	Size		newlen = from->newtuple ? from->newtuple->t_len : 0;
+	int			nmissing = bms_num_members(from->missing);
+	Size		old_at = tuples_offset(nmissing);
+	Size		new_at = old_at + MAXALIGN(oldlen);
+	HistoryChange *change;
+	int			attnum = -1;
+
+	change = (HistoryChange *) append(HISTORY_CHANGE, new_at + newlen, NULL);
+	change->lsn = from->lsn;
+	change->schema = schema_ref(from->schema);
+	change->seq = next_seq++;
+	change->oldlen = (uint32) oldlen;
+	change->newlen = (uint32) newlen;
+	change->nmissing = (uint16) nmissing;
+	change->kind = from->kind;
+	for (int i = 0; (attnum = bms_next_member(from->missing, attnum)) >= 0; i++)
+		change->missing[i] = (AttrNumber) attnum;
+	if (oldlen > 0)
+		memcpy((char *) change + old_at, from->oldtuple->t_data, oldlen);
+	if (newlen > 0)
+		memcpy((char *) change + new_at, from->newtuple->t_data, newlen);
+	changes++;
+}
+
+static void
+message_cb(ReorderBufferTXN *txn, XLogRecPtr lsn, bool transactional,
+		   const char *prefix, Size size, const char *message)
+{
+	/* nothing reads messages yet */
+}
+
+const PluginSink history_sink = {
+	.begin_cb = begin_cb,
+	.change_cb = change_cb,
+	.message_cb = message_cb,
+	.commit_cb = commit_cb,
+};
+
+/*
+ * The record behind the cursor, or NULL at the end of the stream.  Good until
+ * history_forget gives up its chunk.
+ */
+HistoryRecord *
+history_peek(HistoryCursor *cursor)
+{
+	if (cursor->chunk == NULL)
+	{
+		if (dlist_is_empty(&chunks))
+			return NULL;
+		cursor->chunk = dlist_head_element(HistoryChunk, node, &chunks);
+		cursor->offset = 0;
+	}
+	if (cursor->offset == cursor->chunk->used)
+	{
+		if (!dlist_has_next(&chunks, &cursor->chunk->node))
+			return NULL;
+		cursor->chunk = dlist_container(HistoryChunk, node,
+										dlist_next_node(&chunks,
+														&cursor->chunk->node));
+		cursor->offset = 0;
+	}
+	return (HistoryRecord *) (cursor->chunk->data + cursor->offset);
+}
+
+/* Like history_peek, and moves the cursor behind the record. */
+HistoryRecord *
+history_next(HistoryCursor *cursor)
+{
+	HistoryRecord *record = history_peek(cursor);
+
+	if (record != NULL)
+		cursor->offset += record->size;
+	return record;
+}
+
+static bool
+fill_tuple(HistoryChange *change, Size offset, uint32 length, HeapTuple tuple)
+{
+	if (length == 0)
+		return false;
+	tuple->t_len = length;
+	ItemPointerSetInvalid(&tuple->t_self);
+	tuple->t_tableOid = change->schema->relid;
+	tuple->t_data = (HeapTupleHeader) ((char *) change + offset);
+	return true;
+}
+
+/* Make *tuple the old row as far as it is known; false if nothing is. */
+bool
+history_oldtuple(HistoryChange *change, HeapTuple tuple)
+{
+	return fill_tuple(change, tuples_offset(change->nmissing),
+					  change->oldlen, tuple);
+}
+
+/* Make *tuple the new row; false if there is none. */
+bool
+history_newtuple(HistoryChange *change, HeapTuple tuple)
+{
+	return fill_tuple(change,
+					  tuples_offset(change->nmissing) + MAXALIGN(change->oldlen),
+					  change->newlen, tuple);
+}
+
+/*
+ * Give up the oldest chunks, never one that the cursor "keep" has not passed:
+ * as many as rtsync.history_size demands, and all whose last transaction ends
+ * before older_than.
+ */
+void
+history_forget(HistoryCursor *keep, XLogRecPtr older_than)
+{
+	Size		limit = (Size) rtsync_history_size * 1024;
+
+	while (!dlist_is_empty(&chunks))
+	{
+		HistoryChunk *chunk = dlist_head_element(HistoryChunk, node, &chunks);
+		bool		is_last = !dlist_has_next(&chunks, &chunk->node);
+
+		if (keep->chunk == NULL || chunk->start >= keep->chunk->start)
+		{
+			/*
+			 * The chunk at the cursor: only if it is also the last one, has
+			 * been read to its end, and is too old.
+			 */
+			if (!is_last || keep->chunk != chunk || in_transaction ||
+				keep->offset != chunk->used ||
+				chunk->begun_end_lsn >= older_than)
+				break;
+			keep->chunk = NULL;
+		}
+		else if (total_size <= limit && chunk->begun_end_lsn >= older_than)
+			break;
+		chunk_free(chunk);
+	}
+}
+
+/* Bytes behind the cursor */
+Size
+history_unread(const HistoryCursor *cursor)
+{
+	if (cursor->chunk == NULL)
+		return dlist_is_empty(&chunks) ? 0 :
+			stream_end - dlist_head_element(HistoryChunk, node, &chunks)->start;
+	return stream_end - (cursor->chunk->start + cursor->offset);
+}
+
+/* Is the last transaction unfinished?  Only inside the plugin's callbacks. */
+bool
+history_in_transaction(void)
+{
+	return in_transaction;
+}
+
+/*
+ * From where decoding must begin after a restart to have this history again:
+ * "decoded", how far decoding got, if nothing is held.
+ */
+XLogRecPtr
+history_resume_lsn(XLogRecPtr decoded)
+{
+	if (dlist_is_empty(&chunks))
+		return decoded;
+	return forgotten_lsn;
+}
+
+/* Transactions and changes recorded since the start */
+uint64
+history_transactions(void)
+{
+	return transactions;
+}
+
+uint64
+history_changes(void)
+{
+	return changes;
+}

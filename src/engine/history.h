@@ -1,0 +1,90 @@
+/*-------------------------------------------------------------------------
+ *
+ * history.h
+ *	  The decoded transactions of the recent past, in commit order.
+ *
+ * The WAL is the history, this is its cache in the engine's memory: bounded
+ * by rtsync.history_size, written by the output plugin's sink at one end,
+ * forgotten at the other, and rebuilt by decoding again after a restart,
+ * because the slot's confirmed position never passes its oldest transaction.
+ *
+ * It is a stream of records in chunks.  A record is one begin, one change or
+ * one commit; records are MAXALIGNed, so that the tuples in them can be used
+ * where they lie.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_HISTORY_H
+#define RTSYNC_HISTORY_H
+
+#include "postgres.h"
+
+#include "access/htup.h"
+#include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
+
+#include "engine/plugin.h"
+#include "engine/schema.h"
+
+typedef enum HistoryRecordType
+{
+	HISTORY_BEGIN,
+	HISTORY_CHANGE,
+	HISTORY_COMMIT
+} HistoryRecordType;
+
+/* What all records begin with */
+typedef struct HistoryRecord
+{
+	uint32		size;			/* of the record, MAXALIGNed */
+	uint32		type;			/* a HistoryRecordType */
+} HistoryRecord;
+
+/* HISTORY_BEGIN: the transaction that the following records belong to */
+typedef struct HistoryTxn
+{
+	HistoryRecord head;
+	TransactionId xid;
+	XLogRecPtr	commit_lsn;		/* start of the commit record: the cursor */
+	XLogRecPtr	end_lsn;		/* its end: where decoding may resume */
+	TimestampTz commit_time;
+} HistoryTxn;
+
+/* HISTORY_CHANGE; read it through history_oldtuple and its like */
+typedef struct HistoryChange
+{
+	HistoryRecord head;
+	XLogRecPtr	lsn;
+	RelSchema  *schema;			/* holds a reference */
+	uint32		seq;			/* from 1 within the transaction */
+	uint32		oldlen;			/* bytes of the old tuple, 0 if none */
+	uint32		newlen;			/* likewise */
+	uint16		nmissing;
+	ChangeKind	kind;
+	AttrNumber	missing[FLEXIBLE_ARRAY_MEMBER];
+	/* then, MAXALIGNed, the old tuple and the new one */
+} HistoryChange;
+
+/* A place in the stream, between two records */
+typedef struct HistoryCursor
+{
+	struct HistoryChunk *chunk; /* NULL: nothing read yet */
+	Size		offset;
+} HistoryCursor;
+
+extern const PluginSink history_sink;
+
+extern void history_init(XLogRecPtr confirmed);
+extern HistoryRecord *history_next(HistoryCursor *cursor);
+extern HistoryRecord *history_peek(HistoryCursor *cursor);
+extern bool history_oldtuple(HistoryChange *change, HeapTuple tuple);
+extern bool history_newtuple(HistoryChange *change, HeapTuple tuple);
+
+extern void history_forget(HistoryCursor *keep, XLogRecPtr older_than);
+extern Size history_unread(const HistoryCursor *cursor);
+extern bool history_in_transaction(void);
+extern XLogRecPtr history_resume_lsn(XLogRecPtr decoded);
+extern uint64 history_transactions(void);
+extern uint64 history_changes(void);
+
+#endif							/* RTSYNC_HISTORY_H */

@@ -1,0 +1,212 @@
+/*-------------------------------------------------------------------------
+ *
+ * linkio.c
+ *	  The engine's end of the link to its gateway.
+ *
+ * The socket never blocks: what the gateway does not take stays in the out
+ * buffer, and route.c stops while that is large.  What the gateway sends is
+ * not trusted: a message that is too long or malformed breaks the link, and
+ * the engine starts another gateway.
+ *
+ * Used by engine.c (socket), subscription.c and route.c (messages).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "mb/pg_wchar.h"
+#include "utils/memutils.h"
+
+#include "engine/linkio.h"
+
+#define RECEIVE_SIZE ((Size) 64 * 1024)
+
+/* Messages handled in one turn, so that routing gets its own */
+#define MESSAGES_PER_TURN 256
+
+static MemoryContext grow_context;
+
+/* LinkWriter's grow: memory of the link's context */
+static bool
+grow_out(LinkWriter *writer, size_t size)
+{
+	size_t		capacity = Max(writer->capacity, (size_t) 8192);
+
+	while (capacity < size)
+		capacity *= 2;
+	if (writer->data == NULL)
+		writer->data = MemoryContextAllocHuge(grow_context, capacity);
+	else
+		writer->data = repalloc_huge(writer->data, capacity);
+	writer->capacity = capacity;
+	return true;
+}
+
+/* Take over a connected socket. */
+Link *
+linkio_open(pgsocket sock)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
+												  "rtsync link",
+												  ALLOCSET_DEFAULT_SIZES);
+	Link	   *link = MemoryContextAllocZero(context, sizeof(Link));
+
+	link->context = context;
+	link->sock = sock;
+	link->out.grow = grow_out;
+	link->in_capacity = RECEIVE_SIZE;
+	link->in = MemoryContextAlloc(context, link->in_capacity);
+	grow_context = context;
+	return link;
+}
+
+/* Close the socket and free everything. */
+void
+linkio_close(Link *link)
+{
+	close(link->sock);
+	MemoryContextDelete(link->context);
+}
+
+/* Finish the message in "out"; a message that cannot be sent is an error. */
+void
+linkio_end(Link *link)
+{
+	if (!link_end(&link->out))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("message to the gateway is too large")));
+}
+
+/* Bytes that the gateway has not taken yet */
+Size
+linkio_pending(const Link *link)
+{
+	return link->out.length - link->sent;
+}
+
+/* Send what the socket takes. */
+void
+linkio_flush(Link *link)
+{
+	while (!link->broken && linkio_pending(link) > 0)
+	{
+		ssize_t		n = send(link->sock, link->out.data + link->sent,
+							 linkio_pending(link), MSG_NOSIGNAL | MSG_DONTWAIT);
+
+		if (n > 0)
+			link->sent += n;
+		else if (errno == EAGAIN || errno == EWOULDBLOCK)
+			break;
+		else if (errno != EINTR)
+			link->broken = true;
+	}
+	if (link->sent == link->out.length)
+		link->out.length = link->sent = 0;
+	else if (link->sent > link->out.capacity / 2)
+	{
+		memmove(link->out.data, link->out.data + link->sent,
+				linkio_pending(link));
+		link->out.length -= link->sent;
+		link->sent = 0;
+	}
+}
+
+/*
+ * Hand on the whole messages in the in buffer; false if the turn's allowance
+ * was used up and more may be there.
+ */
+static bool
+dispatch(Link *link, LinkHandler handler)
+{
+	Size		done = 0;
+	int			count = 0;
+	LinkHeader	header;
+	int			state;
+
+	while ((state = link_next_message(link->in + done, link->in_length - done,
+									  LINK_MAX_TO_ENGINE, &header)) == 1 &&
+		   count < MESSAGES_PER_TURN && !link->broken)
+	{
+		LinkReader	body;
+
+		link_read(&body, link->in + done + sizeof(LinkHeader), header.length);
+		handler(link, (LinkType) header.type, &body);
+		done += sizeof(LinkHeader) + header.length;
+		count++;
+	}
+	if (state < 0)
+		link->broken = true;
+	link->in_length -= done;
+	memmove(link->in, link->in + done, link->in_length);
+	return count < MESSAGES_PER_TURN;
+}
+
+/* Make room behind what is in the in buffer. */
+static void
+reserve_in(Link *link)
+{
+	if (link->in_capacity - link->in_length < RECEIVE_SIZE)
+	{
+		link->in_capacity = link->in_length + RECEIVE_SIZE;
+		link->in = repalloc(link->in, link->in_capacity);
+	}
+}
+
+/*
+ * Receive what is there and call the handler for each whole message; returns
+ * true if this turn's allowance ended it, so that there may be more.  The
+ * handler must not raise errors; it says that a message is malformed by
+ * setting link->broken.
+ */
+bool
+linkio_receive(Link *link, LinkHandler handler)
+{
+	bool		all_done = dispatch(link, handler);
+
+	while (all_done && !link->broken)
+	{
+		ssize_t		n;
+
+		reserve_in(link);
+		n = recv(link->sock, link->in + link->in_length, RECEIVE_SIZE,
+				 MSG_DONTWAIT);
+		if (n > 0)
+		{
+			link->in_length += n;
+			all_done = dispatch(link, handler);
+			if (n < (ssize_t) RECEIVE_SIZE)
+				break;
+		}
+		else if (n == 0)
+			link->broken = true;
+		else if (errno == EAGAIN || errno == EWOULDBLOCK)
+			break;
+		else if (errno != EINTR)
+			link->broken = true;
+	}
+	return !all_done;
+}
+
+/*
+ * A received string as a palloc'd C string in the server's encoding; NULL if
+ * it is absent, contains a zero byte, or is not valid UTF-8.
+ */
+char *
+linkio_cstring(LinkString string)
+{
+	if (string.data == NULL ||
+		memchr(string.data, '\0', string.length) != NULL ||
+		!pg_verify_mbstr(PG_UTF8, string.data, string.length, true))
+		return NULL;
+	if (GetDatabaseEncoding() != PG_UTF8)
+	{
+		char	   *copy = pnstrdup(string.data, string.length);
+
+		return pg_any_to_server(copy, string.length, PG_UTF8);
+	}
+	return pnstrdup(string.data, string.length);
+}

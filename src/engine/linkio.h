@@ -1,0 +1,41 @@
+/*-------------------------------------------------------------------------
+ *
+ * linkio.h
+ *	  The engine's end of the link to its gateway.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_LINKIO_H
+#define RTSYNC_LINKIO_H
+
+#include "postgres.h"
+
+#include "link/link.h"
+
+/*
+ * Messages are collected in "out" with the functions of link.h and leave with
+ * linkio_flush.  Everything lives in a context of its own.
+ */
+typedef struct Link
+{
+	MemoryContext context;
+	pgsocket	sock;
+	LinkWriter	out;
+	Size		sent;			/* bytes of out that are gone */
+	char	   *in;
+	Size		in_length;
+	Size		in_capacity;
+	bool		broken;			/* ended, or the gateway spoke nonsense */
+} Link;
+
+typedef void (*LinkHandler) (Link *link, LinkType type, LinkReader *body);
+
+extern Link *linkio_open(pgsocket sock);
+extern void linkio_close(Link *link);
+extern void linkio_end(Link *link);
+extern void linkio_flush(Link *link);
+extern bool linkio_receive(Link *link, LinkHandler handler);
+extern Size linkio_pending(const Link *link);
+extern char *linkio_cstring(LinkString string);
+
+#endif							/* RTSYNC_LINKIO_H */

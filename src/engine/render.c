@@ -1,0 +1,235 @@
+/*-------------------------------------------------------------------------
+ *
+ * render.c
+ *	  A change as the JSON that clients receive.
+ *
+ * This is the "data" object of a postgres_changes message, in the shape that
+ * Supabase gives it.  Values are written by jsonout.c; what it takes to write
+ * a type is kept per type until a catalog change.
+ *
+ * Called by route.c inside a transaction, as the role that will receive the
+ * event, since writing a value can run code that a user wrote.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "pgtime.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "engine/jsonout.h"
+#include "engine/render.h"
+#include "engine/settings.h"
+
+/* With an event that is too large, values up to this size are still shown. */
+#define SMALL_VALUE 64
+
+typedef struct TypeEntry
+{
+	Oid			typid;			/* hash key */
+	bool		ready;
+	JsonOut		out;
+} TypeEntry;
+
+static MemoryContext TypeContext = NULL;
+static HTAB *types = NULL;
+static bool types_valid = false;
+
+static void
+invalidate_cb(Datum arg, int cacheid, uint32 hashvalue)
+{
+	types_valid = false;
+}
+
+/* Prepare; once in the life of the engine. */
+void
+render_init(void)
+{
+	TypeContext = AllocSetContextCreate(TopMemoryContext, "rtsync types",
+										ALLOCSET_DEFAULT_SIZES);
+	CacheRegisterSyscacheCallback(TYPEOID, invalidate_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, invalidate_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(CASTSOURCETARGET, invalidate_cb, (Datum) 0);
+}
+
+/* How to write values of a type; may raise an error. */
+static JsonOut *
+type_output(Oid typid)
+{
+	TypeEntry  *entry;
+	bool		found;
+
+	if (!types_valid)
+	{
+		HASHCTL		ctl = {
+			.keysize = sizeof(Oid),
+			.entrysize = sizeof(TypeEntry),
+			.hcxt = TypeContext
+		};
+
+		MemoryContextReset(TypeContext);
+		types = hash_create("rtsync types", 64, &ctl,
+							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+		types_valid = true;
+	}
+	entry = hash_search(types, &typid, HASH_ENTER, &found);
+	if (!found)
+		entry->ready = false;
+	if (!entry->ready)
+	{
+		jsonout_prepare(&entry->out, typid, true, TypeContext);
+		entry->ready = true;
+	}
+	return &entry->out;
+}
+
+/* UTC, with milliseconds: 2026-01-02T03:04:05.678Z */
+static void
+append_timestamp(StringInfo buf, TimestampTz when)
+{
+	struct pg_tm tm;
+	fsec_t		fsec;
+
+	if (timestamp2tm(when, NULL, &tm, &fsec, NULL, NULL) != 0)
+	{
+		appendStringInfoString(buf, "null");
+		return;
+	}
+	appendStringInfo(buf, "\"%04d-%02d-%02dT%02d:%02d:%02d.%03dZ\"",
+					 tm.tm_year, tm.tm_mon, tm.tm_mday,
+					 tm.tm_hour, tm.tm_min, tm.tm_sec, (int) (fsec / 1000));
+}
+
+/* [{"name":"id","type":"int4"},...] */
+static void
+append_columns(StringInfo buf, const RelSchema *schema,
+			   const Bitmapset *columns)
+{
+	const char *separator = "";
+	int			attnum = -1;
+
+	appendStringInfoChar(buf, '[');
+	while ((attnum = bms_next_member(columns, attnum)) >= 0)
+	{
+		appendStringInfo(buf, "%s{\"name\":", separator);
+		jsonout_append_string(buf, NameStr(TupleDescAttr(schema->desc, attnum - 1)->attname));
+		appendStringInfoString(buf, ",\"type\":");
+		jsonout_append_string(buf, schema->typnames[attnum - 1]);
+		appendStringInfoChar(buf, '}');
+		separator = ",";
+	}
+	appendStringInfoChar(buf, ']');
+}
+
+static bool
+is_missing(const HistoryChange *change, int attnum)
+{
+	for (int i = 0; i < change->nmissing; i++)
+		if (change->missing[i] == attnum)
+			return true;
+	return false;
+}
+
+/*
+ * {"id":1,...}; with "missing" not NULL, without the values that it says are
+ * not known; with "small", without values longer than SMALL_VALUE.
+ */
+static void
+append_row(StringInfo buf, const RelSchema *schema, HeapTuple tuple,
+		   const Bitmapset *columns, const HistoryChange *missing, bool small)
+{
+	int			natts = schema->desc->natts;
+	Datum	   *values = palloc(sizeof(Datum) * natts);
+	bool	   *nulls = palloc(sizeof(bool) * natts);
+	const char *separator = "";
+	int			attnum = -1;
+
+	heap_deform_tuple(tuple, schema->desc, values, nulls);
+	appendStringInfoChar(buf, '{');
+	while ((attnum = bms_next_member(columns, attnum)) >= 0)
+	{
+		Form_pg_attribute att = TupleDescAttr(schema->desc, attnum - 1);
+		int			start = buf->len;
+		int			value_start;
+
+		if (missing != NULL && is_missing(missing, attnum))
+			continue;
+		appendStringInfoString(buf, separator);
+		jsonout_append_string(buf, NameStr(att->attname));
+		appendStringInfoChar(buf, ':');
+		value_start = buf->len;
+		if (nulls[attnum - 1])
+			appendStringInfoString(buf, "null");
+		else
+			jsonout_append(buf, type_output(att->atttypid), values[attnum - 1]);
+		if (small && buf->len - value_start > SMALL_VALUE)
+		{
+			buf->len = start;
+			buf->data[start] = '\0';
+			continue;
+		}
+		separator = ",";
+	}
+	appendStringInfoChar(buf, '}');
+	pfree(values);
+	pfree(nulls);
+}
+
+static void
+append_event(StringInfo buf, TimestampTz commit_time, HistoryChange *change,
+			 const RenderSpec *spec, bool small)
+{
+	const RelSchema *schema = change->schema;
+	HeapTupleData oldtuple;
+	HeapTupleData newtuple;
+	bool		has_old = history_oldtuple(change, &oldtuple);
+	bool		has_new = history_newtuple(change, &newtuple);
+
+	appendStringInfo(buf, "{\"type\":\"%s\",\"schema\":",
+					 spec->kind == CHANGE_INSERT ? "INSERT" :
+					 spec->kind == CHANGE_UPDATE ? "UPDATE" : "DELETE");
+	jsonout_append_string(buf, schema->nspname);
+	appendStringInfoString(buf, ",\"table\":");
+	jsonout_append_string(buf, schema->relname);
+	appendStringInfoString(buf, ",\"commit_timestamp\":");
+	append_timestamp(buf, commit_time);
+	appendStringInfoString(buf, ",\"columns\":");
+	append_columns(buf, schema, spec->columns);
+	if (spec->kind != CHANGE_DELETE && has_new)
+	{
+		appendStringInfoString(buf, ",\"record\":");
+		append_row(buf, schema, &newtuple, spec->record, change, small);
+	}
+	if (spec->kind != CHANGE_INSERT && (has_old || has_new))
+	{
+		/* no old row in the WAL: its identity is the new one's */
+		appendStringInfoString(buf, ",\"old_record\":");
+		append_row(buf, schema, has_old ? &oldtuple : &newtuple,
+				   spec->old_record, has_old ? NULL : change, small);
+	}
+	appendStringInfoString(buf, small ?
+						   ",\"errors\":[\"Error 413: Payload Too Large\"]}" :
+						   ",\"errors\":null}");
+}
+
+/*
+ * Append the JSON object to buf.  If it is larger than rtsync.max_event_size,
+ * long values are left out and "errors" says so.
+ */
+void
+render_event(StringInfo buf, TimestampTz commit_time, HistoryChange *change,
+			 const RenderSpec *spec)
+{
+	int			start = buf->len;
+
+	append_event(buf, commit_time, change, spec, false);
+	if (buf->len - start <= rtsync_max_event_size)
+		return;
+	buf->len = start;
+	append_event(buf, commit_time, change, spec, true);
+}

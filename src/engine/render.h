@@ -1,0 +1,31 @@
+/*-------------------------------------------------------------------------
+ *
+ * render.h
+ *	  A change as the JSON that clients receive.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_RENDER_H
+#define RTSYNC_RENDER_H
+
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+
+#include "engine/history.h"
+
+/* What of a change is to be shown */
+typedef struct RenderSpec
+{
+	ChangeKind	kind;			/* as which it is shown: a row that left the
+								 * view is a DELETE */
+	const Bitmapset *columns;	/* attnums described in "columns" */
+	const Bitmapset *record;	/* attnums in "record" */
+	const Bitmapset *old_record;	/* attnums in "old_record" */
+} RenderSpec;
+
+extern void render_init(void);
+extern void render_event(StringInfo buf, TimestampTz commit_time,
+						 HistoryChange *change, const RenderSpec *spec);
+
+#endif							/* RTSYNC_RENDER_H */

@@ -1,0 +1,938 @@
+/*-------------------------------------------------------------------------
+ *
+ * subscription.c
+ *	  Who listens to what: channels, their bindings, and groups of bindings.
+ *
+ * Answers the gateway's messages.  Nothing in a message is trusted: tokens
+ * are verified here, names and filters are looked up with the rights of the
+ * token's role, and a message that does not have its form breaks the link.
+ * Each message is handled in a transaction of its own inside PG_TRY, so that
+ * whatever a client sends costs at most its own request.
+ *
+ * A channel lives in a context of its own, and so does a group; both hang
+ * under SubscriptionContext.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <time.h>
+
+#include "access/xact.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "engine/catalogs.h"
+#include "engine/route.h"
+#include "engine/settings.h"
+#include "engine/subscription.h"
+#include "engine/token.h"
+#include "engine/wal.h"
+
+/* At most one error message per group in this time */
+#define TELL_INTERVAL_MS 1000
+
+#define MAX_BINDINGS 1000
+#define MAX_SELECT MaxHeapAttributeNumber
+
+typedef struct GroupEntry
+{
+	char	   *key;
+	SubscriptionGroup	   *group;
+} GroupEntry;
+
+/* The number that clients know a kind of binding by: equal ones share it */
+typedef struct BindingNumber
+{
+	char	   *key;
+	uint32		id;
+} BindingNumber;
+
+static MemoryContext SubscriptionContext = NULL;
+static MemoryContext MessageContext_ = NULL;
+static HTAB *channels = NULL;
+static HTAB *groups_by_key = NULL;
+static HTAB *binding_numbers = NULL;
+static dlist_head groups = DLIST_STATIC_INIT(groups);
+static int	ngroups;
+static uint32 last_group_id;
+static uint32 last_binding_id = 1000;
+static int	gateway_connections;	/* as the gateway last said */
+
+/*
+ * Hash tables keyed by a string that the entry points to
+ */
+static uint32
+key_hash(const void *key, Size size)
+{
+	const char *string = *(char *const *) key;
+
+	return hash_bytes((const unsigned char *) string, strlen(string));
+}
+
+static int
+key_match(const void *a, const void *b, Size size)
+{
+	return strcmp(*(char *const *) a, *(char *const *) b);
+}
+
+static HTAB *
+string_table(const char *name, Size entrysize)
+{
+	HASHCTL		ctl = {
+		.keysize = sizeof(char *),
+		.entrysize = entrysize,
+		.hash = key_hash,
+		.match = key_match,
+		.hcxt = SubscriptionContext
+	};
+
+	return hash_create(name, 256, &ctl,
+					   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+}
+
+/* Prepare; once in the life of the engine. */
+void
+subscription_init(void)
+{
+	HASHCTL		ctl = {
+		.keysize = sizeof(uint64),
+		.entrysize = sizeof(uint64) + sizeof(Channel *),
+	};
+
+	SubscriptionContext = AllocSetContextCreate(TopMemoryContext,
+												"rtsync subscriptions",
+												ALLOCSET_DEFAULT_SIZES);
+	MessageContext_ = AllocSetContextCreate(TopMemoryContext,
+											"rtsync link message",
+											ALLOCSET_DEFAULT_SIZES);
+	ctl.hcxt = SubscriptionContext;
+	channels = hash_create("rtsync channels", 256, &ctl,
+						   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	groups_by_key = string_table("rtsync groups", sizeof(GroupEntry));
+	binding_numbers = string_table("rtsync bindings", sizeof(BindingNumber));
+}
+
+/*--------------------------------------------------------------------------
+ * Binding specifications
+ *--------------------------------------------------------------------------
+ */
+
+/* A part of a key: length first, so that no two lists of parts are alike. */
+static void
+append_key(StringInfo key, const char *part)
+{
+	if (part == NULL)
+		appendStringInfoString(key, "-;");
+	else
+		appendStringInfo(key, "%zu:%s;", strlen(part), part);
+}
+
+static void
+append_spec_key(StringInfo key, const BindingSpec *spec)
+{
+	appendStringInfo(key, "%d;", spec->events);
+	append_key(key, spec->schema);
+	append_key(key, spec->table);
+	append_key(key, spec->filter);
+	appendStringInfo(key, "%d;", spec->nselect);
+	for (int i = 0; i < spec->nselect; i++)
+		append_key(key, spec->select[i]);
+}
+
+static char *
+copy_string(const char *string)
+{
+	return string != NULL ? pstrdup(string) : NULL;
+}
+
+/* Copy a specification into the current memory context. */
+static void
+copy_spec(BindingSpec *to, const BindingSpec *from)
+{
+	*to = *from;
+	to->schema = copy_string(from->schema);
+	to->table = copy_string(from->table);
+	to->filter = copy_string(from->filter);
+	to->select = NULL;
+	if (from->nselect > 0)
+	{
+		to->select = palloc(sizeof(char *) * from->nselect);
+		for (int i = 0; i < from->nselect; i++)
+			to->select[i] = pstrdup(from->select[i]);
+	}
+}
+
+/* Does a binding concern this table? */
+bool
+subscription_matches(const BindingSpec *spec, const char *schema,
+					 const char *table)
+{
+	return (spec->schema == NULL || strcmp(spec->schema, schema) == 0) &&
+		(spec->table == NULL || strcmp(spec->table, table) == 0);
+}
+
+/* Supabase's way of showing subscription parameters in messages */
+static char *
+describe_spec(const BindingSpec *spec)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "[event: %s, schema: %s, table: %s, filters: [%s], select: ",
+					 spec->events == EVENT_INSERT ? "INSERT" :
+					 spec->events == EVENT_UPDATE ? "UPDATE" :
+					 spec->events == EVENT_DELETE ? "DELETE" : "*",
+					 spec->schema ? spec->schema : "*",
+					 spec->table ? spec->table : "*",
+					 spec->filter ? spec->filter : "");
+	if (spec->nselect < 0)
+		appendStringInfoString(&buf, "nil]");
+	else
+	{
+		for (int i = 0; i < spec->nselect; i++)
+			appendStringInfo(&buf, "%s\"%s\"", i == 0 ? "[" : ", ",
+							 spec->select[i]);
+		appendStringInfoString(&buf, spec->nselect == 0 ? "[]]" : "]]");
+	}
+	return buf.data;
+}
+
+/* The number that the client will know such a binding by; never 0 */
+static uint32
+binding_number(const BindingSpec *spec)
+{
+	StringInfoData key;
+	BindingNumber *entry;
+	bool		found;
+
+	initStringInfo(&key);
+	append_spec_key(&key, spec);
+	entry = hash_search(binding_numbers, &key.data, HASH_ENTER, &found);
+	if (!found)
+	{
+		entry->key = MemoryContextStrdup(SubscriptionContext, key.data);
+		entry->id = ++last_binding_id;
+	}
+	return entry->id;
+}
+
+/*--------------------------------------------------------------------------
+ * Groups
+ *--------------------------------------------------------------------------
+ */
+
+static SubscriptionGroup *
+group_create(char *key, const Principal *principal, const BindingSpec *spec)
+{
+	MemoryContext context = AllocSetContextCreate(SubscriptionContext,
+												  "rtsync group",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	SubscriptionGroup	   *group = palloc0(sizeof(SubscriptionGroup));
+	GroupEntry *entry;
+
+	group->context = context;
+	group->key = pstrdup(key);
+	group->id = ++last_group_id;
+	group->principal = palloc(sizeof(Principal));
+	group->principal->roleid = principal->roleid;
+	group->principal->rolename = pstrdup(principal->rolename);
+	group->principal->claims = pstrdup(principal->claims);
+	copy_spec(&group->spec, spec);
+	dlist_init(&group->bindings);
+	dlist_init(&group->tables);
+	MemoryContextSwitchTo(old);
+
+	entry = hash_search(groups_by_key, &group->key, HASH_ENTER, NULL);
+	entry->key = group->key;
+	entry->group = group;
+	dlist_push_tail(&groups, &group->node);
+	ngroups++;
+	route_add_group(group);
+	return group;
+}
+
+static void
+group_free(SubscriptionGroup *group)
+{
+	route_remove_group(group);
+	hash_search(groups_by_key, &group->key, HASH_REMOVE, NULL);
+	dlist_delete(&group->node);
+	ngroups--;
+	MemoryContextDelete(group->context);
+}
+
+/* Put a binding into the group it belongs to. */
+static void
+binding_attach(Binding *binding)
+{
+	Principal  *principal = &binding->channel->principal;
+	StringInfoData key;
+	GroupEntry *entry;
+
+	initStringInfo(&key);
+	appendStringInfo(&key, "%u;", principal->roleid);
+	append_key(&key, principal->claims);
+	append_spec_key(&key, &binding->spec);
+	entry = hash_search(groups_by_key, &key.data, HASH_FIND, NULL);
+	binding->group = entry != NULL ? entry->group :
+		group_create(key.data, principal, &binding->spec);
+	dlist_push_tail(&binding->group->bindings, &binding->in_group);
+}
+
+static void
+binding_detach(Binding *binding)
+{
+	SubscriptionGroup	   *group = binding->group;
+
+	if (group == NULL)
+		return;
+	dlist_delete(&binding->in_group);
+	binding->group = NULL;
+	if (dlist_is_empty(&group->bindings))
+		group_free(group);
+}
+
+/* All groups, a list of SubscriptionGroup.node */
+dlist_head *
+subscription_groups(void)
+{
+	return &groups;
+}
+
+/* How many groups, channels and (about) connections there are */
+int
+subscription_group_count(void)
+{
+	return ngroups;
+}
+
+int
+subscription_channel_count(void)
+{
+	return (int) hash_get_num_entries(channels);
+}
+
+int
+subscription_connection_count(void)
+{
+	return gateway_connections;
+}
+
+/*--------------------------------------------------------------------------
+ * Channels
+ *--------------------------------------------------------------------------
+ */
+
+typedef struct ChannelEntry
+{
+	uint64		id;
+	Channel    *channel;
+} ChannelEntry;
+
+static Channel *
+channel_find(uint64 id)
+{
+	ChannelEntry *entry = hash_search(channels, &id, HASH_FIND, NULL);
+
+	return entry != NULL ? entry->channel : NULL;
+}
+
+static void
+channel_free(Channel *channel)
+{
+	for (int i = 0; i < channel->nbindings; i++)
+		binding_detach(&channel->bindings[i]);
+	hash_search(channels, &channel->id, HASH_REMOVE, NULL);
+	MemoryContextDelete(channel->context);
+}
+
+/* The gateway is gone: forget all channels. */
+void
+subscription_drop_all(void)
+{
+	HASH_SEQ_STATUS scan;
+	ChannelEntry *entry;
+
+	hash_seq_init(&scan, channels);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		channel_free(entry->channel);
+	gateway_connections = 0;
+}
+
+/* Send a "system" message, perhaps with the end of the channel. */
+static void
+tell_channel(Channel *channel, const char *extension, const char *status,
+			 const char *message, LinkThen then)
+{
+	LinkWriter *out = &channel->link->out;
+
+	link_begin(out, LINK_SYSTEM);
+	link_put_u64(out, channel->id);
+	link_put_string(out, extension);
+	link_put_string(out, status);
+	link_put_string(out, message);
+	link_put_u8(out, then);
+	linkio_end(channel->link);
+}
+
+/*
+ * Tell the channels of a group something that concerns all of them; nothing
+ * if they were told something less than a second ago.
+ */
+void
+subscription_tell_group(SubscriptionGroup *group, const char *extension,
+						const char *status, const char *message)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_iter	iter;
+
+	if (group->told_at != 0 &&
+		!TimestampDifferenceExceeds(group->told_at, now, TELL_INTERVAL_MS))
+		return;
+	group->told_at = now;
+	dlist_foreach(iter, &group->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, in_group, iter.cur);
+
+		tell_channel(binding->channel, extension, status, message,
+					 LINK_THEN_NOTHING);
+	}
+}
+
+/* The message for an error raised while a binding was checked */
+static char *
+explain_error(const BindingSpec *spec, const ErrorData *error)
+{
+	if (strncmp(error->message, "Error parsing", 13) == 0)
+		return pstrdup(error->message);
+	return psprintf("Unable to subscribe to changes with given parameters. "
+					"An exception happened so please check your connect parameters: %s. "
+					"Exception: ERROR %s %s%s",
+					describe_spec(spec), unpack_sql_state(error->sqlerrcode),
+					error->sqlerrcode == ERRCODE_RAISE_EXCEPTION ?
+					"(raise_exception) " : "", error->message);
+}
+
+/*
+ * Check a binding with its role's rights, in a subtransaction.  Returns NULL
+ * if it can be served, else the message for the client, palloc'd.
+ */
+static char *
+check_binding(const Principal *principal, const BindingSpec *spec)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	char	   *volatile problem = NULL;
+
+	if (spec->empty)
+		return pstrdup("No subscription params provided. Please provide at least a `schema` or `table` to subscribe to: %{}");
+	if ((spec->schema == NULL || spec->table == NULL) &&
+		(spec->filter != NULL || spec->nselect >= 0))
+		return pstrdup("Column selection is not supported for wildcard subscriptions. "
+					   "Provide an explicit schema and table name.");
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		route_check_binding(principal, spec);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		if (error->sqlerrcode == ERRCODE_UNDEFINED_TABLE ||
+			error->sqlerrcode == ERRCODE_INVALID_SCHEMA_NAME)
+			problem = psprintf("Unable to subscribe to changes with given parameters. "
+							   "Please check Realtime is enabled for the given connect parameters: %s",
+							   describe_spec(spec));
+		else
+			problem = explain_error(spec, error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return problem;
+}
+
+/*
+ * Give each binding of a channel its group.  problems[i] becomes the reason
+ * where a binding cannot be served, NULL where it can.
+ */
+static void
+channel_subscribe(Channel *channel, char **problems)
+{
+	for (int i = 0; i < channel->nbindings; i++)
+	{
+		Binding    *binding = &channel->bindings[i];
+
+		problems[i] = check_binding(&channel->principal, &binding->spec);
+		if (problems[i] == NULL)
+			binding_attach(binding);
+	}
+}
+
+/* Put the list of bindings that ends LINK_JOIN_REPLY and LINK_BINDINGS. */
+static void
+put_bindings(LinkWriter *out, const Channel *channel)
+{
+	link_put_u32(out, channel->nbindings);
+	for (int i = 0; i < channel->nbindings; i++)
+	{
+		Binding    *binding = &channel->bindings[i];
+
+		link_put_u32(out, binding->id);
+		link_put_u32(out, binding->group != NULL ? binding->group->id : 0);
+	}
+}
+
+/* Tell the client how its bindings fared. */
+static void
+report_bindings(Channel *channel, char **problems)
+{
+	bool		ok = channel->nbindings > 0;
+
+	for (int i = 0; i < channel->nbindings; i++)
+	{
+		if (problems[i] == NULL)
+			continue;
+		tell_channel(channel, "postgres_changes", "error", problems[i],
+					 LINK_THEN_NOTHING);
+		ok = false;
+	}
+	if (ok)
+		tell_channel(channel, "postgres_changes", "ok",
+					 "Subscribed to PostgreSQL", LINK_THEN_NOTHING);
+}
+
+/*--------------------------------------------------------------------------
+ * Messages
+ *--------------------------------------------------------------------------
+ */
+
+static bool
+verify(LinkString string, Token *token, TokenError *error)
+{
+	if (string.data == NULL)
+	{
+		error->code = "MalformedJWT";
+		error->message = pstrdup("The token provided is not a valid JWT");
+		error->handshake = "API key is missing";
+		return false;
+	}
+	return token_verify(string.data, string.length, token, error);
+}
+
+static void
+handle_auth(Link *link, LinkReader *body)
+{
+	uint64		connection = link_get_u64(body);
+	LinkString	string = link_get_string(body);
+	Token		token;
+	TokenError	error;
+	bool		ok;
+
+	if (!link_finished(body))
+	{
+		link->broken = true;
+		return;
+	}
+	ok = verify(string, &token, &error);
+	link_begin(&link->out, LINK_AUTH_REPLY);
+	link_put_u64(&link->out, connection);
+	link_put_u32(&link->out, ok ? 200 : 401);
+	link_put_string(&link->out, ok ? NULL : error.handshake);
+	link_put_u64(&link->out, ok ? (uint64) token.expires : 0);
+	linkio_end(link);
+}
+
+static void
+refuse_join(Link *link, uint64 id, const char *reason)
+{
+	link_begin(&link->out, LINK_JOIN_REPLY);
+	link_put_u64(&link->out, id);
+	link_put_u8(&link->out, 0);
+	link_put_string(&link->out, reason);
+	link_put_u32(&link->out, 0);
+	linkio_end(link);
+}
+
+/* The EVENT_xxx that a binding's "event" names */
+static int
+parse_event(const char *event)
+{
+	if (event == NULL)
+		return EVENT_ALL;
+	if (pg_strcasecmp(event, "INSERT") == 0)
+		return EVENT_INSERT;
+	if (pg_strcasecmp(event, "UPDATE") == 0)
+		return EVENT_UPDATE;
+	if (pg_strcasecmp(event, "DELETE") == 0)
+		return EVENT_DELETE;
+	return EVENT_ALL;
+}
+
+/* "*" and nothing at all both mean any */
+static char *
+wildcard(char *name)
+{
+	return name != NULL && strcmp(name, "*") == 0 ? NULL : name;
+}
+
+/* Read one binding of LINK_JOIN into the current memory context. */
+static void
+read_binding(LinkReader *body, BindingSpec *spec)
+{
+	uint32		nselect;
+
+	spec->events = parse_event(linkio_cstring(link_get_string(body)));
+	spec->schema = linkio_cstring(link_get_string(body));
+	spec->table = linkio_cstring(link_get_string(body));
+	spec->filter = linkio_cstring(link_get_string(body));
+	if (spec->filter != NULL && spec->filter[strspn(spec->filter, " \t\r\n")] == '\0')
+		spec->filter = NULL;
+	spec->empty = spec->schema == NULL && spec->table == NULL;
+	if (spec->schema == NULL && spec->table != NULL)
+		spec->schema = pstrdup("public");
+	spec->schema = wildcard(spec->schema);
+	spec->table = wildcard(spec->table);
+
+	nselect = link_get_u32(body);
+	spec->nselect = -1;
+	spec->select = NULL;
+	if (nselect == LINK_NULL || body->failed)
+		return;
+	if (nselect > MAX_SELECT)
+	{
+		body->failed = true;
+		return;
+	}
+	spec->nselect = (int) nselect;
+	spec->select = palloc0(sizeof(char *) * (nselect + 1));
+	for (uint32 i = 0; i < nselect; i++)
+	{
+		spec->select[i] = linkio_cstring(link_get_string(body));
+		if (spec->select[i] == NULL)
+			spec->select[i] = pstrdup("");
+	}
+}
+
+/* Make a channel of what LINK_JOIN says; NULL if that is malformed. */
+static Channel *
+read_channel(Link *link, LinkReader *body, uint64 id, bool *private,
+			 LinkString *token)
+{
+	MemoryContext context = AllocSetContextCreate(MessageContext_,
+												  "rtsync channel",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Channel    *channel = palloc0(sizeof(Channel));
+
+	channel->context = context;
+	channel->link = link;
+	channel->id = id;
+	channel->topic = linkio_cstring(link_get_string(body));
+	*private = link_get_u8(body) != 0;
+	channel->wait = link_get_u8(body) != 0;
+	*token = link_get_string(body);
+	channel->nbindings = (int) link_get_count(body, 5 * sizeof(uint32));
+	if (channel->nbindings <= MAX_BINDINGS)
+		channel->bindings = palloc0(sizeof(Binding) * (channel->nbindings + 1));
+	else
+		body->failed = true;
+	for (int i = 0; i < channel->nbindings && !body->failed; i++)
+	{
+		Binding    *binding = &channel->bindings[i];
+
+		binding->channel = channel;
+		read_binding(body, &binding->spec);
+		binding->id = binding_number(&binding->spec);
+	}
+	MemoryContextSwitchTo(old);
+
+	if (!link_finished(body) || channel->topic == NULL)
+	{
+		MemoryContextDelete(context);
+		return NULL;
+	}
+	MemoryContextSetParent(context, SubscriptionContext);
+	return channel;
+}
+
+/* Let the channel stand for what the token says. */
+static void
+channel_set_token(Channel *channel, const Token *token)
+{
+	MemoryContext old = MemoryContextSwitchTo(channel->context);
+
+	channel->principal.roleid = token->roleid;
+	channel->principal.rolename = pstrdup(token->rolename);
+	channel->principal.claims = pstrdup(token->claims);
+	channel->expires = token->expires;
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Why this join must be refused, palloc'd, or NULL.  On success the channel
+ * has its token and its groups.
+ */
+static char *
+join_problem(Channel *channel, bool private, LinkString string,
+			 char **problems)
+{
+	Token		token;
+	TokenError	error;
+
+	if (!verify(string, &token, &error))
+		return psprintf("%s: %s", error.code, error.message);
+	if (private)
+		return psprintf("Unauthorized: You do not have permissions to read from this Channel topic: %s",
+						channel->topic);
+	channel_set_token(channel, &token);
+	channel_subscribe(channel, problems);
+	if (channel->wait)
+		for (int i = 0; i < channel->nbindings; i++)
+			if (problems[i] != NULL)
+				return psprintf("RealtimeDisabledForConfiguration: %s",
+								problems[i]);
+	return NULL;
+}
+
+static void
+handle_join(Link *link, LinkReader *body)
+{
+	uint64		id = link_get_u64(body);
+	bool		private;
+	LinkString	token;
+	Channel    *channel;
+	ChannelEntry *entry;
+	char	  **problems;
+	char	   *reason;
+
+	if (channel_find(id) != NULL ||
+		hash_get_num_entries(channels) >=
+		(int64) rtsync_max_connections * rtsync_max_channels_per_connection ||
+		(channel = read_channel(link, body, id, &private, &token)) == NULL)
+	{
+		link->broken = true;
+		return;
+	}
+	entry = hash_search(channels, &id, HASH_ENTER, NULL);
+	entry->channel = channel;
+
+	problems = palloc0(sizeof(char *) * (channel->nbindings + 1));
+	reason = join_problem(channel, private, token, problems);
+	if (reason != NULL)
+	{
+		refuse_join(link, id, reason);
+		channel_free(channel);
+		return;
+	}
+	link_begin(&link->out, LINK_JOIN_REPLY);
+	link_put_u64(&link->out, id);
+	link_put_u8(&link->out, 1);
+	link_put_string(&link->out, NULL);
+	put_bindings(&link->out, channel);
+	linkio_end(link);
+	report_bindings(channel, problems);
+}
+
+static void
+handle_leave(Link *link, LinkReader *body)
+{
+	uint64		id = link_get_u64(body);
+	Channel    *channel = channel_find(id);
+
+	if (!link_finished(body))
+		link->broken = true;
+	else if (channel != NULL)	/* else it was refused or closed by us */
+		channel_free(channel);
+}
+
+static void
+handle_token(Link *link, LinkReader *body)
+{
+	uint64		id = link_get_u64(body);
+	LinkString	string = link_get_string(body);
+	Channel    *channel = channel_find(id);
+	Token		token;
+	TokenError	error;
+	char	  **problems;
+
+	if (!link_finished(body))
+	{
+		link->broken = true;
+		return;
+	}
+	if (channel == NULL)
+		return;
+	if (!verify(string, &token, &error))
+	{
+		tell_channel(channel, "system", "error", error.message,
+					 LINK_THEN_CLOSE);
+		channel_free(channel);
+		return;
+	}
+	for (int i = 0; i < channel->nbindings; i++)
+		binding_detach(&channel->bindings[i]);
+	channel_set_token(channel, &token);
+	problems = palloc0(sizeof(char *) * (channel->nbindings + 1));
+	channel_subscribe(channel, problems);
+
+	link_begin(&link->out, LINK_BINDINGS);
+	link_put_u64(&link->out, id);
+	put_bindings(&link->out, channel);
+	linkio_end(link);
+	report_bindings(channel, problems);
+}
+
+static void
+dispatch(Link *link, LinkType type, LinkReader *body)
+{
+	switch (type)
+	{
+		case LINK_READY:
+			if (link_get_u32(body) != LINK_VERSION || !link_finished(body))
+			{
+				ereport(LOG,
+						(errmsg("rtsync-gateway is of another version than rtsync"),
+						 errhint("Install both from the same build.")));
+				link->broken = true;
+			}
+			break;
+		case LINK_AUTH:
+			handle_auth(link, body);
+			break;
+		case LINK_JOIN:
+			handle_join(link, body);
+			break;
+		case LINK_LEAVE:
+			handle_leave(link, body);
+			break;
+		case LINK_TOKEN:
+			handle_token(link, body);
+			break;
+		case LINK_STATS:
+			gateway_connections = (int) link_get_u32(body);
+			break;
+		default:
+			link->broken = true;
+			break;
+	}
+}
+
+/* Does handling this message read catalogs? */
+static bool
+needs_catalogs(LinkType type)
+{
+	return type == LINK_AUTH || type == LINK_JOIN || type == LINK_TOKEN;
+}
+
+/*
+ * A message could not be handled because of an error inside: tell its client,
+ * as far as it waits for something.
+ */
+static void
+answer_failure(Link *link, LinkType type, const char *start, Size length)
+{
+	LinkReader	body;
+	uint64		id;
+	Channel    *channel;
+
+	link_read(&body, start, length);
+	id = link_get_u64(&body);
+	channel = channel_find(id);
+	if (type == LINK_AUTH)
+	{
+		link_begin(&link->out, LINK_AUTH_REPLY);
+		link_put_u64(&link->out, id);
+		link_put_u32(&link->out, 500);
+		link_put_string(&link->out, "Error connecting to Realtime");
+		link_put_u64(&link->out, 0);
+		linkio_end(link);
+	}
+	else if (type == LINK_JOIN)
+		refuse_join(link, id, "Unknown Error on Channel");
+	else if (channel != NULL)
+		tell_channel(channel, "system", "error", "Unknown Error on Channel",
+					 LINK_THEN_ERROR);
+	if (channel != NULL)
+		channel_free(channel);
+}
+
+/*
+ * Handle a message from the gateway.  Raises no error: one inside costs the
+ * client concerned its request, and nobody else anything.
+ */
+void
+subscription_message(Link *link, LinkType type, LinkReader *body)
+{
+	bool		transaction = needs_catalogs(type);
+	const char *start = body->next;
+	Size		length = body->end - body->next;
+	Size		out_length = link->out.length;
+	MemoryContext old = MemoryContextSwitchTo(MessageContext_);
+
+	PG_TRY();
+	{
+		if (transaction)
+			catalogs_begin(wal_decoded_lsn());
+		MemoryContextSwitchTo(MessageContext_);
+		dispatch(link, type, body);
+		if (transaction)
+			catalogs_commit();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(MessageContext_);
+		EmitErrorReport();
+		FlushErrorState();
+		if (transaction)
+			catalogs_abort();
+		link->out.length = out_length;
+		answer_failure(link, type, start, length);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(MessageContext_);
+}
+
+/*
+ * Close the channels whose tokens have expired; about once a second, outside
+ * of any transaction.
+ */
+void
+subscription_check_expiry(void)
+{
+	int64		now = (int64) time(NULL);
+	HASH_SEQ_STATUS scan;
+	ChannelEntry *entry;
+
+	hash_seq_init(&scan, channels);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		Channel    *channel = entry->channel;
+		char		message[64];
+
+		if (channel->expires == 0 || channel->expires > now)
+			continue;
+		snprintf(message, sizeof(message),
+				 "Token has expired " INT64_FORMAT " seconds ago",
+				 now - channel->expires);
+		tell_channel(channel, "system", "error", message, LINK_THEN_CLOSE);
+		channel_free(channel);
+	}
+}

@@ -1,0 +1,96 @@
+/*-------------------------------------------------------------------------
+ *
+ * subscription.h
+ *	  Who listens to what: channels, their bindings, and groups of bindings.
+ *
+ * A channel is one client's membership in one topic, with the token it joined
+ * with.  A binding is one entry of its "postgres_changes".  Bindings that must
+ * always get the same answer (same principal, table, filter, columns) form a
+ * group; decisions are made per group, and the gateway knows which channels a
+ * group stands for.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_SUBSCRIPTION_H
+#define RTSYNC_SUBSCRIPTION_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "lib/ilist.h"
+
+#include "engine/linkio.h"
+#include "engine/plugin.h"
+#include "engine/principal.h"
+
+#define EVENT_INSERT	1
+#define EVENT_UPDATE	2
+#define EVENT_DELETE	4
+#define EVENT_ALL		(EVENT_INSERT | EVENT_UPDATE | EVENT_DELETE)
+
+/* What a binding asks for, as the client wrote it */
+typedef struct BindingSpec
+{
+	int			events;			/* EVENT_xxx */
+	bool		empty;			/* neither schema nor table was given */
+	char	   *schema;			/* NULL: any */
+	char	   *table;			/* NULL: any */
+	char	   *filter;			/* NULL: none */
+	int			nselect;		/* -1: all columns */
+	char	  **select;
+} BindingSpec;
+
+typedef struct SubscriptionGroup
+{
+	dlist_node	node;			/* in the list of all groups */
+	uint32		id;				/* never 0, never used twice */
+	char	   *key;			/* hash key: all that follows, as text */
+	MemoryContext context;		/* of the group and what hangs on it */
+	Principal  *principal;		/* own copy */
+	BindingSpec spec;			/* own copy */
+	dlist_head	bindings;		/* Binding.in_group */
+	dlist_head	tables;			/* TableGroup.in_group, owned by route.c */
+	TimestampTz told_at;		/* when its channels were last told of an
+								 * error */
+} SubscriptionGroup;
+
+struct Channel;
+
+typedef struct Binding
+{
+	dlist_node	in_group;
+	struct Channel *channel;
+	SubscriptionGroup	   *group;			/* NULL if it could not be served */
+	uint32		id;				/* what the client knows it by */
+	BindingSpec spec;
+} Binding;
+
+typedef struct Channel
+{
+	uint64		id;				/* hash key: the gateway's number */
+	MemoryContext context;		/* of the channel and its bindings */
+	Link	   *link;
+	char	   *topic;
+	bool		wait;			/* refuse the join if a binding cannot be
+								 * served */
+	Principal	principal;
+	int64		expires;		/* of the token, seconds of the Unix epoch */
+	int			nbindings;
+	Binding    *bindings;
+} Channel;
+
+extern void subscription_init(void);
+extern void subscription_message(Link *link, LinkType type, LinkReader *body);
+extern void subscription_drop_all(void);
+extern void subscription_check_expiry(void);
+
+extern dlist_head *subscription_groups(void);
+extern int	subscription_group_count(void);
+extern int	subscription_channel_count(void);
+extern int	subscription_connection_count(void);
+extern bool subscription_matches(const BindingSpec *spec,
+								 const char *schema, const char *table);
+extern void subscription_tell_group(SubscriptionGroup *group, const char *extension,
+									const char *status, const char *message);
+
+#endif							/* RTSYNC_SUBSCRIPTION_H */

@@ -1,0 +1,25 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal.h
+ *	  Reads the WAL of this database through the engine's own slot.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_WAL_H
+#define RTSYNC_WAL_H
+
+#include "postgres.h"
+
+#include "access/xlogdefs.h"
+
+extern const char *wal_slot_name(void);
+extern void wal_open(void);
+extern void wal_decode(Size max_bytes, Size (*pending) (void));
+extern bool wal_has_more(void);
+extern XLogRecPtr wal_decoded_lsn(void);
+extern void wal_confirm(XLogRecPtr lsn);
+extern XLogRecPtr wal_confirmed_lsn(void);
+extern uint64 wal_epoch(void);
+extern void wal_drop_slot(void);
+
+#endif							/* RTSYNC_WAL_H */
