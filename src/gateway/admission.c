@@ -1,0 +1,619 @@
+/*-------------------------------------------------------------------------
+ *
+ * admission.c
+ *	  Sockets from their accept to the verdict about their handshake.
+ *
+ * libwebsockets decides about an upgrade within a callback, but the verdict
+ * about a token comes from the engine, later.  So the request is read here, and
+ * the library gets the socket when the engine has said yes.  All other
+ * requests are answered here.
+ *
+ * A pending socket is in one state, and in that state's list:
+ *
+ *	reading		the head is not complete yet; at most REQUEST_MAX_HEAD bytes
+ *	asking		LINK_AUTH was sent
+ *	delaying	the refusal is held back, against storms of retries
+ *	lingering	the answer was sent; what still comes is thrown away, so that
+ *				closing does not make the kernel reset the connection before
+ *				the client has read the answer
+ *
+ * Each state has a deadline, so nothing that a client does or omits keeps a
+ * pending socket.  There are at most ADMISSION_MAX_PENDING of them: when all
+ * are taken, the oldest that is still being read gives way if it had a second,
+ * else we stop to accept for a moment; so we do when descriptors run out, and
+ * when the engine does not keep up.
+ *
+ * A pending socket is freed in the close callback of its poll handle.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "gateway/admission.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "gateway/gateway.h"
+#include "gateway/http.h"
+#include "gateway/log.h"
+#include "gateway/request.h"
+
+#define ACCEPTS_PER_EVENT 64
+#define RESUME_AFTER 100		/* ms until we accept again */
+#define FIRST_READ 2048			/* bytes; most heads are smaller */
+#define VERDICT_TIMEOUT 30000	/* ms for the engine to answer */
+#define LINGER_TIMEOUT 1000		/* ms */
+#define LINGER_BYTES (256 * 1024)	/* that are thrown away */
+#define MAX_DELAY 1000			/* ms that a refusal is held back at most */
+#define SEND_BUFFER 65536		/* SO_SNDBUF: idle clients are many */
+#define EVICT_AFTER 1000		/* ms that everybody gets to send the head */
+
+typedef struct Pending
+{
+	TableNode	by_id;			/* while asking */
+	ListLink	link;			/* in the list of its state */
+	List	   *state;
+	uv_poll_t	poll;
+	int			fd;				/* -1 once it was given away */
+	uint64_t	id;
+	uint64_t	started;		/* ms */
+	uint64_t	deadline;		/* ms */
+	Buffer		in;				/* the head, then (asking) token and key in it */
+	size_t		scanned;
+	size_t		discarded;		/* bytes, while lingering */
+	Buffer		response;		/* while delaying */
+	Slice		key;			/* points into "in" */
+	Buffer		token;
+	PhoenixVersion version;
+} Pending;
+
+static void on_readable(uv_poll_t *handle, int status, int events);
+static void on_deadline(uv_timer_t *timer);
+
+static Admission *
+admission(void)
+{
+	return &gateway.admission;
+}
+
+static uint64_t
+now(void)
+{
+	return uv_now(gateway.loop);
+}
+
+/*-------------------------------- states --------------------------------*/
+
+/* Start the timer for the deadline that comes first. */
+static void
+start_deadline_timer(void)
+{
+	List	   *states[] = {&admission()->reading, &admission()->asking,
+	&admission()->delaying, &admission()->lingering};
+	uint64_t	first = UINT64_MAX;
+
+	for (int i = 0; i < 4; i++)
+	{
+		ListLink   *link = list_first(states[i]);
+
+		if (link != NULL && LIST_OWNER(Pending, link, link)->deadline < first)
+			first = LIST_OWNER(Pending, link, link)->deadline;
+	}
+	if (first == UINT64_MAX)
+		uv_timer_stop(&admission()->deadline_timer);
+	else
+		uv_timer_start(&admission()->deadline_timer, on_deadline,
+					   first > now() ? first - now() : 0, 0);
+}
+
+/* Put the socket into a state for at most "timeout" milliseconds. */
+static void
+enter_state(Pending *pending, List *state, uint64_t timeout)
+{
+	list_remove(&pending->link);
+	pending->state = state;
+	pending->deadline = now() + timeout;
+	list_append(state, &pending->link);
+	if (list_first(state) == &pending->link)
+		start_deadline_timer();
+}
+
+static void
+on_closed(uv_handle_t *handle)
+{
+	free(LIST_OWNER(Pending, poll, handle));
+}
+
+/* End the admission, and close the socket unless it was given away. */
+static void
+end_pending(Pending *pending)
+{
+	if (pending->state == &admission()->asking)
+		table_remove(&admission()->waiting, &pending->by_id);
+	list_remove(&pending->link);
+	pending->state = NULL;
+	admission()->n_pending--;
+	uv_poll_stop(&pending->poll);
+	uv_close((uv_handle_t *) &pending->poll, on_closed);
+	if (pending->fd >= 0)
+		close(pending->fd);
+	pending->fd = -1;
+	buffer_release(&pending->in);
+	buffer_release(&pending->response);
+	buffer_release(&pending->token);
+}
+
+/*------------------------------- answering ------------------------------*/
+
+/*
+ * Send a response and let the client read it.  A response is small and the
+ * first thing sent, so the socket takes it whole, or is broken.
+ */
+static void
+send_response(Pending *pending, Slice response)
+{
+	ssize_t		sent = send(pending->fd, response.data, response.length,
+							MSG_DONTWAIT | MSG_NOSIGNAL);
+
+	if (sent != (ssize_t) response.length ||
+		shutdown(pending->fd, SHUT_WR) != 0)
+	{
+		end_pending(pending);
+		return;
+	}
+	buffer_release(&pending->in);
+	enter_state(pending, &admission()->lingering, LINGER_TIMEOUT);
+}
+
+static void
+send_error(Pending *pending, int status, Slice text, const Request *request)
+{
+	Buffer		response = {0};
+
+	http_error(status, text, request, &gateway.config, &response);
+	send_response(pending, buffer_slice(&response));
+	buffer_release(&response);
+}
+
+/* Refuse a handshake, after the delay. */
+static void
+refuse_handshake(Pending *pending, int status, Slice text,
+				 const Request *request)
+{
+	uint64_t	delay = gateway.config.error_delay;
+
+	if (pending->state == &admission()->asking)
+		table_remove(&admission()->waiting, &pending->by_id);
+	buffer_release(&pending->response);
+	http_error(status, text, request, &gateway.config, &pending->response);
+	enter_state(pending, &admission()->delaying,
+				delay < MAX_DELAY ? delay : MAX_DELAY);
+}
+
+/*------------------------------- deciding -------------------------------*/
+
+/* Which serializer does the client ask for?  False if we do not have it. */
+static bool
+choose_version(const Request *request, PhoenixVersion *version)
+{
+	Buffer		vsn = {0};
+	Slice		text;
+	bool		known = true;
+
+	*version = PHOENIX_V1;
+	if (request_query_parameter(request->query, "vsn", &vsn))
+	{
+		text = buffer_slice(&vsn);
+		if (text.length >= 4 && memcmp(text.data, "2.0.", 4) == 0)
+			*version = PHOENIX_V2;
+		else
+			known = text.length >= 4 && memcmp(text.data, "1.0.", 4) == 0;
+	}
+	buffer_release(&vsn);
+	return known;
+}
+
+static bool
+is_full(void)
+{
+	return gateway.stats.connections + admission()->waiting.count >=
+		gateway.config.max_connections;
+}
+
+static void
+ask_engine(Pending *pending)
+{
+	LinkWriter *writer = engine_link_begin(LINK_AUTH);
+
+	pending->id = ++admission()->last_id;
+	link_put_u64(writer, pending->id);
+	link_put_bytes(writer, pending->token.data, pending->token.length);
+	engine_link_end();
+	table_insert(&admission()->waiting, &pending->by_id, hash_number(pending->id));
+	enter_state(pending, &admission()->asking, VERDICT_TIMEOUT);
+}
+
+static void
+decide_handshake(Pending *pending, const Request *request)
+{
+	if (!request_is_handshake(request))
+		send_error(pending, 400, SLICE("Malformed WebSocket handshake"), request);
+	else if (!slice_equals(request->websocket_version, "13"))
+		send_error(pending, 426, SLICE("WebSocket version 13 is required"), request);
+	else if (request->origin.data != NULL &&
+			 !config_allows_origin(&gateway.config, request->origin))
+		refuse_handshake(pending, 403, SLICE("Origin is not allowed"), request);
+	else if (!choose_version(request, &pending->version))
+		refuse_handshake(pending, 403, SLICE("Unsupported vsn"), request);
+	else if (is_full())
+		refuse_handshake(pending, 429, SLICE("Too many connected users"), request);
+	else
+	{
+		request_token(request, &pending->token);
+		if (pending->token.length == 0)
+		{
+			refuse_handshake(pending, 401, SLICE("API key is missing"), request);
+			return;
+		}
+		pending->key = request->websocket_key;
+		ask_engine(pending);
+	}
+}
+
+/* The head is complete: decide what it asks for. */
+static void
+decide(Pending *pending, size_t head_length)
+{
+	Request		request;
+	Buffer		response = {0};
+
+	if (!request_parse(pending->in.data, head_length, &request))
+		send_error(pending, 400, SLICE("Malformed request"), NULL);
+	else if (http_is_websocket_path(request.path) && request.upgrades)
+	{
+		/* A client must wait for the 101 before it sends on. */
+		if (pending->in.length > head_length)
+			send_error(pending, 400, SLICE("Malformed WebSocket handshake"),
+					   &request);
+		else
+			decide_handshake(pending, &request);
+	}
+	else
+	{
+		http_answer(&request, &gateway.config, &response);
+		send_response(pending, buffer_slice(&response));
+		buffer_release(&response);
+	}
+}
+
+static void
+admit(Pending *pending)
+{
+	int			fd = pending->fd;
+	Buffer		head = pending->in;
+	Buffer		token = pending->token;
+	Slice		key = pending->key;
+	PhoenixVersion version = pending->version;
+
+	if (gateway.stats.connections >= gateway.config.max_connections)
+	{
+		refuse_handshake(pending, 429, SLICE("Too many connected users"), NULL);
+		return;
+	}
+	/* Our poll handle must let go of the descriptor before the library's. */
+	pending->fd = -1;
+	pending->in = pending->token = (Buffer) {0};
+	end_pending(pending);
+	if (!connection_open(fd, key, buffer_slice(&token), version))
+		log_client("could not open a WebSocket");
+	buffer_release(&head);
+	buffer_release(&token);
+}
+
+/* The engine's verdict about a handshake. */
+void
+admission_verdict(uint64_t id, int status, Slice error)
+{
+	TableNode  *node = table_find(&admission()->waiting, hash_number(id));
+	Pending    *pending;
+
+	while (node != NULL && TABLE_OWNER(Pending, by_id, node)->id != id)
+		node = table_find_next(node);
+	if (node == NULL)
+		return;					/* the client has gone meanwhile */
+	pending = TABLE_OWNER(Pending, by_id, node);
+	if (status == 200)
+		admit(pending);
+	else
+		refuse_handshake(pending, status,
+						 error.data != NULL ? error : SLICE("Error"), NULL);
+}
+
+/*-------------------------------- reading -------------------------------*/
+
+/*
+ * Read once into a buffer.  Returns the number of bytes, 0 if there are none
+ * now, -1 at the end of the stream or on an error.
+ */
+static ssize_t
+receive(const Pending *pending, char *place, size_t size)
+{
+	ssize_t		received = recv(pending->fd, place, size, MSG_DONTWAIT);
+
+	if (received > 0)
+		return received;
+	if (received < 0 &&
+		(errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+		return 0;
+	return -1;
+}
+
+static void
+read_head(Pending *pending)
+{
+	Buffer	   *in = &pending->in;
+	size_t		room = REQUEST_MAX_HEAD - in->length;
+	size_t		head_length;
+	ssize_t		received;
+
+	if (room > FIRST_READ)
+		room = FIRST_READ;
+	buffer_reserve(in, room);
+	received = receive(pending, in->data + in->length, room);
+	if (received < 0)
+	{
+		end_pending(pending);
+		return;
+	}
+	in->length += (size_t) received;
+	if (in->length == 0)
+		return;
+	if (in->data[0] < 'A' || in->data[0] > 'Z')
+	{
+		/* Not a request at all, perhaps TLS: do not wait for its end. */
+		send_error(pending, 400, SLICE("Malformed request"), NULL);
+		return;
+	}
+	head_length = request_head_length(in->data, in->length, &pending->scanned);
+	if (head_length > 0)
+		decide(pending, head_length);
+	else if (in->length >= REQUEST_MAX_HEAD)
+		send_error(pending, 431, SLICE("Request head is too large"), NULL);
+}
+
+/*
+ * While the client waits for us it has nothing to say: it has gone, or does
+ * not keep to the protocol.
+ */
+static void
+read_while_waiting(Pending *pending)
+{
+	char		byte;
+
+	if (receive(pending, &byte, 1) != 0)
+		end_pending(pending);
+}
+
+static void
+read_while_lingering(Pending *pending)
+{
+	static char thrown_away[16384];
+	ssize_t		received = receive(pending, thrown_away, sizeof(thrown_away));
+
+	if (received > 0)
+		pending->discarded += (size_t) received;
+	if (received < 0 || pending->discarded > LINGER_BYTES)
+		end_pending(pending);
+}
+
+static void
+on_readable(uv_poll_t *handle, int status, int events)
+{
+	Pending    *pending = LIST_OWNER(Pending, poll, handle);
+
+	(void) events;
+	if (status < 0)
+		end_pending(pending);
+	else if (pending->state == &admission()->reading)
+		read_head(pending);
+	else if (pending->state == &admission()->lingering)
+		read_while_lingering(pending);
+	else
+		read_while_waiting(pending);
+}
+
+/*------------------------------- deadlines ------------------------------*/
+
+/* The first of the list if its deadline has passed, else NULL */
+static Pending *
+first_due(List *state)
+{
+	ListLink   *link = list_first(state);
+
+	if (link == NULL || LIST_OWNER(Pending, link, link)->deadline > now())
+		return NULL;
+	return LIST_OWNER(Pending, link, link);
+}
+
+static void
+on_deadline(uv_timer_t *timer)
+{
+	Pending    *pending;
+
+	(void) timer;
+	while ((pending = first_due(&admission()->reading)) != NULL)
+	{
+		if (pending->in.length > 0)
+			send_error(pending, 408, SLICE("Request timeout"), NULL);
+		else
+			end_pending(pending);
+	}
+	while ((pending = first_due(&admission()->asking)) != NULL)
+		refuse_handshake(pending, 500, SLICE("Error connecting to Realtime"), NULL);
+	while ((pending = first_due(&admission()->delaying)) != NULL)
+	{
+		Buffer		response = pending->response;
+
+		pending->response = (Buffer) {0};
+		send_response(pending, buffer_slice(&response));
+		buffer_release(&response);
+	}
+	while ((pending = first_due(&admission()->lingering)) != NULL)
+		end_pending(pending);
+	start_deadline_timer();
+}
+
+/*------------------------------- accepting ------------------------------*/
+
+static void
+on_resume(uv_timer_t *timer)
+{
+	(void) timer;
+	admission_accept();
+}
+
+/* Stop to accept for a moment; connections wait in the backlog. */
+static void
+pause_accepting(void)
+{
+	for (uint32_t i = 0; i < admission()->n_listeners; i++)
+		uv_poll_stop(&admission()->listeners[i]);
+	admission()->accepting = false;
+	uv_timer_start(&admission()->resume_timer, on_resume, RESUME_AFTER, 0);
+}
+
+static void
+set_option(int fd, int level, int option, int value)
+{
+	/* A socket without the option still works. */
+	(void) setsockopt(fd, level, option, &value, sizeof(value));
+}
+
+static void
+set_socket_options(int fd)
+{
+	set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 60);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 20);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 4);
+	set_option(fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER);
+}
+
+static void
+begin_pending(int fd)
+{
+	Pending    *pending = allocate_zero(sizeof(Pending));
+
+	if (uv_poll_init(gateway.loop, &pending->poll, fd) != 0)
+	{
+		close(fd);
+		free(pending);
+		return;
+	}
+	set_socket_options(fd);
+	pending->fd = fd;
+	pending->started = now();
+	admission()->n_pending++;
+	enter_state(pending, &admission()->reading, gateway.config.handshake_timeout);
+	uv_poll_start(&pending->poll, UV_READABLE, on_readable);
+}
+
+/* Is there room for another pending socket?  Makes some if it can. */
+static bool
+make_room(void)
+{
+	ListLink   *link;
+
+	if (engine_link_congested())
+		return false;
+	if (admission()->n_pending < ADMISSION_MAX_PENDING)
+		return true;
+	link = list_first(&admission()->lingering);
+	if (link == NULL)
+	{
+		link = list_first(&admission()->reading);
+		if (link == NULL ||
+			now() - LIST_OWNER(Pending, link, link)->started < EVICT_AFTER)
+			return false;
+	}
+	end_pending(LIST_OWNER(Pending, link, link));
+	return true;
+}
+
+static void
+on_connection(uv_poll_t *handle, int status, int events)
+{
+	int			listener = -1;
+
+	(void) status;
+	(void) events;
+	uv_fileno((uv_handle_t *) handle, &listener);
+	for (int i = 0; i < ACCEPTS_PER_EVENT; i++)
+	{
+		int			fd;
+
+		if (!make_room())
+		{
+			pause_accepting();
+			return;
+		}
+		fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		if (fd >= 0)
+		{
+			begin_pending(fd);
+			continue;
+		}
+		if (errno == EAGAIN || errno == EWOULDBLOCK)
+			return;
+		if (errno == EINTR || errno == ECONNABORTED || errno == EPROTO)
+			continue;
+		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
+			errno == ENOMEM)
+			log_client("could not accept a connection: %s", strerror(errno));
+		pause_accepting();
+		return;
+	}
+}
+
+/* Accept connections, from now on. */
+void
+admission_accept(void)
+{
+	if (admission()->accepting)
+		return;
+	admission()->accepting = true;
+	for (uint32_t i = 0; i < admission()->n_listeners; i++)
+		uv_poll_start(&admission()->listeners[i], UV_READABLE, on_connection);
+}
+
+/*
+ * Take over the listening sockets, without accepting yet.  Returns false if
+ * one is no socket.
+ */
+bool
+admission_start(int first_fd, uint32_t n_listeners)
+{
+	list_init(&admission()->reading);
+	list_init(&admission()->asking);
+	list_init(&admission()->delaying);
+	list_init(&admission()->lingering);
+	uv_timer_init(gateway.loop, &admission()->resume_timer);
+	uv_timer_init(gateway.loop, &admission()->deadline_timer);
+	for (uint32_t i = 0; i < n_listeners; i++)
+	{
+		int			fd = first_fd + (int) i;
+
+		if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0 ||
+			fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 ||
+			uv_poll_init(gateway.loop, &admission()->listeners[i], fd) != 0)
+			return false;
+		admission()->n_listeners++;
+	}
+	return true;
+}

@@ -1,0 +1,42 @@
+/*-------------------------------------------------------------------------
+ *
+ * admission.h
+ *	  Sockets from their accept to the verdict about their handshake.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GATEWAY_ADMISSION_H
+#define GATEWAY_ADMISSION_H
+
+#include <uv.h>
+
+#include "gateway/list.h"
+#include "gateway/memory.h"
+#include "gateway/table.h"
+
+#define ADMISSION_MAX_LISTENERS 64
+#define ADMISSION_MAX_PENDING 1024	/* sockets under admission at a time */
+
+typedef struct Admission
+{
+	uv_poll_t	listeners[ADMISSION_MAX_LISTENERS];
+	uint32_t	n_listeners;
+	bool		accepting;
+	uv_timer_t	resume_timer;	/* starts to accept again */
+	uv_timer_t	deadline_timer;
+	Table		waiting;		/* for the engine's verdict, by number */
+	uint64_t	last_id;
+	uint32_t	n_pending;
+
+	/* Lists of pending sockets, each by deadline */
+	List		reading;		/* the request is being read */
+	List		asking;			/* the engine was asked */
+	List		delaying;		/* the refusal is held back */
+	List		lingering;		/* answered, until the client closes */
+} Admission;
+
+extern bool admission_start(int first_fd, uint32_t n_listeners);
+extern void admission_accept(void);
+extern void admission_verdict(uint64_t id, int status, Slice error);
+
+#endif							/* GATEWAY_ADMISSION_H */

@@ -1,0 +1,587 @@
+/*-------------------------------------------------------------------------
+ *
+ * channel.c
+ *	  Channels: joining, leaving, tokens, system messages.
+ *
+ * A connection has at most one channel per topic.  A phx_join makes a channel
+ * and asks the engine (LINK_JOIN); only its answer makes us answer the client.
+ * From LINK_JOIN on the engine knows the channel, until we send LINK_LEAVE or
+ * it refuses the join; whatever it sends about a channel that is gone here is
+ * ignored, the LINK_LEAVE is on its way.
+ *
+ * channel_message is the one place that decides what an event means.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "gateway/channel.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/gateway.h"
+#include "gateway/join.h"
+#include "gateway/log.h"
+
+#define PREFIX "realtime:"
+#define PREFIX_LENGTH (sizeof(PREFIX) - 1)
+
+static const Slice no_response = {"{}", 2};
+
+/*-------------------------------- topics --------------------------------*/
+
+static Topic *
+share_topic(Slice name)
+{
+	uint64_t	hash = hash_bytes(name.data, name.length, 0);
+	TableNode  *node = table_find(&gateway.channels.topics, hash);
+	Buffer		json = {0};
+	Topic	   *topic;
+
+	for (; node != NULL; node = table_find_next(node))
+	{
+		topic = TABLE_OWNER(Topic, by_name, node);
+		if (topic->name.length == name.length &&
+			memcmp(topic->name.data, name.data, name.length) == 0)
+		{
+			topic->references++;
+			return topic;
+		}
+	}
+	topic = allocate_zero(sizeof(Topic));
+	topic->references = 1;
+	topic->name = (Slice) {copy_bytes(name.data, name.length), name.length};
+	buffer_append_json_string(&json, name);
+	topic->json = buffer_slice(&json);
+	table_insert(&gateway.channels.topics, &topic->by_name, hash);
+	return topic;
+}
+
+static void
+release_topic(Topic *topic)
+{
+	if (--topic->references > 0)
+		return;
+	table_remove(&gateway.channels.topics, &topic->by_name);
+	free((char *) topic->name.data);
+	free((char *) topic->json.data);
+	free(topic);
+}
+
+/* The topic without "realtime:", as the engine and system messages want it */
+static Slice
+sub_topic(Slice name)
+{
+	return (Slice) {name.data + PREFIX_LENGTH, name.length - PREFIX_LENGTH};
+}
+
+/*---------------------------- finding channels --------------------------*/
+
+static Channel *
+find_by_id(uint64_t id)
+{
+	TableNode  *node = table_find(&gateway.channels.by_id, hash_number(id));
+
+	for (; node != NULL; node = table_find_next(node))
+	{
+		Channel    *channel = TABLE_OWNER(Channel, by_id, node);
+
+		if (channel->id == id)
+			return channel;
+	}
+	return NULL;
+}
+
+static uint64_t
+topic_hash(const Connection *connection, Slice topic)
+{
+	return hash_bytes(topic.data, topic.length, (uint64_t) (uintptr_t) connection);
+}
+
+static Channel *
+find_by_topic(const Connection *connection, Slice topic)
+{
+	TableNode  *node = table_find(&gateway.channels.by_topic,
+								  topic_hash(connection, topic));
+
+	for (; node != NULL; node = table_find_next(node))
+	{
+		Channel    *channel = TABLE_OWNER(Channel, by_topic, node);
+
+		if (channel->connection == connection &&
+			channel->topic->name.length == topic.length &&
+			memcmp(channel->topic->name.data, topic.data, topic.length) == 0)
+			return channel;
+	}
+	return NULL;
+}
+
+/*-------------------------------- replies -------------------------------*/
+
+static void
+send_and_release(Connection *connection, Frame *frame)
+{
+	connection_send(connection, frame);
+	frame_release(frame);
+}
+
+/* Reply to a message, whether or not its topic is joined. */
+static void
+reply(Connection *connection, const PhoenixMessage *message,
+	  const char *join_ref, bool ok, Slice response)
+{
+	Buffer		topic_json = {0};
+
+	buffer_append_json_string(&topic_json, message->topic);
+	send_and_release(connection,
+					 phoenix_encode_reply(connection->version, join_ref,
+										  message->ref, buffer_slice(&topic_json),
+										  ok, response));
+	buffer_release(&topic_json);
+}
+
+static void
+reply_unmatched(Connection *connection, const PhoenixMessage *message)
+{
+	reply(connection, message, NULL, false,
+		  SLICE("{\"reason\":\"unmatched topic\"}"));
+}
+
+/* Refuse a join that the engine never saw; the reply is held back. */
+static void
+refuse(Connection *connection, const PhoenixMessage *message, Slice reason)
+{
+	Buffer		topic_json = {0};
+	Frame	   *frame;
+
+	buffer_append_json_string(&topic_json, message->topic);
+	frame = phoenix_encode_error(connection->version, message->join_ref,
+								 message->ref, buffer_slice(&topic_json), reason);
+	buffer_release(&topic_json);
+	brake_hold(connection, frame);
+}
+
+/* Send phx_close or phx_error for the instance of the channel that join_ref joined. */
+static void
+send_close(Channel *channel, const char *join_ref, const char *event)
+{
+	send_and_release(channel->connection,
+					 phoenix_encode_close(channel->connection->version, join_ref,
+										  channel->topic->json, event));
+}
+
+/*------------------------------- lifetime -------------------------------*/
+
+static void
+free_entry_texts(Channel *channel)
+{
+	if (channel->entry_texts == NULL)
+		return;
+	for (uint32_t i = 0; i < channel->n_bindings; i++)
+		free(channel->entry_texts[i]);
+	free(channel->entry_texts);
+	channel->entry_texts = NULL;
+}
+
+/* Take a channel out of everything and free it.  Tells nobody. */
+static void
+free_channel(Channel *channel)
+{
+	for (uint32_t i = 0; i < channel->n_bindings; i++)
+		fanout_unsubscribe(&channel->bindings[i]);
+	table_remove(&gateway.channels.by_id, &channel->by_id);
+	table_remove(&gateway.channels.by_topic, &channel->by_topic);
+	list_remove(&channel->link);
+	channel->connection->n_channels--;
+	gateway.stats.channels--;
+	release_topic(channel->topic);
+	free_entry_texts(channel);
+	free(channel->bindings);
+	free(channel->join_ref);
+	free(channel->join_request);
+	free(channel->replaced_join_ref);
+	free(channel);
+}
+
+/* End a channel that the engine knows. */
+static void
+leave(Channel *channel)
+{
+	link_put_u64(engine_link_begin(LINK_LEAVE), channel->id);
+	engine_link_end();
+	free_channel(channel);
+}
+
+/* End all channels of a connection that ends. */
+void
+channels_leave(Connection *connection)
+{
+	ListLink   *link;
+
+	while ((link = list_first(&connection->channels)) != NULL)
+		leave(LIST_OWNER(Channel, link, link));
+}
+
+static Channel *
+create_channel(Connection *connection, const PhoenixMessage *message,
+			   const JoinRequest *request, Slice token)
+{
+	Channel    *channel = allocate_zero(sizeof(Channel));
+
+	channel->id = ++gateway.channels.last_id;
+	channel->connection = connection;
+	channel->topic = share_topic(message->topic);
+	/* A client that sends no join_ref knows its channel by the ref. */
+	channel->join_ref = strdup(strcmp(message->join_ref, "null") != 0 ?
+							   message->join_ref : message->ref);
+	channel->join_request = strdup(message->ref);
+	channel->token_hash = hash_bytes(token.data, token.length, 0);
+	channel->is_private = request->is_private;
+	channel->broadcast_ack = request->broadcast_ack;
+	channel->broadcast_self = request->broadcast_self;
+	channel->presence = request->presence;
+	channel->n_bindings = request->n_entries;
+	if (request->n_entries > 0)
+	{
+		channel->bindings = allocate_zero(request->n_entries * sizeof(Binding));
+		channel->entry_texts = allocate(request->n_entries * sizeof(char *));
+	}
+	for (uint32_t i = 0; i < request->n_entries; i++)
+	{
+		channel->bindings[i].channel = channel;
+		channel->entry_texts[i] = join_entry_text(request->entries[i]);
+	}
+	table_insert(&gateway.channels.by_id, &channel->by_id, hash_number(channel->id));
+	table_insert(&gateway.channels.by_topic, &channel->by_topic,
+				 topic_hash(connection, message->topic));
+	list_append(&connection->channels, &channel->link);
+	connection->n_channels++;
+	gateway.stats.channels++;
+	return channel;
+}
+
+/*------------------------- messages from clients ------------------------*/
+
+/* Ask the engine to serve the channel.  False if the message is too large. */
+static bool
+ask_engine(const Channel *channel, const JoinRequest *request, Slice token)
+{
+	LinkWriter *writer = engine_link_begin(LINK_JOIN);
+	Slice		topic = sub_topic(channel->topic->name);
+
+	link_put_u64(writer, channel->id);
+	link_put_bytes(writer, topic.data, topic.length);
+	link_put_u8(writer, request->is_private);
+	link_put_u8(writer, request->wait);
+	link_put_bytes(writer, token.data, token.length);
+	join_put_entries(request, writer);
+	return engine_link_end();
+}
+
+/*
+ * A second join of a topic ends the first instance of the channel.  Returns
+ * what the client knew it by, for the phx_close that follows the new reply.
+ */
+static char *
+replace_channel(Channel *old)
+{
+	char	   *join_ref = old->join_ref;
+
+	if (old->replaced_join_ref != NULL)
+		send_close(old, old->replaced_join_ref, "phx_close");
+	old->join_ref = NULL;
+	leave(old);
+	return join_ref;
+}
+
+static void
+start_join(Connection *connection, const PhoenixMessage *message,
+		   const JoinRequest *request)
+{
+	Slice		token = request->token.data != NULL ? request->token :
+		connection->token;
+	Channel    *old = find_by_topic(connection, message->topic);
+	char	   *replaced = old != NULL ? replace_channel(old) : NULL;
+	Channel    *channel;
+
+	if (connection->n_channels >= gateway.config.max_channels_per_connection)
+	{
+		refuse(connection, message,
+			   SLICE("ChannelRateLimitReached: Too many channels"));
+		free(replaced);
+		return;
+	}
+	channel = create_channel(connection, message, request, token);
+	channel->replaced_join_ref = replaced;
+	if (!ask_engine(channel, request, token))
+	{
+		free_channel(channel);
+		refuse(connection, message, SLICE("InvalidJoinPayload: The join is too large"));
+	}
+}
+
+static void
+on_join(Connection *connection, const PhoenixMessage *message)
+{
+	JoinRequest request;
+
+	if (message->topic.length < PREFIX_LENGTH ||
+		memcmp(message->topic.data, PREFIX, PREFIX_LENGTH) != 0)
+		reply(connection, message, message->join_ref, false,
+			  SLICE("{\"reason\":\"unmatched topic\"}"));
+	else if (message->topic.length == PREFIX_LENGTH)
+		refuse(connection, message,
+			   SLICE("TopicNameRequired: You must provide a topic name"));
+	else if (engine_link_congested())
+		refuse(connection, message,
+			   SLICE("RealtimeRestarting: Realtime is restarting, please standby"));
+	else
+	{
+		if (join_parse(message->payload, &request))
+			start_join(connection, message, &request);
+		else
+			refuse(connection, message,
+				   SLICE("InvalidJoinPayload: Too many postgres_changes"));
+		join_release(&request);
+	}
+}
+
+/* A leave may concern an instance that was replaced: then nothing is left. */
+static void
+on_leave(Connection *connection, Channel *channel, const PhoenixMessage *message)
+{
+	if (channel == NULL || (strcmp(message->join_ref, "null") != 0 &&
+							strcmp(message->join_ref, channel->join_ref) != 0))
+	{
+		reply(connection, message, message->join_ref, true, no_response);
+		return;
+	}
+	reply(connection, message, channel->join_ref, true, no_response);
+	if (channel->replaced_join_ref != NULL)
+		send_close(channel, channel->replaced_join_ref, "phx_close");
+	send_close(channel, channel->join_ref, "phx_close");
+	leave(channel);
+}
+
+/* A new token for the channel.  There is no reply. */
+static void
+on_access_token(Connection *connection, Channel *channel,
+				const PhoenixMessage *message)
+{
+	Slice		token = join_token(message->payload);
+	uint64_t	hash;
+	LinkWriter *writer;
+
+	if (token.data == NULL)
+		return;
+	hash = hash_bytes(token.data, token.length, 0);
+	if (hash == channel->token_hash)
+		return;
+	if (engine_link_congested())
+	{
+		/* To go on under the old token could show too much. */
+		connection_close(connection, 1013, "overloaded");
+		return;
+	}
+	channel->token_hash = hash;
+	writer = engine_link_begin(LINK_TOKEN);
+	link_put_u64(writer, channel->id);
+	link_put_bytes(writer, token.data, token.length);
+	if (!engine_link_end())
+		connection_close(connection, 1009, "token too big");
+}
+
+/* Broadcast is not served yet: say so where an answer is expected. */
+static void
+on_broadcast(Connection *connection, Channel *channel,
+			 const PhoenixMessage *message)
+{
+	if (channel->broadcast_ack && phoenix_has_ref(message))
+		reply(connection, message, channel->join_ref, false,
+			  SLICE("{\"reason\":\"broadcast is not supported\"}"));
+}
+
+/* Presence is not served yet either; its client always expects an answer. */
+static void
+on_presence(Connection *connection, Channel *channel,
+			const PhoenixMessage *message)
+{
+	if (phoenix_has_ref(message))
+		reply(connection, message, channel->join_ref, false,
+			  SLICE("{\"reason\":\"presence is not supported\"}"));
+}
+
+/* Events of the topic "phoenix", which is not a channel */
+static void
+on_phoenix(Connection *connection, const PhoenixMessage *message)
+{
+	if (slice_equals(message->event, "heartbeat"))
+		reply(connection, message, NULL, true, no_response);
+	else
+		reply_unmatched(connection, message);
+}
+
+/* Handle a message from a client. */
+void
+channel_message(Connection *connection, const PhoenixMessage *message)
+{
+	Slice		event = message->event;
+	Channel    *channel;
+
+	if (slice_equals(message->topic, "phoenix"))
+	{
+		on_phoenix(connection, message);
+		return;
+	}
+	if (slice_equals(event, "phx_join"))
+	{
+		on_join(connection, message);
+		return;
+	}
+	channel = find_by_topic(connection, message->topic);
+	if (slice_equals(event, "phx_leave"))
+		on_leave(connection, channel, message);
+	else if (channel == NULL)
+		reply_unmatched(connection, message);
+	else if (slice_equals(event, "access_token"))
+		on_access_token(connection, channel, message);
+	else if (slice_equals(event, "broadcast"))
+		on_broadcast(connection, channel, message);
+	else if (slice_equals(event, "presence"))
+		on_presence(connection, channel, message);
+	else
+		log_client("a client sent an unknown event");
+}
+
+/*------------------------ messages from the engine ----------------------*/
+
+/*
+ * Read the ids and groups of a channel's bindings and apply them if there is
+ * such a channel.  Returns false if the message is malformed or does not fit
+ * the channel.
+ */
+static bool
+read_bindings(Channel *channel, LinkReader *reader)
+{
+	uint32_t	count = link_get_count(reader, 8);
+	LinkReader	check = *reader;
+
+	for (uint32_t i = 0; i < count * 2; i++)
+		link_get_u32(&check);
+	if (!link_finished(&check))
+		return false;
+	if (channel == NULL)
+		return true;
+	if (count != channel->n_bindings)
+		return false;
+	for (uint32_t i = 0; i < count; i++)
+	{
+		uint32_t	id = link_get_u32(reader);
+		uint32_t	group = link_get_u32(reader);
+
+		channel->bindings[i].id = id;
+		fanout_subscribe(&channel->bindings[i], group);
+	}
+	return true;
+}
+
+static void
+send_join_reply(Channel *channel)
+{
+	Connection *connection = channel->connection;
+	Buffer		response = {0};
+
+	buffer_append_string(&response, "{\"postgres_changes\":[");
+	for (uint32_t i = 0; i < channel->n_bindings; i++)
+	{
+		if (i > 0)
+			buffer_append(&response, ",", 1);
+		buffer_append_string(&response, channel->entry_texts[i]);
+		buffer_append_string(&response, "\"id\":");
+		buffer_append_number(&response, channel->bindings[i].id);
+		buffer_append(&response, "}", 1);
+	}
+	buffer_append_string(&response, "]}");
+	send_and_release(connection,
+					 phoenix_encode_reply(connection->version, channel->join_ref,
+										  channel->join_request,
+										  channel->topic->json, true,
+										  buffer_slice(&response)));
+	buffer_release(&response);
+}
+
+/* The engine serves the channel.  False if the message is malformed. */
+bool
+channel_joined(uint64_t id, LinkReader *bindings)
+{
+	Channel    *channel = find_by_id(id);
+
+	if (!read_bindings(channel, bindings) || (channel != NULL && channel->joined))
+		return false;
+	if (channel == NULL)
+		return true;
+	send_join_reply(channel);
+	channel->joined = true;
+	free_entry_texts(channel);
+	/* The client waits for it before it believes any presence. */
+	if (channel->presence)
+		send_and_release(channel->connection,
+						 phoenix_encode(channel->connection->version,
+										channel->join_ref, NULL,
+										channel->topic->json, "presence_state",
+										no_response));
+	if (channel->replaced_join_ref != NULL)
+		send_close(channel, channel->replaced_join_ref, "phx_close");
+	free(channel->replaced_join_ref);
+	free(channel->join_request);
+	channel->replaced_join_ref = channel->join_request = NULL;
+	return true;
+}
+
+/* The channel's groups changed.  False if the message is malformed. */
+bool
+channel_rebound(uint64_t id, LinkReader *bindings)
+{
+	return read_bindings(find_by_id(id), bindings);
+}
+
+/* The engine does not serve the channel, and has forgotten it. */
+void
+channel_refused(uint64_t id, Slice reason)
+{
+	Channel    *channel = find_by_id(id);
+	Connection *connection;
+	Frame	   *frame;
+
+	if (channel == NULL || channel->joined)
+		return;
+	connection = channel->connection;
+	frame = phoenix_encode_error(connection->version, channel->join_ref,
+								 channel->join_request, channel->topic->json,
+								 reason);
+	if (channel->replaced_join_ref != NULL)
+		send_close(channel, channel->replaced_join_ref, "phx_close");
+	free_channel(channel);
+	brake_hold(connection, frame);
+}
+
+/* Pass on a system message, and what it is followed by. */
+void
+channel_system(uint64_t id, Slice extension, Slice status, Slice text,
+			   LinkThen then)
+{
+	Channel    *channel = find_by_id(id);
+
+	if (channel == NULL)
+		return;
+	send_and_release(channel->connection,
+					 phoenix_encode_system(channel->connection->version,
+										   channel->join_ref,
+										   channel->topic->json, extension,
+										   status, text,
+										   sub_topic(channel->topic->name)));
+	if (then == LINK_THEN_NOTHING)
+		return;
+	send_close(channel, channel->join_ref,
+			   then == LINK_THEN_CLOSE ? "phx_close" : "phx_error");
+	leave(channel);
+}

@@ -1,0 +1,86 @@
+/*-------------------------------------------------------------------------
+ *
+ * channel.h
+ *	  Channels: topics that connections have joined.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GATEWAY_CHANNEL_H
+#define GATEWAY_CHANNEL_H
+
+#include "gateway/list.h"
+#include "gateway/phoenix.h"
+#include "gateway/table.h"
+#include "link/link.h"
+
+struct Connection;
+struct Channel;
+
+/* A topic's name, shared by all channels that have it */
+typedef struct Topic
+{
+	TableNode	by_name;
+	uint32_t	references;
+	Slice		name;			/* with "realtime:" */
+	Slice		json;			/* as a JSON string */
+	struct ChangeFrame *frames; /* of the change being sent, see fanout.c */
+} Topic;
+
+/* One entry of a channel's postgres_changes */
+typedef struct Binding
+{
+	struct Channel *channel;
+	uint32_t	id;				/* what the client is told */
+	uint32_t	group;			/* 0: receives nothing */
+	uint32_t	position;		/* among the group's members */
+	uint64_t	hit_by;			/* the last change for it */
+} Binding;
+
+/*
+ * Until "joined" the engine has not answered: join_request is the ref to reply
+ * to, and entry_texts what to reply with.
+ */
+typedef struct Channel
+{
+	TableNode	by_id;
+	TableNode	by_topic;		/* and connection */
+	ListLink	link;			/* in the connection's channels */
+	uint64_t	id;				/* on the link; never used again */
+	struct Connection *connection;
+	Topic	   *topic;
+	char	   *join_ref;		/* JSON text, as are the other two */
+	char	   *join_request;
+	char	   *replaced_join_ref;	/* of the instance that this one replaces */
+	uint64_t	token_hash;
+	bool		joined;
+	bool		is_private;
+	bool		broadcast_ack;
+	bool		broadcast_self;
+	bool		presence;
+	uint32_t	n_bindings;
+	char	  **entry_texts;
+	Binding    *bindings;
+	uint64_t	hit_by;			/* the last change for any of its bindings */
+} Channel;
+
+typedef struct Channels
+{
+	Table		by_id;
+	Table		by_topic;
+	Table		topics;
+	uint64_t	last_id;
+} Channels;
+
+/* From the client */
+extern void channel_message(struct Connection *connection,
+							const PhoenixMessage *message);
+extern void channels_leave(struct Connection *connection);
+
+/* From the engine; false means that the message was malformed */
+extern bool channel_joined(uint64_t id, LinkReader *bindings);
+extern bool channel_rebound(uint64_t id, LinkReader *bindings);
+extern void channel_refused(uint64_t id, Slice reason);
+extern void channel_system(uint64_t id, Slice extension, Slice status,
+						   Slice text, LinkThen then);
+
+#endif							/* GATEWAY_CHANNEL_H */

@@ -1,0 +1,35 @@
+/*-------------------------------------------------------------------------
+ *
+ * config.h
+ *	  The settings that the engine sends.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GATEWAY_CONFIG_H
+#define GATEWAY_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "gateway/memory.h"
+
+/* Sizes in bytes, times in milliseconds; 0 turns idle_timeout off */
+typedef struct Config
+{
+	char	   *allowed_origins;	/* list separated by commas, "*" for any */
+	uint32_t	max_connections;
+	uint32_t	max_channels_per_connection;
+	uint32_t	max_message_size;	/* of a message from a client */
+	uint32_t	send_queue_size;	/* unsent bytes for one client */
+	uint32_t	handshake_timeout;	/* for the whole request head */
+	uint32_t	idle_timeout;		/* without any message from the client */
+	uint32_t	error_delay;		/* before a refusal of a join */
+} Config;
+
+extern void config_init(Config *config);
+extern void config_set(Config *config, Slice name, Slice value);
+extern bool config_allows_any_origin(const Config *config);
+extern bool config_allows_origin(const Config *config, Slice origin);
+extern void config_release(Config *config);
+
+#endif							/* GATEWAY_CONFIG_H */

@@ -1,0 +1,534 @@
+/*-------------------------------------------------------------------------
+ *
+ * connection.c
+ *	  WebSocket connections: what they receive, queue, and how they end.
+ *
+ * Sending.  connection_send takes a reference to a frame and puts the
+ * connection on the dirty list; at the end of the turn each dirty connection
+ * is flushed: what is queued goes to the library in as few writes as
+ * possible, concatenated while it is small.  Whole frames only: the library
+ * may put a pong between two writes.  What the socket does not take of a write
+ * stays with the library, the rest with us, until the socket is writable.
+ *
+ * A client that does not read what we send is closed: when more than
+ * send_queue_size waits for it, or when nothing of it moved for STALL_TIMEOUT.
+ *
+ * Closing.  connection_close may be called from anywhere.  It takes the
+ * channels away at once; the rest happens at the end of the turn, because
+ * the library must not free a socket within its own callback, and callers
+ * must not lose the connection under their hands.  The library sends the
+ * Close frame and waits for the client's; only when it still holds unsent
+ * bytes do we put a Close frame of our own behind them, as it would drop its
+ * own.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "gateway/connection.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/gateway.h"
+#include "gateway/log.h"
+
+#define GATHER_SIZE 65536		/* of frames concatenated for one write */
+#define WRITES_PER_TURN 16		/* for one connection */
+#define STALL_TIMEOUT 30000		/* ms without progress */
+
+/* RFC 6455, section 7.4.1, and the IANA registry */
+#define CLOSE_NORMAL 1000
+#define CLOSE_TOO_BIG 1009
+#define CLOSE_INTERNAL_ERROR 1011
+#define CLOSE_TRY_AGAIN_LATER 1013
+
+static Connections *
+connections(void)
+{
+	return &gateway.connections;
+}
+
+static uint64_t
+now(void)
+{
+	return uv_now(gateway.loop);
+}
+
+void
+connections_init(void)
+{
+	list_init(&connections()->by_activity);
+	list_init(&connections()->dirty);
+	list_init(&connections()->blocked);
+	list_init(&connections()->closing);
+	list_init(&connections()->dead);
+}
+
+/*-------------------------------- opening -------------------------------*/
+
+static void
+free_connection(Connection *connection)
+{
+	free((char *) connection->token.data);
+	free(connection->queue);
+	buffer_release(&connection->message);
+	free(connection);
+}
+
+/*
+ * Open a WebSocket on a socket whose handshake was admitted.  Takes over the
+ * socket; returns false if it had to be closed.
+ */
+bool
+connection_open(int fd, Slice key, Slice token, PhoenixVersion version)
+{
+	Connection *connection = allocate_zero(sizeof(Connection));
+
+	connection->version = version;
+	connection->token = (Slice) {copy_bytes(token.data, token.length), token.length};
+	list_init(&connection->channels);
+	list_init(&connection->held_back);
+	if (websocket_adopt(connection, fd, key))
+		return true;
+	if (!connection->established)
+		free_connection(connection);
+	return false;
+}
+
+/* The library has sent the 101. */
+void
+connection_established(Connection *connection, struct lws *wsi)
+{
+	connection->wsi = wsi;
+	connection->established = true;
+	connection->active_at = now();
+	list_append(&connections()->by_activity, &connection->activity_link);
+	gateway.stats.connections++;
+}
+
+/*-------------------------------- sending -------------------------------*/
+
+static Frame *
+queue_peek(const Connection *connection, uint32_t position)
+{
+	return connection->queue[(connection->queue_head + position) &
+							 (connection->queue_capacity - 1)];
+}
+
+static void
+queue_push(Connection *connection, Frame *frame)
+{
+	if (connection->queue_count == connection->queue_capacity)
+	{
+		uint32_t	capacity = connection->queue_capacity > 0 ?
+			connection->queue_capacity * 2 : 4;
+		Frame	  **queue = allocate(capacity * sizeof(Frame *));
+
+		for (uint32_t i = 0; i < connection->queue_count; i++)
+			queue[i] = queue_peek(connection, i);
+		free(connection->queue);
+		connection->queue = queue;
+		connection->queue_capacity = capacity;
+		connection->queue_head = 0;
+	}
+	connection->queue[(connection->queue_head + connection->queue_count) &
+					  (connection->queue_capacity - 1)] = frame;
+	connection->queue_count++;
+	connection->queued_bytes += frame->length;
+}
+
+static void
+queue_pop(Connection *connection)
+{
+	Frame	   *frame = queue_peek(connection, 0);
+
+	connection->queue_head = (connection->queue_head + 1) &
+		(connection->queue_capacity - 1);
+	connection->queue_count--;
+	connection->queued_bytes -= frame->length;
+	frame_release(frame);
+	if (connection->queue_count == 0 && connection->queue_capacity > 64)
+	{
+		free(connection->queue);
+		connection->queue = NULL;
+		connection->queue_capacity = connection->queue_head = 0;
+	}
+}
+
+static void
+queue_clear(Connection *connection)
+{
+	while (connection->queue_count > 0)
+		queue_pop(connection);
+}
+
+/*
+ * Queue a frame for the client; takes its own reference.  It leaves at the end
+ * of the turn.
+ */
+void
+connection_send(Connection *connection, Frame *frame)
+{
+	if (connection->close_code != 0 || connection->wsi == NULL)
+		return;
+	queue_push(connection, frame_share(frame));
+	if (!list_contains(&connection->dirty_link))
+		list_append(&connections()->dirty, &connection->dirty_link);
+}
+
+/*
+ * Concatenate the frames at the head of the queue.  Returns the bytes to write
+ * and how many frames they are: a single frame is written from where it is.
+ */
+static Slice
+gather(const Connection *connection, uint32_t *n_frames)
+{
+	static char gathered[GATHER_SIZE];
+	Frame	   *first = queue_peek(connection, 0);
+	size_t		length = 0;
+	uint32_t	n = 0;
+
+	*n_frames = 1;
+	if (connection->queue_count == 1 ||
+		first->length + queue_peek(connection, 1)->length > GATHER_SIZE)
+		return (Slice) {(char *) first->data, first->length};
+
+	while (n < connection->queue_count)
+	{
+		Frame	   *frame = queue_peek(connection, n);
+
+		if (length + frame->length > GATHER_SIZE)
+			break;
+		memcpy(gathered + length, frame->data, frame->length);
+		length += frame->length;
+		n++;
+	}
+	*n_frames = n;
+	return (Slice) {gathered, length};
+}
+
+/* Does the library still hold a part of an earlier write? */
+static bool
+is_blocked(Connection *connection)
+{
+	if (lws_partial_buffered(connection->wsi))
+		return true;
+	connection->library_bytes = 0;
+	return false;
+}
+
+/* Write once from the queue.  Returns false if the connection is broken. */
+static bool
+write_once(Connection *connection)
+{
+	uint32_t	n_frames;
+	Slice		data = gather(connection, &n_frames);
+	int			written;
+
+	/* A raw write does not change the bytes, whatever its type says. */
+	written = lws_write(connection->wsi, (unsigned char *) data.data,
+						data.length, LWS_WRITE_RAW);
+	if (written < 0)
+		return false;
+	gateway.stats.frames_sent += n_frames;
+	gateway.stats.bytes_sent += data.length;
+	connection->library_bytes = data.length;
+	for (; n_frames > 0; n_frames--)
+		queue_pop(connection);
+	return true;
+}
+
+/*
+ * Is the socket writable now?  Then it is not the client who is slow, but we
+ * who did not come round to it.
+ */
+static bool
+socket_is_writable(const Connection *connection)
+{
+	struct pollfd request = {lws_get_socket_fd(connection->wsi), POLLOUT, 0};
+
+	return poll(&request, 1, 0) == 1 && (request.revents & POLLOUT) != 0;
+}
+
+static void
+close_as_slow(Connection *connection)
+{
+	gateway.stats.closed_slow++;
+	log_client("closing a connection: the client does not read fast enough");
+	connection_close(connection, CLOSE_TRY_AGAIN_LATER, "client too slow");
+}
+
+/* Keep the account of a connection whose frames wait for the socket. */
+static void
+note_blocked(Connection *connection, bool progress)
+{
+	size_t		waiting = connection->queued_bytes + connection->library_bytes;
+	size_t		limit = gateway.config.send_queue_size;
+
+	if (progress || !list_contains(&connection->blocked_link))
+	{
+		connection->blocked_at = now();
+		list_remove(&connection->blocked_link);
+		list_append(&connections()->blocked, &connection->blocked_link);
+	}
+	/* A single frame may be larger than the limit. */
+	if (waiting > limit && connection->queue_count > 0 &&
+		(waiting / 2 > limit || !socket_is_writable(connection)))
+		close_as_slow(connection);
+}
+
+/*
+ * Write what is queued, as far as the socket takes it.  Returns false if the
+ * connection is broken.
+ */
+static bool
+flush(Connection *connection)
+{
+	bool		progress = false;
+
+	for (int i = 0; connection->queue_count > 0; i++)
+	{
+		if (is_blocked(connection))
+			break;
+		if (i == WRITES_PER_TURN)
+		{
+			lws_callback_on_writable(connection->wsi);
+			break;
+		}
+		if (!write_once(connection))
+			return false;
+		progress = true;
+	}
+	/* The library asks for the writable callback itself when it is blocked. */
+	if (is_blocked(connection) || connection->queue_count > 0)
+		note_blocked(connection, progress);
+	else
+		list_remove(&connection->blocked_link);
+	return true;
+}
+
+/* The socket takes bytes again, and the library has none left of its own. */
+bool
+connection_writable(Connection *connection)
+{
+	if (connection->close_code != 0)
+		return true;
+	list_remove(&connection->blocked_link);
+	return flush(connection);
+}
+
+/*------------------------------- receiving ------------------------------*/
+
+/* Handle a whole message. */
+static void
+handle_message(Connection *connection, const char *data, size_t length,
+			   bool binary)
+{
+	PhoenixMessage message;
+
+	if (phoenix_decode(connection->version, binary, data, length, &message))
+		channel_message(connection, &message);
+	else
+		log_client("malformed %s message of %zu bytes from a client was dropped",
+				   binary ? "binary" : "text", length);
+	phoenix_release(&message);
+}
+
+/*
+ * A piece of a message.  Returns false if the library shall close: with the
+ * reason that was given to it.
+ */
+bool
+connection_receive(Connection *connection, const char *data, size_t length)
+{
+	struct lws *wsi = connection->wsi;
+	bool		final = lws_is_final_fragment(wsi);
+	Buffer	   *message = &connection->message;
+
+	if (connection->close_code != 0)
+		return true;
+	connection->active_at = now();
+	list_remove(&connection->activity_link);
+	list_append(&connections()->by_activity, &connection->activity_link);
+
+	if (message->length + length + lws_remaining_packet_payload(wsi) >
+		gateway.config.max_message_size)
+	{
+		log_client("a client sent a message larger than %u bytes",
+				   gateway.config.max_message_size);
+		connection_close(connection, CLOSE_TOO_BIG, "message too big");
+	}
+	else if (final && message->length == 0)
+		handle_message(connection, data, length, lws_frame_is_binary(wsi));
+	else
+	{
+		buffer_append(message, data, length);
+		if (final)
+			handle_message(connection, message->data, message->length,
+						   lws_frame_is_binary(wsi));
+	}
+	if (final)
+		buffer_release(message);
+
+	if (connection->close_code == 0)
+		return true;
+	list_remove(&connection->end_link);
+	if (connection->queue_count > 0 && !flush(connection))
+		return false;
+	queue_clear(connection);
+	lws_close_reason(wsi, connection->close_code,
+					 (unsigned char *) connection->close_reason,
+					 strlen(connection->close_reason));
+	return false;
+}
+
+/*-------------------------------- closing -------------------------------*/
+
+/*
+ * Close the connection, with a Close frame of this code and reason (a literal
+ * of at most 123 bytes).  Its channels end here, the rest at the end of the
+ * turn.
+ */
+void
+connection_close(Connection *connection, uint16_t code, const char *reason)
+{
+	if (connection->close_code != 0 || connection->wsi == NULL)
+		return;
+	channels_leave(connection);
+	brake_forget(connection);
+	connection->close_code = code;
+	connection->close_reason = reason;
+	list_remove(&connection->activity_link);
+	list_remove(&connection->blocked_link);
+	list_append(&connections()->closing, &connection->end_link);
+}
+
+/* The library lets go of the connection; it is freed at the end of the turn. */
+void
+connection_gone(Connection *connection)
+{
+	if (connection->wsi == NULL)
+		return;
+	channels_leave(connection);
+	brake_forget(connection);
+	connection->wsi = NULL;
+	gateway.stats.connections--;
+	list_remove(&connection->activity_link);
+	list_remove(&connection->dirty_link);
+	list_remove(&connection->blocked_link);
+	list_remove(&connection->end_link);
+	list_append(&connections()->dead, &connection->end_link);
+}
+
+/* Have the library close the socket.  It may be gone when this returns. */
+static void
+finish_close(Connection *connection)
+{
+	struct lws *wsi = connection->wsi;
+
+	if (!is_blocked(connection))
+	{
+		/* What was said before the reason to close arose */
+		while (connection->queue_count > 0 && !is_blocked(connection))
+			if (!write_once(connection))
+				break;
+	}
+	queue_clear(connection);
+	buffer_release(&connection->message);
+	if (lws_partial_buffered(wsi))
+	{
+		Frame	   *frame = frame_close(connection->close_code,
+										connection->close_reason);
+
+		lws_write(wsi, frame->data, frame->length, LWS_WRITE_RAW);
+		frame_release(frame);
+	}
+	else
+		lws_close_reason(wsi, connection->close_code,
+						 (unsigned char *) connection->close_reason,
+						 strlen(connection->close_reason));
+	lws_set_timeout(wsi, PENDING_TIMEOUT_CLOSE_SEND, LWS_TO_KILL_SYNC);
+}
+
+/*
+ * Flush, close and free what this turn left behind.  Called outside of all
+ * callbacks of the library.
+ */
+void
+connections_end_turn(void)
+{
+	ListLink   *link;
+
+	while ((link = list_first(&connections()->dirty)) != NULL)
+	{
+		Connection *connection = LIST_OWNER(Connection, dirty_link, link);
+
+		list_remove(link);
+		if (connection->close_code == 0 && !flush(connection))
+			connection_close(connection, CLOSE_INTERNAL_ERROR, "");
+	}
+	while ((link = list_first(&connections()->closing)) != NULL)
+	{
+		list_remove(link);
+		finish_close(LIST_OWNER(Connection, end_link, link));
+	}
+	while ((link = list_first(&connections()->dead)) != NULL)
+	{
+		Connection *connection = LIST_OWNER(Connection, end_link, link);
+
+		list_remove(link);
+		queue_clear(connection);
+		free_connection(connection);
+	}
+}
+
+/* Close who has been silent, or has not read, for too long. */
+void
+connections_check_timeouts(void)
+{
+	uint64_t	idle_timeout = gateway.config.idle_timeout;
+	ListLink   *link;
+
+	while (idle_timeout > 0 &&
+		   (link = list_first(&connections()->by_activity)) != NULL)
+	{
+		Connection *connection = LIST_OWNER(Connection, activity_link, link);
+
+		if (now() - connection->active_at < idle_timeout)
+			break;
+		connection_close(connection, CLOSE_NORMAL, "idle timeout");
+	}
+	while ((link = list_first(&connections()->blocked)) != NULL)
+	{
+		Connection *connection = LIST_OWNER(Connection, blocked_link, link);
+
+		if (now() - connection->blocked_at < STALL_TIMEOUT)
+			break;
+		close_as_slow(connection);
+	}
+}
+
+/*
+ * Tell every client that we end, without waiting for anything: the process
+ * exits after this.
+ */
+void
+connections_close_all(uint16_t code)
+{
+	Frame	   *frame = frame_close(code, code == 1001 ? "service removed" :
+									"service restart");
+	ListLink   *link = list_first(&connections()->by_activity);
+
+	for (; link != NULL; link = list_next(&connections()->by_activity, link))
+	{
+		Connection *connection = LIST_OWNER(Connection, activity_link, link);
+
+		while (connection->queue_count > 0 && !is_blocked(connection))
+			if (!write_once(connection))
+				break;
+		if (connection->queue_count == 0 && !is_blocked(connection))
+			lws_write(connection->wsi, frame->data, frame->length, LWS_WRITE_RAW);
+	}
+	frame_release(frame);
+}

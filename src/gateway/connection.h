@@ -1,0 +1,86 @@
+/*-------------------------------------------------------------------------
+ *
+ * connection.h
+ *	  WebSocket connections: what they receive, queue, and how they end.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GATEWAY_CONNECTION_H
+#define GATEWAY_CONNECTION_H
+
+#include "gateway/frame.h"
+#include "gateway/list.h"
+#include "gateway/memory.h"
+#include "gateway/phoenix.h"
+
+struct lws;
+
+/*
+ * A connection lives from its admission until the end of the turn in which
+ * the library let go of it (wsi is NULL from then on).  Once close_code is
+ * set it receives and sends no more messages, and has no channels.
+ */
+typedef struct Connection
+{
+	struct lws *wsi;
+	PhoenixVersion version;
+	uint16_t	close_code;		/* 0 while open */
+	bool		established;
+	const char *close_reason;	/* a literal */
+
+	Slice		token;			/* the API key of the handshake; ours to free */
+
+	/* Inbound: the message that is being received in pieces */
+	Buffer		message;
+	uint64_t	active_at;		/* when something was received, ms */
+
+	/* Outbound: a ring of references to frames; the library's part of it */
+	Frame	  **queue;
+	uint32_t	queue_head;
+	uint32_t	queue_count;
+	uint32_t	queue_capacity;
+	size_t		queued_bytes;
+	size_t		library_bytes;	/* at most this much of the last write waits */
+	uint64_t	blocked_at;		/* when the socket last took something, ms */
+
+	/* What others attach */
+	List		channels;
+	uint32_t	n_channels;
+	List		held_back;		/* refusals, see brake.c */
+	size_t		held_back_bytes;
+
+	/* Membership in the lists of Connections */
+	ListLink	activity_link;
+	ListLink	dirty_link;
+	ListLink	blocked_link;
+	ListLink	end_link;
+} Connection;
+
+typedef struct Connections
+{
+	List		by_activity;	/* all, the longest silent first */
+	List		dirty;			/* with frames to be sent this turn */
+	List		blocked;		/* with frames that wait for the socket */
+	List		closing;		/* to be closed at the end of this turn */
+	List		dead;			/* to be freed at the end of this turn */
+} Connections;
+
+extern void connections_init(void);
+extern void connections_end_turn(void);
+extern void connections_check_timeouts(void);
+extern void connections_close_all(uint16_t code);
+
+extern bool connection_open(int fd, Slice key, Slice token,
+							PhoenixVersion version);
+extern void connection_send(Connection *connection, Frame *frame);
+extern void connection_close(Connection *connection, uint16_t code,
+							 const char *reason);
+
+/* Called by websocket.c */
+extern void connection_established(Connection *connection, struct lws *wsi);
+extern bool connection_receive(Connection *connection, const char *data,
+							   size_t length);
+extern bool connection_writable(Connection *connection);
+extern void connection_gone(Connection *connection);
+
+#endif							/* GATEWAY_CONNECTION_H */

@@ -1,0 +1,237 @@
+/*-------------------------------------------------------------------------
+ *
+ * fanout.c
+ *	  Who receives which change.
+ *
+ * The engine names the groups that a change is for; a group's members are
+ * bindings.  A channel that is hit through several bindings gets one message
+ * that names them all.  Channels with the same topic, version and ids share
+ * one frame, which hangs on the topic while the change is being sent.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "gateway/fanout.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/gateway.h"
+#include "gateway/join.h"
+
+/* Of so many frames of one topic a match is looked for; then they multiply. */
+#define MAX_COMPARED 8
+
+typedef struct Group
+{
+	TableNode	node;
+	uint32_t	number;
+	uint32_t	n_members;
+	uint32_t	capacity;
+	Binding   **members;
+} Group;
+
+/* A frame for one version and one set of ids, shared during a change */
+typedef struct ChangeFrame
+{
+	struct ChangeFrame *next;
+	Frame	   *frame;
+	PhoenixVersion version;
+	uint32_t	n_ids;
+	uint32_t	ids[];
+} ChangeFrame;
+
+/*------------------------------- membership -----------------------------*/
+
+static Group *
+find_group(uint32_t number)
+{
+	TableNode  *node = table_find(&gateway.fanout.groups, hash_number(number));
+
+	for (; node != NULL; node = table_find_next(node))
+	{
+		Group	   *group = TABLE_OWNER(Group, node, node);
+
+		if (group->number == number)
+			return group;
+	}
+	return NULL;
+}
+
+static Group *
+create_group(uint32_t number)
+{
+	Group	   *group = allocate_zero(sizeof(Group));
+
+	group->number = number;
+	table_insert(&gateway.fanout.groups, &group->node, hash_number(number));
+	return group;
+}
+
+/* Make the binding a member of the group, and of no other; 0 is no group. */
+void
+fanout_subscribe(Binding *binding, uint32_t number)
+{
+	Group	   *group;
+
+	if (binding->group == number)
+		return;
+	fanout_unsubscribe(binding);
+	if (number == 0)
+		return;
+	group = find_group(number);
+	if (group == NULL)
+		group = create_group(number);
+	if (group->n_members == group->capacity)
+	{
+		group->capacity = group->capacity > 0 ? group->capacity * 2 : 4;
+		group->members = reallocate(group->members,
+									group->capacity * sizeof(Binding *));
+	}
+	binding->group = number;
+	binding->position = group->n_members;
+	group->members[group->n_members++] = binding;
+}
+
+/* Take the binding out of its group, if it has one. */
+void
+fanout_unsubscribe(Binding *binding)
+{
+	Group	   *group;
+	Binding    *last;
+
+	if (binding->group == 0)
+		return;
+	group = find_group(binding->group);
+	last = group->members[--group->n_members];
+	group->members[binding->position] = last;
+	last->position = binding->position;
+	binding->group = 0;
+	if (group->n_members > 0)
+		return;
+	table_remove(&gateway.fanout.groups, &group->node);
+	free(group->members);
+	free(group);
+}
+
+/*-------------------------------- sending -------------------------------*/
+
+static void
+add_hit(Channel *channel)
+{
+	Fanout	   *fanout = &gateway.fanout;
+
+	if (fanout->n_hits == fanout->hits_capacity)
+	{
+		fanout->hits_capacity = fanout->hits_capacity > 0 ?
+			fanout->hits_capacity * 2 : 64;
+		fanout->hits = reallocate(fanout->hits,
+								  fanout->hits_capacity * sizeof(Channel *));
+	}
+	fanout->hits[fanout->n_hits++] = channel;
+}
+
+/* Mark the group's bindings, and note their channels, each once. */
+static void
+hit_group(const Group *group, uint64_t change)
+{
+	for (uint32_t i = 0; i < group->n_members; i++)
+	{
+		Binding    *binding = group->members[i];
+		Channel    *channel = binding->channel;
+
+		binding->hit_by = change;
+		if (channel->hit_by == change)
+			continue;
+		channel->hit_by = change;
+		add_hit(channel);
+	}
+}
+
+/*
+ * Collect the ids of the channel's bindings that the change hit, in the order
+ * of the join, each once.  ids has room for all of them.
+ */
+static uint32_t
+collect_ids(const Channel *channel, uint64_t change, uint32_t *ids)
+{
+	uint32_t	n_ids = 0;
+
+	for (uint32_t i = 0; i < channel->n_bindings; i++)
+	{
+		const Binding *binding = &channel->bindings[i];
+		uint32_t	known = 0;
+
+		if (binding->hit_by != change)
+			continue;
+		while (known < n_ids && ids[known] != binding->id)
+			known++;
+		if (known == n_ids)
+			ids[n_ids++] = binding->id;
+	}
+	return n_ids;
+}
+
+/* The frame for this channel: one that another channel uses, or a new one. */
+static Frame *
+frame_for(const Channel *channel, uint64_t change, Slice data)
+{
+	static uint32_t ids[JOIN_MAX_BINDINGS];
+	uint32_t	n_ids = collect_ids(channel, change, ids);
+	PhoenixVersion version = channel->connection->version;
+	Topic	   *topic = channel->topic;
+	ChangeFrame *shared = topic->frames;
+
+	for (int i = 0; shared != NULL && i < MAX_COMPARED; i++)
+	{
+		if (shared->version == version && shared->n_ids == n_ids &&
+			memcmp(shared->ids, ids, n_ids * sizeof(uint32_t)) == 0)
+			return shared->frame;
+		shared = shared->next;
+	}
+	shared = allocate(sizeof(ChangeFrame) + n_ids * sizeof(uint32_t));
+	shared->next = topic->frames;
+	shared->version = version;
+	shared->n_ids = n_ids;
+	memcpy(shared->ids, ids, n_ids * sizeof(uint32_t));
+	shared->frame = phoenix_encode_change(version, topic->json, ids, n_ids, data);
+	topic->frames = shared;
+	return shared->frame;
+}
+
+static void
+release_frames(Topic *topic)
+{
+	ChangeFrame *shared;
+
+	while ((shared = topic->frames) != NULL)
+	{
+		topic->frames = shared->next;
+		frame_release(shared->frame);
+		free(shared);
+	}
+}
+
+/*
+ * Send the change to all members of the groups, whose numbers the reader is
+ * at.  data is the JSON text of the message's "data".
+ */
+void
+fanout_change(LinkReader *groups, uint32_t n_groups, Slice data)
+{
+	Fanout	   *fanout = &gateway.fanout;
+	uint64_t	change = ++fanout->change;
+
+	fanout->n_hits = 0;
+	for (uint32_t i = 0; i < n_groups; i++)
+	{
+		const Group *group = find_group(link_get_u32(groups));
+
+		if (group != NULL)
+			hit_group(group, change);
+	}
+	for (size_t i = 0; i < fanout->n_hits; i++)
+		connection_send(fanout->hits[i]->connection,
+						frame_for(fanout->hits[i], change, data));
+	for (size_t i = 0; i < fanout->n_hits; i++)
+		release_frames(fanout->hits[i]->topic);
+}

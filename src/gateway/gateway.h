@@ -1,0 +1,65 @@
+/*-------------------------------------------------------------------------
+ *
+ * gateway.h
+ *	  The state of the gateway: one process, one thread, one loop.
+ *
+ * Each module owns the member of its type and is the only one that writes it;
+ * the counters are written where the thing counted happens.
+ *
+ * What a module calls, from the top of the picture down:
+ *
+ *	main			starts and stops everything
+ *	engine_link		the engine's messages, in and out
+ *	admission		sockets up to the verdict about their handshake
+ *	channel, fanout	topics that were joined, and who gets which change
+ *	brake			refusals that are held back
+ *	connection		WebSockets: send queue, limits, closing
+ *	websocket		libwebsockets
+ *	http, request, phoenix, join, frame, config, memory, table, list, log
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GATEWAY_GATEWAY_H
+#define GATEWAY_GATEWAY_H
+
+#include <uv.h>
+
+#include "gateway/admission.h"
+#include "gateway/brake.h"
+#include "gateway/channel.h"
+#include "gateway/config.h"
+#include "gateway/connection.h"
+#include "gateway/engine_link.h"
+#include "gateway/fanout.h"
+#include "gateway/websocket.h"
+
+typedef struct GatewayStats
+{
+	uint32_t	connections;
+	uint32_t	channels;
+	uint64_t	frames_sent;
+	uint64_t	bytes_sent;
+	uint64_t	closed_slow;
+} GatewayStats;
+
+typedef struct Gateway
+{
+	uv_loop_t  *loop;
+	Config		config;
+	GatewayStats stats;
+	EngineLink	link;
+	Admission	admission;
+	Connections connections;
+	Brake		brake;
+	Channels	channels;
+	Fanout		fanout;
+	WebSocket	websocket;
+} Gateway;
+
+extern Gateway gateway;
+
+extern void gateway_open(uint32_t n_listeners);
+extern void gateway_configured(void);
+extern void gateway_stop(uint16_t close_code) __attribute__((noreturn));
+
+#endif							/* GATEWAY_GATEWAY_H */

@@ -1,0 +1,38 @@
+/*-------------------------------------------------------------------------
+ *
+ * join.h
+ *	  What a client asks for when it joins a channel.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GATEWAY_JOIN_H
+#define GATEWAY_JOIN_H
+
+#include <jansson.h>
+
+#include "gateway/memory.h"
+#include "link/link.h"
+
+/* Joins with more bindings are refused. */
+#define JOIN_MAX_BINDINGS 1000
+
+/* Slices and entries point into the payload that was parsed. */
+typedef struct JoinRequest
+{
+	bool		is_private;
+	bool		wait;			/* refuse rather than serve a part */
+	bool		broadcast_ack;
+	bool		broadcast_self;
+	bool		presence;
+	Slice		token;			/* data NULL: that of the connection */
+	uint32_t	n_entries;
+	json_t	  **entries;		/* the postgres_changes, objects all */
+} JoinRequest;
+
+extern bool join_parse(json_t *payload, JoinRequest *request);
+extern void join_release(JoinRequest *request);
+extern Slice join_token(const json_t *payload);
+extern void join_put_entries(const JoinRequest *request, LinkWriter *writer);
+extern char *join_entry_text(json_t *entry);
+
+#endif							/* GATEWAY_JOIN_H */

@@ -1,0 +1,40 @@
+/*-------------------------------------------------------------------------
+ *
+ * request.h
+ *	  Reading the head of an HTTP request.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GATEWAY_REQUEST_H
+#define GATEWAY_REQUEST_H
+
+#include "gateway/memory.h"
+
+/* Heads that are longer are refused with 431. */
+#define REQUEST_MAX_HEAD 16384
+
+/* All slices point into the head; data is NULL where the header is absent. */
+typedef struct Request
+{
+	Slice		method;
+	Slice		path;			/* as sent, without the query */
+	Slice		query;			/* without the "?" */
+	int			minor_version;	/* of HTTP/1 */
+	Slice		host;
+	Slice		origin;
+	Slice		api_key;		/* X-Api-Key */
+	Slice		websocket_key;
+	Slice		websocket_version;
+	bool		upgrades;		/* Upgrade: websocket, Connection: upgrade */
+	bool		has_body;
+} Request;
+
+extern size_t request_head_length(const char *data, size_t length,
+								  size_t *scanned);
+extern bool request_parse(const char *head, size_t length, Request *request);
+extern bool request_is_handshake(const Request *request);
+extern bool request_query_parameter(Slice query, const char *name,
+									Buffer *value);
+extern void request_token(const Request *request, Buffer *token);
+
+#endif							/* GATEWAY_REQUEST_H */
