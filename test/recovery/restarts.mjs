@@ -1,0 +1,99 @@
+// The server restarts, fast and immediately, with 100 clients connected; the
+// engine is terminated; the configuration is reloaded.
+
+import { assert, atEnd, note, test, until } from '../e2e/lib/tap.mjs';
+import { RawClient } from '../e2e/lib/raw.mjs';
+import { createRole, createTable, port, sql, status, token } from '../e2e/lib/server.mjs';
+import { gatewayPids, listening, processes, restart, running, server } from './lib/cluster.mjs';
+
+await createRole('reader');
+await createTable('rows', 'id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY', { roles: ['reader'] });
+const apikey = token('reader');
+const binding = { event: '*', schema: 'public', table: 'rows' };
+
+async function connectMany(n) {
+  const clients = await Promise.all(Array.from({ length: n }, () => RawClient.open({ apikey })));
+  await Promise.all(clients.map((c) => c.joinOk('rows', [binding])));
+  atEnd(() => clients.forEach((c) => c.close()));
+  return clients;
+}
+
+// A row reaches a new client.
+async function works() {
+  const client = await until('a client to be served', async () => {
+    try {
+      const attempt = await RawClient.open({ apikey });
+      await attempt.joinOk('rows', [binding]);
+      return attempt;
+    } catch {
+      return null;
+    }
+  }, { every: 50 });
+  const [{ id }] = await sql('INSERT INTO rows DEFAULT VALUES RETURNING id');
+  await client.frame('the row', () => client.changes().some((c) => c.record.id === id));
+  client.close();
+}
+
+for (const mode of ['fast', 'immediate']) {
+  test(`restart -m ${mode} with 100 clients: engine and gateway are back, nothing is left`, async () => {
+    const clients = await connectMany(100);
+    const before = (await processes()).map((p) => p.pid);
+    const start = performance.now();
+    await restart(mode);
+    await running();
+    note(`running again ${(performance.now() - start).toFixed(0)} ms after the command`);
+    await until('all clients to be told', () => clients.every((c) => c.closed));
+    const codes = [...new Set(clients.map((c) => c.closed.code))];
+    note(`clients were closed with ${codes}`);
+    if (mode === 'fast') assert.deepEqual(codes, [1012]);
+    const after = (await processes()).map((p) => p.pid);
+    assert.deepEqual(after.filter((pid) => before.includes(pid)), []);
+    assert.equal((await gatewayPids()).length, 1);
+    await works();
+  }, { timeout: 90_000 });
+}
+
+test('a stopped server holds no port and leaves no process', async () => {
+  await connectMany(100);
+  await server('sh', '-c', 'pg_ctl stop -w -m immediate >/dev/null 2>&1');
+  await until('all processes to end', async () => (await processes()).length === 0);
+  assert.equal(await listening(port), false);
+  await restart('fast');
+  await running();
+  await works();
+}, { timeout: 90_000 });
+
+test('an engine that is terminated comes back', async () => {
+  const { pid } = await status();
+  await sql('SELECT pg_terminate_backend($1)', [pid]);
+  await until('another engine', async () => {
+    const row = await status();
+    return row.state === 'running' && row.pid !== pid;
+  });
+  await works();
+});
+
+test('a crash of another backend restarts everything, and it works again', async () => {
+  const pid = (await sql('SELECT pg_backend_pid() AS pid'))[0].pid;
+  process.kill(pid, 'SIGKILL');
+  await until('the crash recovery', async () => {
+    const [{ t }] = await sql('SELECT pg_postmaster_start_time() AS t').catch(() => [{}]);
+    return t;
+  }, { timeout: 30_000, every: 100 });
+  await running();
+  await works();
+}, { timeout: 60_000 });
+
+test('a reload changes what may change', async () => {
+  await sql('ALTER SYSTEM SET rtsync.max_channels_per_connection = 2');
+  await sql('SELECT pg_reload_conf()');
+  await until('the new limit', async () => {
+    const client = await RawClient.open({ apikey });
+    const replies = [];
+    for (const topic of ['a', 'b', 'c']) replies.push(await client.join(topic, []));
+    client.close();
+    return replies[2].status === 'error';
+  }, { every: 100 });
+  await sql('ALTER SYSTEM RESET rtsync.max_channels_per_connection');
+  await sql('SELECT pg_reload_conf()');
+});
