@@ -1,0 +1,55 @@
+// What the engine costs those who write: pgbench with the engine running, and
+// without, in alternating rounds.
+
+import { figure, median, running, server, sleep, sql, until } from './lib/measure.mjs';
+
+const ROUNDS = 5;
+const SECONDS = 8;
+
+await server('pgbench', '-i', '-q', '-s', '20', 'postgres');
+await sql('ALTER PUBLICATION rtsync ADD TABLE pgbench_accounts, pgbench_tellers, pgbench_branches');
+
+async function start() {
+  await sql('CREATE EXTENSION IF NOT EXISTS rtsync');
+  await running();
+}
+
+async function stop() {
+  await sql('DROP EXTENSION IF EXISTS rtsync');
+  await until('the engine to stop', async () =>
+    (await sql("SELECT FROM pg_replication_slots WHERE plugin = 'rtsync'")).length === 0);
+}
+
+async function tps() {
+  await sql('CHECKPOINT');
+  await sleep(500);
+  const { stdout } = await server('pgbench', '-n', '-N', '-M', 'prepared', '-c', '4', '-j', '2', '-T', String(SECONDS), 'postgres');
+  return Number(/tps = ([\d.]+)/.exec(stdout)[1]);
+}
+
+async function compare(name) {
+  const results = { with: [], without: [] };
+  await start();
+  await tps(); // to warm up
+  for (let round = 0; round < ROUNDS; round++) {
+    // Each side goes first in turn.
+    for (const side of round % 2 ? ['without', 'with'] : ['with', 'without']) {
+      await (side === 'with' ? start() : stop());
+      results[side].push(await tps());
+    }
+  }
+  const text = (values) => values.map((v) => v.toFixed(0)).join(' ');
+  const ratio = median(results.with) / median(results.without);
+  console.log(`${name}: pgbench -N, 4 clients, TPS`);
+  console.log(`  with the engine     ${text(results.with)}`);
+  console.log(`  without the engine  ${text(results.without)}`);
+  console.log(`  ratio of the medians ${ratio.toFixed(3)}`);
+  return ratio;
+}
+
+const durable = await compare('durable commits (fsync = on)');
+await sql('ALTER SYSTEM SET fsync = off');
+await sql('SELECT pg_reload_conf()');
+await compare('no waiting for the disk (fsync = off)');
+figure('writers.tps_ratio', durable, 3);
+process.exit(0);
