@@ -17,18 +17,18 @@
 #include "access/attmap.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_namespace.h"
-#include "common/jsonapi.h"
 #include "catalog/pg_database.h"
+#include "common/jsonapi.h"
 #include "executor/executor.h"
 #include "mb/pg_wchar.h"
-#include "parser/parse_relation.h"
 #include "miscadmin.h"
+#include "parser/parse_relation.h"
 #include "replication/logical.h"
 #include "replication/output_plugin.h"
 #include "replication/reorderbuffer.h"
 #include "replication/slot.h"
+#include "storage/buffile.h"
 #include "storage/latch.h"
-#include "utils/acl.h"
 #include "utils/acl.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
@@ -153,6 +153,20 @@ compat_owns_database(Oid dboid)
 	return object_ownercheck(DatabaseRelationId, dboid, GetUserId());
 #else
 	return pg_database_ownercheck(dboid, GetUserId());
+#endif
+}
+
+/* Read exactly so much from a BufFile, or raise an error */
+static inline void
+compat_buffile_read(BufFile *file, void *data, Size size)
+{
+#if PG_VERSION_NUM >= 160000
+	BufFileReadExact(file, data, size);
+#else
+	if (BufFileRead(file, data, size) != size)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not read temporary file: %m")));
 #endif
 }
 

@@ -455,6 +455,7 @@ engine_loop(void)
 		state = route_turn();
 		if (gateway_link != NULL)
 			linkio_flush(gateway_link);
+		route_forget_history(InvalidXLogRecPtr);
 		housekeeping_turn();
 
 		if (more || state == ROUTE_MORE)

@@ -5,9 +5,13 @@
  *
  * Owned by the engine's process: the plugin's sink (below) appends, route.c
  * reads.  Chunks live in HistoryContext, oldest first.  A chunk is given back
- * as a whole, and only when the reader has passed it; what the reader has not
- * seen is kept even beyond rtsync.history_size, which is why the engine stops
- * decoding between transactions while much is unread.
+ * as a whole, and only when the reader has passed it.
+ *
+ * The engine stops decoding between transactions while much is unread, but a
+ * transaction comes as a whole, however large it is.  What exceeds
+ * rtsync.history_size then goes to a temporary file and comes back chunk by
+ * chunk when it is read.  (Records hold pointers to schemas, which stay valid:
+ * the file is this process's own.)
  *
  *-------------------------------------------------------------------------
  */
@@ -15,8 +19,11 @@
 
 #include "access/htup_details.h"
 #include "lib/ilist.h"
+#include "storage/buffile.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 
+#include "engine/compat.h"
 #include "engine/history.h"
 #include "engine/settings.h"
 
@@ -30,12 +37,16 @@ typedef struct HistoryChunk
 	Size		used;
 	XLogRecPtr	begun_end_lsn;	/* end_lsn of the last transaction that begins
 								 * in this chunk, or invalid */
-	char	   *data;			/* MAXALIGNed */
+	char	   *data;			/* MAXALIGNed; NULL while it is on disk */
+	int			spill_file;		/* where on disk, as BufFileTell has it */
+	off_t		spill_offset;
 } HistoryChunk;
 
 static MemoryContext HistoryContext = NULL;
 static dlist_head chunks = DLIST_STATIC_INIT(chunks);
-static Size total_size;			/* of all chunks */
+static Size total_size;			/* of the chunks in memory */
+static BufFile *spill = NULL;	/* chunks that went to disk */
+static int	nspilled;			/* how many chunks are there */
 static uint64 stream_end;		/* stream position behind the last record */
 
 /* transactions up to here have been forgotten, wholly or in part */
@@ -60,6 +71,62 @@ history_init(XLogRecPtr confirmed)
 	forgotten_lsn = confirmed;
 }
 
+/*
+ * Move a chunk to disk.  The file is not bound to the transaction, or its
+ * resource owner, in which the first chunk happens to be written.
+ */
+static void
+chunk_spill(HistoryChunk *chunk)
+{
+	static int	end_file;
+	static off_t end_offset;
+
+	if (spill == NULL)
+	{
+		ResourceOwner owner = CurrentResourceOwner;
+		MemoryContext old = MemoryContextSwitchTo(HistoryContext);
+
+		CurrentResourceOwner = NULL;
+		spill = BufFileCreateTemp(true);
+		CurrentResourceOwner = owner;
+		MemoryContextSwitchTo(old);
+		BufFileTell(spill, &end_file, &end_offset);
+	}
+	if (BufFileSeek(spill, end_file, end_offset, SEEK_SET) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not seek in temporary file of the history")));
+	chunk->spill_file = end_file;
+	chunk->spill_offset = end_offset;
+	BufFileWrite(spill, chunk->data, chunk->used);
+	BufFileTell(spill, &end_file, &end_offset);
+	nspilled++;
+	pfree(chunk->data);
+	chunk->data = NULL;
+	total_size -= chunk->size;
+}
+
+/* Have the chunk's data in memory, where it stays. */
+static void
+chunk_load(HistoryChunk *chunk)
+{
+	if (chunk->data != NULL)
+		return;
+	chunk->data = MemoryContextAllocHuge(HistoryContext, chunk->size);
+	total_size += chunk->size;
+	if (BufFileSeek(spill, chunk->spill_file, chunk->spill_offset,
+					SEEK_SET) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not seek in temporary file of the history")));
+	compat_buffile_read(spill, chunk->data, chunk->used);
+	if (--nspilled == 0)
+	{
+		BufFileClose(spill);
+		spill = NULL;
+	}
+}
+
 static HistoryChunk *
 chunk_create(Size needed)
 {
@@ -79,6 +146,7 @@ chunk_create(Size needed)
 static void
 chunk_free(HistoryChunk *chunk)
 {
+	chunk_load(chunk);
 	for (Size offset = 0; offset < chunk->used;)
 	{
 		HistoryRecord *record = (HistoryRecord *) (chunk->data + offset);
@@ -110,7 +178,12 @@ append(HistoryRecordType type, Size size, HistoryChunk **where)
 	if (!dlist_is_empty(&chunks))
 		chunk = dlist_tail_element(HistoryChunk, node, &chunks);
 	if (chunk == NULL || chunk->size - chunk->used < size)
+	{
+		if (chunk != NULL &&
+			total_size + size > (Size) rtsync_history_size * 1024 && in_transaction)
+			chunk_spill(chunk);
 		chunk = chunk_create(size);
+	}
 	record = (HistoryRecord *) (chunk->data + chunk->used);
 	record->size = (uint32) size;
 	record->type = type;
@@ -218,6 +291,7 @@ history_peek(HistoryCursor *cursor)
 														&cursor->chunk->node));
 		cursor->offset = 0;
 	}
+	chunk_load(cursor->chunk);
 	return (HistoryRecord *) (cursor->chunk->data + cursor->offset);
 }
 
