@@ -57,3 +57,24 @@ AS 'MODULE_PATHNAME', 'rtsync_sql_status'
 LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 4;
 REVOKE ALL ON FUNCTION rtsync.status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION rtsync.status() TO pg_read_all_stats;
+
+--
+-- For policies: who asks.  The same answers under PostgREST and under an
+-- engine.  The bodies are expressions over settings, so that the planner puts
+-- them in the place of the call; STABLE, so that they never become constants.
+--
+CREATE FUNCTION rtsync.jwt() RETURNS pg_catalog.jsonb
+LANGUAGE SQL STABLE PARALLEL SAFE
+RETURN NULLIF(pg_catalog.current_setting('request.jwt.claims', true), '')::pg_catalog.jsonb;
+
+CREATE FUNCTION rtsync.uid() RETURNS pg_catalog.uuid
+LANGUAGE SQL STABLE PARALLEL SAFE
+RETURN (NULLIF(pg_catalog.current_setting('request.jwt.claims', true), '')::pg_catalog.jsonb OPERATOR(pg_catalog.->>) 'sub')::pg_catalog.uuid;
+
+CREATE FUNCTION rtsync.role() RETURNS pg_catalog.text
+LANGUAGE SQL STABLE PARALLEL SAFE
+RETURN NULLIF(pg_catalog.current_setting('request.jwt.claims', true), '')::pg_catalog.jsonb OPERATOR(pg_catalog.->>) 'role';
+
+COMMENT ON FUNCTION rtsync.jwt() IS 'claims of the current token, null without one';
+COMMENT ON FUNCTION rtsync.uid() IS 'claim "sub" of the current token';
+COMMENT ON FUNCTION rtsync.role() IS 'claim "role" of the current token';

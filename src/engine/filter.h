@@ -13,12 +13,18 @@
 #include "engine/policy.h"
 #include "engine/schema.h"
 
-/* A compiled filter of one group for one table; lives in the context given */
+/*
+ * A compiled filter of one group for one table; lives in the context given.
+ * To be compiled again when the table or the role's rights have changed; until
+ * then it answers UNKNOWN for rows whose columns no longer fit.
+ */
 typedef struct Filter Filter;
 
+extern char *filter_syntax_error(const char *text);
 extern Filter *filter_compile(const char *text, Oid relid,
 							  const Bitmapset *selectable,
 							  MemoryContext context);
 extern Verdict filter_check(Filter *filter, const PolicyRow *row);
+extern const Bitmapset *filter_needed_columns(Filter *filter);
 
 #endif							/* RTSYNC_FILTER_H */

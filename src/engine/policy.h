@@ -11,44 +11,37 @@
 
 #include "postgres.h"
 
-#include "access/htup.h"
 #include "nodes/bitmapset.h"
+#include "nodes/pg_list.h"
 
 #include "engine/principal.h"
-#include "engine/schema.h"
-
-/* NO for a NULL result too; UNKNOWN if a column that matters is not known */
-typedef enum Verdict
-{
-	VERDICT_NO,
-	VERDICT_YES,
-	VERDICT_UNKNOWN
-} Verdict;
-
-/* A row as the history holds it */
-typedef struct PolicyRow
-{
-	RelSchema  *schema;
-	HeapTuple	tuple;			/* in schema->desc's layout */
-	const Bitmapset *known;		/* attnums whose values are known; NULL: all */
-} PolicyRow;
+#include "engine/rowcheck.h"
 
 /*
  * What a role may see of a table: privileges and compiled policies.  Cached
- * per (table, role); a pointer is good until the current transaction ends or
- * an invalidation is accepted, whichever comes first, so get it anew.
+ * per (table, role).  The struct stays where it is for the life of the
+ * process; what it says is good until the current transaction ends or an
+ * invalidation is accepted, whichever comes first, so get it anew.
  */
 typedef struct TableAccess
 {
 	Oid			relid;			/* hash key */
 	Oid			roleid;			/* hash key */
 	bool		valid;
+	uint64		generation;		/* changes whenever the access was looked at
+								 * anew: what was derived from it (filters,
+								 * column lists) is to be made again */
 	bool		readable;		/* SELECT on the table or on some column, and
 								 * USAGE on its schema */
 	Bitmapset  *columns;		/* attnums that the role may SELECT */
 	bool		row_security;	/* policies apply to this role */
-	struct CompiledPolicy *compiled;	/* private to policy.c; NULL: no row
-										 * security */
+	bool		reads_session;	/* the answer may depend on the claims, or on
+								 * anything else but the row and the role */
+	const char *undecidable;	/* why policies cannot be evaluated on a tuple,
+								 * for the subscriber; NULL: they can */
+	/* private to policy.c */
+	struct CompiledPolicy *compiled;	/* NULL: no row security */
+	MemoryContext context;		/* holds all of this; NULL at first */
 } TableAccess;
 
 extern void policy_init(void);
@@ -56,5 +49,6 @@ extern TableAccess *policy_table_access(Oid relid, Oid roleid);
 extern const Bitmapset *policy_needed_columns(TableAccess *access,
 											  bool *all);
 extern Verdict policy_check(TableAccess *access, const PolicyRow *row);
+extern List *policy_dependencies(TableAccess *access);
 
 #endif							/* RTSYNC_POLICY_H */

@@ -8,6 +8,10 @@
  * role, with role changes and other restricted operations forbidden, under a
  * GUC nest level that is rolled back, and under rtsync.policy_timeout.
  *
+ * After an ERROR between the two, principal_leave must not be called: the
+ * abort of the transaction or subtransaction in which principal_enter was
+ * called undoes everything, the timeout included.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef RTSYNC_PRINCIPAL_H
@@ -22,8 +26,8 @@ typedef struct Principal
 {
 	Oid			roleid;
 	char	   *rolename;
-	char	   *claims;			/* the token's payload, JSON text, valid UTF-8
-								 * and valid jsonb */
+	char	   *claims;			/* the token's payload, JSON text, valid in the
+								 * server's encoding and valid jsonb */
 } Principal;
 
 /* What principal_leave needs to restore */
@@ -32,6 +36,8 @@ typedef struct PrincipalScope
 	Oid			save_userid;
 	int			save_sec_context;
 	int			save_nestlevel;
+	int			save_depth;
+	const Principal *save_principal;
 } PrincipalScope;
 
 extern void principal_enter(const Principal *principal, PrincipalScope *scope);
@@ -39,5 +45,14 @@ extern void principal_leave(PrincipalScope *scope);
 
 /* For role only, without claims (catalog lookups, planning, rendering) */
 extern void principal_enter_role(Oid roleid, PrincipalScope *scope);
+
+/* Whoever was entered last and not left; NULL: nobody, or a role only */
+extern const Principal *principal_current(void);
+
+/* One evaluation ends, another begins: each has the whole timeout */
+extern void principal_progress(void);
+
+/* Was the last query cancel caused by the timeout?  (For the error's text.) */
+extern bool principal_timed_out(void);
 
 #endif							/* RTSYNC_PRINCIPAL_H */

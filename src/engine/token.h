@@ -15,11 +15,13 @@ typedef struct Token
 {
 	Oid			roleid;
 	char	   *rolename;
-	char	   *claims;			/* the payload's JSON text */
+	char	   *claims;			/* the payload's JSON text, in the server's
+								 * encoding */
 	int64		expires;		/* seconds of the Unix epoch */
 } Token;
 
-/* The texts of the protocol for each way in which a token can be wrong */
+/* The texts of the protocol for each way in which a token can be wrong; the
+ * reason of a refused join is "code: message" */
 typedef struct TokenError
 {
 	const char *code;			/* "InvalidJWTToken", "MalformedJWT", ... */
@@ -29,5 +31,8 @@ typedef struct TokenError
 
 extern bool token_verify(const char *data, Size length, Token *token,
 						 TokenError *error);
+
+/* The settings have changed: read the secret anew */
+extern void token_reload(void);
 
 #endif							/* RTSYNC_TOKEN_H */

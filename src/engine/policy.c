@@ -1,0 +1,719 @@
+/*-------------------------------------------------------------------------
+ *
+ * policy.c
+ *	  Privileges and row security of a table for a role, and the answer for
+ *	  one row.
+ *
+ * The server itself says which policies apply (get_row_security_policies): we
+ * ask it for the conditions that it would add to a SELECT by this role, so
+ * permissive, restrictive, forced, inherited and bypassed policies are as the
+ * server has them.  We differ only in where the row comes from.
+ *
+ * Conditions are prepared in two steps.
+ *
+ * 1. policy_table_access reads the catalogs, as the role but without claims,
+ *	  and runs nothing that a user wrote.  "(SELECT f())" without a FROM, as
+ *	  is often written to have f called once per statement, is replaced by f();
+ *	  whatever has other sub-queries stays a query.
+ *
+ * 2. The first policy_check plans the conditions as the principal:
+ *	  - without sub-queries, into an expression (rowcheck.c);
+ *	  - with sub-queries, into the plan of "SELECT FROM row WHERE conditions",
+ *		in which the row is a tuplestore that has the table's columns.
+ *		Rewriting that query adds the row security of the tables inside, with
+ *		the principal's rights, as it does inside a policy anywhere.
+ *	  If the planner executed a user's function for a constant, the plan is
+ *	  good only for the claims that it saw, and is made again for others.
+ *
+ * The cache is by (table, role).  Invalidation callbacks only mark entries, at
+ * any moment, also while one is being built; marked entries are built again by
+ * the next lookup.  An entry under construction is in a memory context that is
+ * not yet the cache's, and which the next construction deletes if an error
+ * left it behind.  Plans are kept without locks; the locks on a plan's tables
+ * are taken before each run, as the server's plan cache does it.
+ *
+ * Everything that cannot be decided counts as not visible.
+ *
+ * Memory: one context per entry under PolicyContext, with one for the plan,
+ * and in that one for the run of a query.
+ *
+ * Called by route.c and subscription.c, in a transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/table.h"
+#include "catalog/pg_class.h"
+#include "executor/executor.h"
+#include "jit/jit.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "nodes/plannodes.h"
+#include "optimizer/optimizer.h"
+#include "rewrite/rewriteHandler.h"
+#include "rewrite/rewriteManip.h"
+#include "rewrite/rowsecurity.h"
+#include "storage/lmgr.h"
+#include "tcop/tcopprot.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/queryenvironment.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/tuplestore.h"
+
+#include "engine/compat.h"
+#include "engine/policy.h"
+
+/* The name of the row in the queries that we build */
+#define ROW_NAME "rtsync_row"
+
+/* How often to start again when locking tables brings invalidations */
+#define MAX_REPLANS 10
+
+typedef struct AccessKey
+{
+	Oid			relid;
+	Oid			roleid;
+} AccessKey;
+
+typedef struct CompiledPolicy
+{
+	MemoryContext context;		/* holds all of this */
+	List	   *quals;			/* to be ANDed; not planned */
+	TupleDesc	desc;			/* the table's columns, with missing values */
+	RowColumns	columns;		/* that quals read */
+	bool		sublinks;		/* quals have sub-queries */
+
+	/* the plan, for as long as planned is set */
+	bool		planned;
+	MemoryContext plan_context;
+	MemoryContext run_context;	/* for one evaluation of the query */
+	char	   *claims;			/* good for these only; NULL: for all */
+	RowCheck   *expr;			/* without sub-queries */
+	PlannedStmt *query;			/* with sub-queries */
+	EphemeralNamedRelation row; /* the query's row, its store set at each run */
+	QueryEnvironment *query_env;
+	List	   *relation_oids;	/* tables and views that the plan reads */
+	List	   *inval_items;	/* functions and types that it depends on */
+} CompiledPolicy;
+
+static HTAB *accesses = NULL;
+static MemoryContext PolicyContext = NULL;
+
+/* An error left this half-built, if it is not NULL */
+static MemoryContext building = NULL;
+
+/* Counts invalidations, so that none is lost while an entry is being built */
+static uint64 invalidations = 0;
+
+static uint64 last_generation = 0;
+
+static void build_access(TableAccess *access);
+static void read_privileges(TableAccess *access, Relation rel);
+static Bitmapset *selectable_columns(Relation rel, Oid roleid);
+static CompiledPolicy *read_policies(Relation rel, MemoryContext context);
+static List *security_quals(Relation rel);
+static Node *flatten_mutator(Node *node, void *context);
+static Node *trivial_subselect(SubLink *sublink);
+static void describe_compiled(TableAccess *access, CompiledPolicy *compiled);
+static void ensure_plan(TableAccess *access);
+static void make_plan(TableAccess *access, CompiledPolicy *compiled);
+static void plan_query(CompiledPolicy *compiled, RowPlan *plan);
+static RangeTblEntry *row_rte(TupleDesc desc);
+static void lock_tables(PlannedStmt *plan);
+static Verdict check_query(CompiledPolicy *compiled, const PolicyRow *row);
+static bool run_query(CompiledPolicy *compiled, Tuplestorestate *store);
+static void invalidate_relation_cb(Datum arg, Oid relid);
+static void invalidate_item_cb(Datum arg, int cacheid, uint32 hashvalue);
+static void invalidate_all_cb(Datum arg, int cacheid, uint32 hashvalue);
+
+/* Set the cache up, once per process. */
+void
+policy_init(void)
+{
+	HASHCTL		ctl = {0};
+
+	if (accesses != NULL)
+		return;
+
+	PolicyContext = AllocSetContextCreate(TopMemoryContext, "rtsync policies",
+										  ALLOCSET_DEFAULT_SIZES);
+	ctl.keysize = sizeof(AccessKey);
+	ctl.entrysize = sizeof(TableAccess);
+	ctl.hcxt = PolicyContext;
+	accesses = hash_create("rtsync table accesses", 64, &ctl,
+						   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+
+	/* pg_class, pg_attribute and pg_policy arrive as relcache messages */
+	CacheRegisterRelcacheCallback(invalidate_relation_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, invalidate_item_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(TYPEOID, invalidate_item_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, invalidate_all_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, invalidate_all_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, invalidate_all_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(OPEROID, invalidate_all_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(AMOPOPID, invalidate_all_cb, (Datum) 0);
+}
+
+/*
+ * What may the role see of the table?  Never NULL: a table or a role that does
+ * not exist is simply not readable.  Raises an error if the policies cannot be
+ * read now, for one because somebody holds an exclusive lock on the table for
+ * longer than the policy timeout.
+ */
+TableAccess *
+policy_table_access(Oid relid, Oid roleid)
+{
+	AccessKey	key = {relid, roleid};
+	TableAccess *access;
+	bool		found;
+
+	access = hash_search(accesses, &key, HASH_ENTER, &found);
+	if (!found)
+		memset((char *) access + sizeof(AccessKey), 0,
+			   sizeof(TableAccess) - sizeof(AccessKey));
+	if (!access->valid)
+		build_access(access);
+	return access;
+}
+
+/*
+ * The columns that have to be known for an answer: none without row security.
+ * "all" is set if it must be the whole row, or if nothing would suffice.
+ */
+const Bitmapset *
+policy_needed_columns(TableAccess *access, bool *all)
+{
+	*all = false;
+	if (!access->row_security)
+		return NULL;
+	*all = access->compiled == NULL || access->undecidable != NULL ||
+		access->compiled->columns.whole_row;
+	return access->compiled ? access->compiled->columns.attnums : NULL;
+}
+
+/*
+ * May the principal that has been entered see the row?  Needs an active
+ * snapshot.  Errors of what users wrote are raised, as is the cancel when it
+ * takes too long.
+ */
+Verdict
+policy_check(TableAccess *access, const PolicyRow *row)
+{
+	if (GetUserId() != access->roleid || principal_current() == NULL)
+		elog(ERROR, "row security asked outside its principal");
+	if (row->schema->relid != access->relid)
+		elog(ERROR, "row security asked about a row of another table");
+
+	ensure_plan(access);
+	if (!access->readable)
+		return VERDICT_NO;
+	if (!access->row_security)
+		return VERDICT_YES;
+	if (access->undecidable != NULL)
+		return VERDICT_UNKNOWN;
+
+	if (access->compiled->expr != NULL)
+		return rowcheck_run(access->compiled->expr, row);
+	return check_query(access->compiled, row);
+}
+
+/*
+ * The tables and views that the sub-queries of the policies read, those behind
+ * the row security of these included.  Known once a row has been checked; what
+ * functions read is never known.
+ */
+List *
+policy_dependencies(TableAccess *access)
+{
+	if (access->compiled == NULL || !access->compiled->planned ||
+		!access->compiled->sublinks)
+		return NIL;
+	return list_copy(access->compiled->relation_oids);
+}
+
+/* Look everything up anew, as the role. */
+static void
+build_access(TableAccess *access)
+{
+	uint64		invalidations_before = invalidations;
+	PrincipalScope scope;
+	Relation	rel;
+	MemoryContext context;
+	MemoryContext oldcontext;
+	MemoryContext oldown;
+	TableAccess new = {access->relid, access->roleid};
+
+	if (building != NULL)
+		MemoryContextDelete(building);
+	building = context = AllocSetContextCreate(PolicyContext, "rtsync policy",
+											   ALLOCSET_SMALL_SIZES);
+	oldcontext = MemoryContextSwitchTo(context);
+
+	principal_enter_role(access->roleid, &scope);
+	rel = try_table_open(access->relid, AccessShareLock);
+	if (rel != NULL)
+	{
+		read_privileges(&new, rel);
+		if (new.readable && check_enable_rls(new.relid, new.roleid,
+											 true) == RLS_ENABLED)
+		{
+			new.row_security = true;
+			new.compiled = read_policies(rel, context);
+			describe_compiled(&new, new.compiled);
+		}
+		table_close(rel, AccessShareLock);
+	}
+	principal_leave(&scope);
+	MemoryContextSwitchTo(oldcontext);
+
+	/* from here on nothing can fail */
+	oldown = access->context;
+	new.context = context;
+	new.generation = ++last_generation;
+	new.valid = invalidations == invalidations_before;
+	*access = new;
+	building = NULL;
+	if (oldown != NULL)
+		MemoryContextDelete(oldown);
+}
+
+/* Privileges on schema, table and columns. */
+static void
+read_privileges(TableAccess *access, Relation rel)
+{
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(access->roleid)))
+		return;
+	if (!compat_namespace_usage(RelationGetNamespace(rel), access->roleid))
+		return;
+	access->columns = selectable_columns(rel, access->roleid);
+	access->readable = !bms_is_empty(access->columns);
+}
+
+static Bitmapset *
+selectable_columns(Relation rel, Oid roleid)
+{
+	Oid			relid = RelationGetRelid(rel);
+	TupleDesc	desc = RelationGetDescr(rel);
+	bool		all = pg_class_aclcheck(relid, roleid, ACL_SELECT) == ACLCHECK_OK;
+	Bitmapset  *result = NULL;
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		AttrNumber	attnum = i + 1;
+
+		if (TupleDescAttr(desc, i)->attisdropped)
+			continue;
+		if (all ||
+			pg_attribute_aclcheck(relid, attnum, roleid, ACL_SELECT) == ACLCHECK_OK)
+			result = bms_add_member(result, attnum);
+	}
+	return result;
+}
+
+/* The conditions that the server would add to a SELECT by the current role. */
+static CompiledPolicy *
+read_policies(Relation rel, MemoryContext context)
+{
+	CompiledPolicy *compiled = palloc0(sizeof(CompiledPolicy));
+	List	   *quals = security_quals(rel);
+
+	compiled->context = context;
+	compiled->desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
+	compiled->quals = (List *)
+		flatten_mutator(compat_expand_generated((Node *) quals, rel), NULL);
+	compiled->sublinks = checkExprHasSubLink((Node *) compiled->quals);
+	rowcheck_columns((Node *) compiled->quals, compiled->desc,
+					&compiled->columns);
+	return compiled;
+}
+
+/*
+ * Only called if check_enable_rls said that row security applies: for anybody
+ * else no conditions come back, and these would look the same as none.
+ */
+static List *
+security_quals(Relation rel)
+{
+	Query	   *query = makeNode(Query);
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+	List	   *quals;
+	List	   *checks;
+	bool		has_row_security;
+	bool		has_sublinks;
+
+	rte->rtekind = RTE_RELATION;
+	rte->relid = RelationGetRelid(rel);
+	rte->relkind = rel->rd_rel->relkind;
+	rte->rellockmode = AccessShareLock;
+	query->commandType = CMD_SELECT;
+	query->rtable = list_make1(rte);
+	compat_require_select(query, rte);
+
+	get_row_security_policies(query, rte, 1, &quals, &checks,
+							  &has_row_security, &has_sublinks);
+
+	/* at least "false" must have come back */
+	if (!has_row_security || quals == NIL)
+		elog(ERROR, "no row security found for table \"%s\"",
+			 RelationGetRelationName(rel));
+	return copyObject(quals);
+}
+
+/* Replace "(SELECT expression)" by the expression. */
+static Node *
+flatten_mutator(Node *node, void *context)
+{
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, SubLink))
+	{
+		Node	   *expr = trivial_subselect((SubLink *) node);
+
+		if (expr != NULL)
+			return flatten_mutator(expr, context);
+	}
+	return expression_tree_mutator(node, flatten_mutator, context);
+}
+
+/* The expression, as it reads one level up; NULL if it is a real query. */
+static Node *
+trivial_subselect(SubLink *sublink)
+{
+	Query	   *query = (Query *) sublink->subselect;
+	TargetEntry *target;
+	Node	   *expr;
+
+	if (sublink->subLinkType != EXPR_SUBLINK || !IsA(query, Query) ||
+		query->commandType != CMD_SELECT || query->rtable != NIL ||
+		query->jointree->fromlist != NIL || query->jointree->quals != NULL ||
+		query->hasAggs || query->hasWindowFuncs || query->hasTargetSRFs ||
+		query->hasModifyingCTE || query->hasForUpdate ||
+		query->cteList != NIL || query->groupClause != NIL ||
+		query->groupingSets != NIL || query->havingQual != NULL ||
+		query->windowClause != NIL || query->distinctClause != NIL ||
+		query->limitOffset != NULL || query->limitCount != NULL ||
+		query->rowMarks != NIL || query->setOperations != NULL ||
+		list_length(query->targetList) != 1)
+		return NULL;
+
+	target = linitial_node(TargetEntry, query->targetList);
+	if (target->resjunk)
+		return NULL;
+	expr = copyObject((Node *) target->expr);
+	IncrementVarSublevelsUp(expr, -1, 1);
+	return expr;
+}
+
+/* What callers may know about the conditions. */
+static void
+describe_compiled(TableAccess *access, CompiledPolicy *compiled)
+{
+	access->reads_session = rowcheck_reads_session((Node *) compiled->quals);
+	if (compiled->columns.system_column)
+		access->undecidable = "a policy of the table reads a system column";
+}
+
+/*
+ * Have a plan that is good for the current principal, and the locks to run it.
+ * May build the access anew.
+ */
+static void
+ensure_plan(TableAccess *access)
+{
+	for (int i = 0; i < MAX_REPLANS; i++)
+	{
+		CompiledPolicy *compiled;
+
+		if (!access->valid)
+			build_access(access);
+		compiled = access->compiled;
+		if (compiled == NULL || access->undecidable != NULL)
+			return;
+
+		if (!compiled->planned ||
+			(compiled->claims != NULL &&
+			 strcmp(compiled->claims, principal_current()->claims) != 0))
+			make_plan(access, compiled);
+
+		/* the locks may bring the news that the plan is out of date */
+		if (compiled->query != NULL)
+			lock_tables(compiled->query);
+		if (access->valid)
+			return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("row security of table %u changes too often to be evaluated",
+					access->relid)));
+}
+
+/*
+ * Plan the conditions as the current principal.  After an error the entry has
+ * no plan, and plan_context holds what is to be thrown away.
+ */
+static void
+make_plan(TableAccess *access, CompiledPolicy *compiled)
+{
+	uint64		invalidations_before = invalidations;
+	MemoryContext oldcontext;
+	RowPlan		plan;
+
+	/* the callbacks must not see lists that are about to go */
+	compiled->planned = false;
+	compiled->relation_oids = NIL;
+	compiled->inval_items = NIL;
+	compiled->expr = NULL;
+	compiled->query = NULL;
+	compiled->claims = NULL;
+	if (compiled->plan_context != NULL)
+		MemoryContextReset(compiled->plan_context);
+	else
+		compiled->plan_context = AllocSetContextCreate(compiled->context,
+													   "rtsync policy plan",
+													   ALLOCSET_SMALL_SIZES);
+
+	oldcontext = MemoryContextSwitchTo(compiled->plan_context);
+	if (compiled->sublinks)
+		plan_query(compiled, &plan);
+	else
+	{
+		rowcheck_plan(compiled->quals, &plan);
+		compiled->expr = rowcheck_create(plan.quals, compiled->desc,
+										compiled->columns.attnums,
+										compiled->plan_context);
+	}
+	if (plan.bound)
+		compiled->claims = pstrdup(principal_current()->claims);
+	MemoryContextSwitchTo(oldcontext);
+
+	compiled->relation_oids = plan.relation_oids;
+	compiled->inval_items = plan.inval_items;
+	compiled->planned = true;
+
+	/* what was read may be out of date already */
+	if (invalidations != invalidations_before)
+		access->valid = false;
+}
+
+/*
+ * Plan "SELECT FROM row WHERE conditions".  The query is built as the parser
+ * would have left it; the rewriter then adds the row security of the tables in
+ * the sub-queries.
+ */
+static void
+plan_query(CompiledPolicy *compiled, RowPlan *plan)
+{
+	Query	   *query = makeNode(Query);
+	RangeTblRef *ref = makeNode(RangeTblRef);
+	List	   *rewritten;
+	bool		has_row_security;
+
+	ref->rtindex = 1;
+	query->commandType = CMD_SELECT;
+	query->querySource = QSRC_ORIGINAL;
+	query->canSetTag = true;
+	query->rtable = list_make1(row_rte(compiled->desc));
+	query->jointree = makeFromExpr(list_make1(ref),
+								   (Node *) make_ands_explicit(copyObject(compiled->quals)));
+	query->hasSubLinks = true;
+	query->hasRowSecurity = true;
+
+	AcquireRewriteLocks(query, true, false);
+	rewritten = QueryRewrite(query);
+	if (list_length(rewritten) != 1)
+		elog(ERROR, "row security became %d queries", list_length(rewritten));
+	extract_query_dependencies((Node *) rewritten, &plan->relation_oids,
+							   &plan->inval_items, &has_row_security);
+
+	rowcheck_watch_begin();
+	compiled->query = pg_plan_query(linitial_node(Query, rewritten),
+									"row security", 0, NULL);
+	plan->bound = rowcheck_watch_end();
+
+	/* it runs for one row: never worth compiling */
+	compiled->query->jitFlags = PGJIT_NONE;
+	plan->relation_oids = list_concat_unique_oid(plan->relation_oids,
+												 compiled->query->relationOids);
+	plan->inval_items = list_concat(plan->inval_items,
+									compiled->query->invalItems);
+
+	compiled->row = palloc0(sizeof(EphemeralNamedRelationData));
+	compiled->row->md.name = ROW_NAME;
+	compiled->row->md.tupdesc = CreateTupleDescCopy(compiled->desc);
+	compiled->row->md.enrtype = ENR_NAMED_TUPLESTORE;
+	compiled->row->md.enrtuples = 1;
+	compiled->query_env = create_queryEnv();
+	register_ENR(compiled->query_env, compiled->row);
+	compiled->run_context = AllocSetContextCreate(compiled->plan_context,
+												  "rtsync policy run",
+												  ALLOCSET_DEFAULT_SIZES);
+}
+
+/* The tuplestore as a range table entry with the table's columns. */
+static RangeTblEntry *
+row_rte(TupleDesc desc)
+{
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+
+	rte->rtekind = RTE_NAMEDTUPLESTORE;
+	rte->enrname = ROW_NAME;
+	rte->enrtuples = 1;
+	rte->inFromCl = true;
+	rte->eref = makeAlias(ROW_NAME, NIL);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		bool		dropped = att->attisdropped;
+
+		rte->eref->colnames =
+			lappend(rte->eref->colnames,
+					makeString(dropped ? "" : pstrdup(NameStr(att->attname))));
+		rte->coltypes = lappend_oid(rte->coltypes,
+									dropped ? InvalidOid : att->atttypid);
+		rte->coltypmods = lappend_int(rte->coltypmods,
+									  dropped ? 0 : att->atttypmod);
+		rte->colcollations = lappend_oid(rte->colcollations,
+										 dropped ? InvalidOid : att->attcollation);
+	}
+	return rte;
+}
+
+/* The executor expects its tables to be locked. */
+static void
+lock_tables(PlannedStmt *plan)
+{
+	ListCell   *lc;
+
+	foreach(lc, plan->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		/* a view that became a sub-query has an OID from 16 on */
+		if (rte->rtekind == RTE_RELATION ||
+			(rte->rtekind == RTE_SUBQUERY && OidIsValid(rte->relid)))
+			LockRelationOid(rte->relid, rte->rellockmode);
+	}
+}
+
+/* Evaluate conditions with sub-queries; the locks are held. */
+static Verdict
+check_query(CompiledPolicy *compiled, const PolicyRow *row)
+{
+	MemoryContext oldcontext;
+	int			natts = compiled->desc->natts;
+	Datum	   *values;
+	bool	   *isnull;
+	Tuplestorestate *store;
+	Verdict		verdict = VERDICT_UNKNOWN;
+
+	/* also frees what an error left */
+	MemoryContextReset(compiled->run_context);
+	oldcontext = MemoryContextSwitchTo(compiled->run_context);
+
+	values = palloc(natts * sizeof(Datum));
+	isnull = palloc(natts * sizeof(bool));
+	if (rowcheck_fetch(compiled->desc, compiled->columns.attnums, row,
+					  values, isnull))
+	{
+		int			nestlevel = NewGUCNestLevel();
+
+		store = tuplestore_begin_heap(false, false, work_mem);
+		tuplestore_putvalues(store, compiled->row->md.tupdesc, values, isnull);
+		verdict = run_query(compiled, store) ? VERDICT_YES : VERDICT_NO;
+		tuplestore_end(store);
+
+		/* what one evaluation changes, the next one must not see */
+		AtEOXact_GUC(false, nestlevel);
+		principal_progress();
+	}
+	MemoryContextSwitchTo(oldcontext);
+	return verdict;
+}
+
+/* Did the row come out? */
+static bool
+run_query(CompiledPolicy *compiled, Tuplestorestate *store)
+{
+	QueryDesc  *desc;
+	bool		result;
+
+	compiled->row->reldata = store;
+	desc = CreateQueryDesc(compiled->query, "row security",
+						   GetActiveSnapshot(), InvalidSnapshot,
+						   None_Receiver, NULL, compiled->query_env, 0);
+	ExecutorStart(desc, 0);
+	compat_executor_run(desc, 1);
+	result = desc->estate->es_processed > 0;
+	ExecutorFinish(desc);
+	ExecutorEnd(desc);
+	FreeQueryDesc(desc);
+	compiled->row->reldata = NULL;
+	return result;
+}
+
+/*--------------------------------------------------------------------------
+ * Invalidation: mark, nothing else
+ *--------------------------------------------------------------------------
+ */
+
+static void
+invalidate_relation_cb(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS status;
+	TableAccess *access;
+
+	invalidations++;
+	hash_seq_init(&status, accesses);
+	while ((access = hash_seq_search(&status)) != NULL)
+	{
+		if (!access->valid)
+			continue;
+		if (relid == InvalidOid || access->relid == relid ||
+			(access->compiled != NULL &&
+			 list_member_oid(access->compiled->relation_oids, relid)))
+			access->valid = false;
+	}
+}
+
+/* A function or a type has changed. */
+static void
+invalidate_item_cb(Datum arg, int cacheid, uint32 hashvalue)
+{
+	HASH_SEQ_STATUS status;
+	TableAccess *access;
+	ListCell   *lc;
+
+	invalidations++;
+	hash_seq_init(&status, accesses);
+	while ((access = hash_seq_search(&status)) != NULL)
+	{
+		if (!access->valid || access->compiled == NULL)
+			continue;
+		if (hashvalue == 0)
+			access->valid = false;
+		foreach(lc, access->compiled->inval_items)
+		{
+			PlanInvalItem *item = lfirst_node(PlanInvalItem, lc);
+
+			if (item->cacheId == cacheid && item->hashValue == hashvalue)
+				access->valid = false;
+		}
+	}
+}
+
+/* A role, a membership, a schema or an operator has changed. */
+static void
+invalidate_all_cb(Datum arg, int cacheid, uint32 hashvalue)
+{
+	invalidate_relation_cb(arg, InvalidOid);
+}

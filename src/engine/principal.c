@@ -1,0 +1,252 @@
+/*-------------------------------------------------------------------------
+ *
+ * principal.c
+ *	  Becoming the role and the claims that a decision is made for.
+ *
+ * The session looks to code that runs for a principal as it does to a query
+ * that came through PostgREST: current_user and the setting "role" are the
+ * token's role, "request.jwt.claims" is the token's payload, search_path is
+ * what a new session in this database starts with.  The setting "role" is
+ * assigned while the session is still itself, because it cannot be assigned
+ * under SECURITY_LOCAL_USERID_CHANGE; that flag then keeps the code from
+ * changing it.  The older settings "request.jwt.claim.NAME" are not made.
+ *
+ * The timeout is a ticking timer, so that an evaluation costs no system call
+ * and no look at the clock: a tick that finds the same evaluation running as
+ * the tick before cancels it.  An evaluation may therefore last from one to
+ * two times rtsync.policy_timeout.  Code that catches the cancel gets it again
+ * at every tick, and after CANCELS_BEFORE_EXIT of them the process is made to
+ * exit: nothing else would stop it, and while it runs nobody else is served.
+ *
+ * Nothing is left over after an error: user, security context and settings
+ * are restored by the abort of the (sub)transaction, and a callback of ours
+ * stops the timer there.
+ *
+ * Used by the engine, in a transaction, with the superuser as session user.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "utils/guc.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "engine/principal.h"
+#include "engine/settings.h"
+
+#define CANCELS_BEFORE_EXIT 10
+
+static const Principal *current_principal = NULL;
+
+/* Scopes entered and not left, and the nest level of the outermost's transaction */
+static int	depth = 0;
+static int	outermost_nest_level = 0;
+
+/* The timer; what its handler writes or reads is volatile */
+static TimeoutId timer;
+static bool timer_registered = false;
+static volatile uint32 evaluation = 0;
+static volatile uint32 seen_evaluation = 0;
+static volatile int cancels = 0;
+
+static void enter(Oid roleid, PrincipalScope *scope);
+static void save_setting(const char *name, const char *value);
+static void start_timer(void);
+static void stop_timer(void);
+static void timer_cb(void);
+static void transaction_cb(XactEvent event, void *arg);
+static void subtransaction_cb(SubXactEvent event, SubTransactionId mySubid,
+							  SubTransactionId parentSubid, void *arg);
+
+/*
+ * Be the principal until principal_leave.  Needs a transaction; must not be
+ * called between another's enter and leave.
+ */
+void
+principal_enter(const Principal *principal, PrincipalScope *scope)
+{
+	int			nestlevel;
+	Oid			userid;
+	int			sec_context;
+
+	GetUserIdAndSecContext(&userid, &sec_context);
+	if (depth > 0 || sec_context != 0)
+		elog(ERROR, "a principal cannot be entered inside another");
+
+	nestlevel = NewGUCNestLevel();
+	save_setting("role", principal->rolename);
+	if (GetUserId() != principal->roleid)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role \"%s\" is no longer the one that the token named",
+						principal->rolename)));
+	save_setting("request.jwt.claims", principal->claims);
+
+	enter(principal->roleid, scope);
+	scope->save_userid = userid;
+	scope->save_nestlevel = nestlevel;
+	current_principal = principal;
+}
+
+/*
+ * Be the role, without claims, until principal_leave.  May be called inside
+ * another scope, whose timeout then goes on.
+ */
+void
+principal_enter_role(Oid roleid, PrincipalScope *scope)
+{
+	int			nestlevel = NewGUCNestLevel();
+
+	enter(roleid, scope);
+	scope->save_nestlevel = nestlevel;
+}
+
+/* What both have in common; the GUC nest level has been made. */
+static void
+enter(Oid roleid, PrincipalScope *scope)
+{
+	const char *search_path = GetConfigOptionResetString("search_path");
+
+	scope->save_depth = depth;
+	scope->save_principal = current_principal;
+	GetUserIdAndSecContext(&scope->save_userid, &scope->save_sec_context);
+
+	if (strcmp(namespace_search_path, search_path) != 0)
+		save_setting("search_path", search_path);
+	if (!XactReadOnly)
+		save_setting("transaction_read_only", "on");
+
+	SetUserIdAndSecContext(roleid,
+						   scope->save_sec_context |
+						   SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+	current_principal = NULL;
+	if (depth == 0)
+		start_timer();
+	depth++;
+}
+
+/* Be again what we were before the matching enter. */
+void
+principal_leave(PrincipalScope *scope)
+{
+	Assert(depth > 0);
+
+	depth = scope->save_depth;
+	if (depth == 0)
+		stop_timer();
+	current_principal = scope->save_principal;
+
+	/*
+	 * Before the settings, as "role" cannot be assigned otherwise; and after
+	 * them, as assigning it changes the user.
+	 */
+	SetUserIdAndSecContext(scope->save_userid, scope->save_sec_context);
+	AtEOXact_GUC(false, scope->save_nestlevel);
+	SetUserIdAndSecContext(scope->save_userid, scope->save_sec_context);
+}
+
+const Principal *
+principal_current(void)
+{
+	return current_principal;
+}
+
+void
+principal_progress(void)
+{
+	evaluation++;
+}
+
+bool
+principal_timed_out(void)
+{
+	return cancels > 0;
+}
+
+static void
+save_setting(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+static void
+start_timer(void)
+{
+	if (!timer_registered)
+	{
+		timer = RegisterTimeout(USER_TIMEOUT, timer_cb);
+		RegisterXactCallback(transaction_cb, NULL);
+		RegisterSubXactCallback(subtransaction_cb, NULL);
+		timer_registered = true;
+	}
+
+	cancels = 0;
+	seen_evaluation = evaluation;
+	outermost_nest_level = GetCurrentTransactionNestLevel();
+	enable_timeout_every(timer,
+						 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													 rtsync_policy_timeout),
+						 rtsync_policy_timeout);
+}
+
+/* Also takes back a cancel of ours that came too late to be noticed. */
+static void
+stop_timer(void)
+{
+	disable_timeout(timer, false);
+	if (cancels > 0)
+		QueryCancelPending = false;
+}
+
+/* In a signal handler. */
+static void
+timer_cb(void)
+{
+	if (depth == 0)
+		return;
+	if (seen_evaluation != evaluation)
+	{
+		seen_evaluation = evaluation;
+		return;
+	}
+
+	if (++cancels > CANCELS_BEFORE_EXIT)
+		ProcDiePending = true;
+	else
+		QueryCancelPending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
+
+/* The abort has restored everything else, or is about to. */
+static void
+forget_scopes(void)
+{
+	if (depth == 0)
+		return;
+	depth = 0;
+	current_principal = NULL;
+	stop_timer();
+}
+
+static void
+transaction_cb(XactEvent event, void *arg)
+{
+	forget_scopes();
+}
+
+static void
+subtransaction_cb(SubXactEvent event, SubTransactionId mySubid,
+				  SubTransactionId parentSubid, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB &&
+		GetCurrentTransactionNestLevel() <= outermost_nest_level)
+		forget_scopes();
+}
