@@ -234,6 +234,22 @@ fail_start(EngineEntry *entry, uint32 generation, const char *message,
 	LWLockRelease(shared_state->lock);
 }
 
+/* A worker slot is free again: who waits for one need not wait longer. */
+static void
+retry_those_without_slot(void)
+{
+	LWLockAcquire(shared_state->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < MAX_ENGINES; i++)
+	{
+		EngineEntry *entry = &shared_state->engines[i];
+
+		if (entry->state == ENGINE_WAITING &&
+			strcmp(entry->message, SLOTS_MESSAGE) == 0)
+			entry->retry_at = 0;
+	}
+	LWLockRelease(shared_state->lock);
+}
+
 /*
  * Forget workers that have stopped.  Usually they have cleaned up their entry
  * themselves; one that never came so far is a failed start.  Returns how many
@@ -259,6 +275,7 @@ check_workers(void)
 			fail_start(entry, worker->generation,
 					   "the engine could not be started",
 					   "The server's log may say why.");
+			retry_those_without_slot();
 			continue;
 		}
 		LWLockAcquire(shared_state->lock, LW_SHARED);
@@ -300,7 +317,6 @@ complain_of_slots(const Database *database, bool same)
 static bool
 start_engine(int index, const Database *database, bool others_busy)
 {
-	static const char *const message = SLOTS_MESSAGE;
 	EngineEntry *entry = &shared_state->engines[index];
 	TimestampTz when;
 	bool		same;
@@ -313,7 +329,7 @@ start_engine(int index, const Database *database, bool others_busy)
 	}
 	shared_launcher_starting(entry, NameStr(database->name));
 	workers[index].generation = entry->generation;
-	same = strcmp(entry->message, message) == 0;
+	same = strcmp(entry->message, SLOTS_MESSAGE) == 0;
 	LWLockRelease(shared_state->lock);
 
 	if (register_worker(index, database))
@@ -329,7 +345,7 @@ start_engine(int index, const Database *database, bool others_busy)
 		LWLockRelease(shared_state->lock);
 		return false;
 	}
-	fail_start(entry, workers[index].generation, message, SLOTS_HINT);
+	fail_start(entry, workers[index].generation, SLOTS_MESSAGE, SLOTS_HINT);
 	complain_of_slots(database, same);
 	return false;
 }
