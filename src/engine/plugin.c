@@ -67,7 +67,7 @@ static void commit_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 static PluginState *create_state(LogicalDecodingContext *ctx);
 static void set_option(PluginOptions *options, DefElem *elem);
 static bool bool_option(DefElem *elem);
-static void unknown_option(const char *name) pg_attribute_noreturn();
+static void unknown_option(const char *name);
 static void check_publication(const char *name);
 static void follow_publication_setting(PluginState *state);
 static void give_begin(LogicalDecodingContext *ctx, ReorderBufferTXN *txn);

@@ -287,7 +287,7 @@ read_restrictions(const PublicationInfo *pub, PublicationRel *result)
 static Bitmapset *
 column_list(Datum prattrs)
 {
-	int2vector *vector = (int2vector *) DatumGetPointer(PG_DETOAST_DATUM(prattrs));
+	int2vector *vector = (int2vector *) PG_DETOAST_DATUM(prattrs);
 	Bitmapset  *result = NULL;
 
 	for (int i = 0; i < vector->dim1; i++)
