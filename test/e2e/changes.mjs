@@ -42,6 +42,9 @@ const onMarkers = { event: '*', schema: 'public', table: 'markers' };
 for (const version of versions) {
   const client = connect(version, reader);
   atEnd(() => client.disconnect());
+  // Removing its last channel makes 2.90 disconnect, and it does not always get
+  // over a subscribe() meanwhile.
+  client.channel('anchor').subscribe();
 
   test(`${version.name}: INSERT, UPDATE and DELETE have their payloads`, async () => {
     await sql('TRUNCATE todos');
