@@ -15,8 +15,9 @@
  *
  * Closing.  connection_close may be called from anywhere.  It takes the
  * channels away at once; the rest happens at the end of the turn, because
- * the library must not free a socket within its own callback, and callers
- * must not lose the connection under their hands.  The library sends the
+ * the library must not free a socket within its own callback and would, told
+ * to close in the midst of what it has read, take the rest for the start of a
+ * frame; and callers must not lose the connection under their hands.  The library sends the
  * Close frame and waits for the client's; only when it still holds unsent
  * bytes do we put a Close frame of our own behind them, as it would drop its
  * own.
@@ -335,11 +336,8 @@ handle_message(Connection *connection, const char *data, size_t length,
 	phoenix_release(&message);
 }
 
-/*
- * A piece of a message.  Returns false if the library shall close: with the
- * reason that was given to it.
- */
-bool
+/* A piece of a message. */
+void
 connection_receive(Connection *connection, const char *data, size_t length)
 {
 	struct lws *wsi = connection->wsi;
@@ -347,7 +345,7 @@ connection_receive(Connection *connection, const char *data, size_t length)
 	Buffer	   *message = &connection->message;
 
 	if (connection->close_code != 0)
-		return true;
+		return;
 	connection->active_at = now();
 	list_remove(&connection->activity_link);
 	list_append(&connections()->by_activity, &connection->activity_link);
@@ -370,17 +368,6 @@ connection_receive(Connection *connection, const char *data, size_t length)
 	}
 	if (final)
 		buffer_release(message);
-
-	if (connection->close_code == 0)
-		return true;
-	list_remove(&connection->end_link);
-	if (connection->queue_count > 0 && !flush(connection))
-		return false;
-	queue_clear(connection);
-	lws_close_reason(wsi, connection->close_code,
-					 (unsigned char *) connection->close_reason,
-					 strlen(connection->close_reason));
-	return false;
 }
 
 /*-------------------------------- closing -------------------------------*/

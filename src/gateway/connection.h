@@ -78,7 +78,7 @@ extern void connection_close(Connection *connection, uint16_t code,
 
 /* Called by websocket.c */
 extern void connection_established(Connection *connection, struct lws *wsi);
-extern bool connection_receive(Connection *connection, const char *data,
+extern void connection_receive(Connection *connection, const char *data,
 							   size_t length);
 extern bool connection_writable(Connection *connection);
 extern void connection_gone(Connection *connection);

@@ -136,7 +136,8 @@ callback(struct lws *wsi, enum lws_callback_reasons reason, void *user,
 		case LWS_CALLBACK_RECEIVE:
 			if (connection == NULL)
 				return -1;
-			return connection_receive(connection, in, length) ? 0 : -1;
+			connection_receive(connection, in, length);
+			return 0;
 
 		case LWS_CALLBACK_SERVER_WRITEABLE:
 			if (connection == NULL)

@@ -1,0 +1,186 @@
+/*
+ * A fake engine: starts the gateway as the real one does, and speaks the link
+ * (src/link/link.h) with it.  By default it accepts every token and every
+ * join; a test replaces the handlers that it is about.
+ */
+import net from 'node:net'
+import { spawn } from 'node:child_process'
+import { once, EventEmitter } from 'node:events'
+
+export const HELLO = 1, CONFIG = 2, AUTH_REPLY = 3, JOIN_REPLY = 4, BINDINGS = 5,
+  EVENT = 6, SYSTEM = 7, SHUTDOWN = 8
+export const READY = 101, AUTH = 102, JOIN = 103, LEAVE = 104, TOKEN = 105, STATS = 106
+
+const NULL = 0xffffffff
+
+/* A body under construction. */
+export class Body {
+  parts = []
+  u8(n) { this.parts.push(Buffer.from([n])); return this }
+  u32(n) { const b = Buffer.alloc(4); b.writeUInt32LE(n); this.parts.push(b); return this }
+  u64(n) { const b = Buffer.alloc(8); b.writeBigUInt64LE(BigInt(n)); this.parts.push(b); return this }
+  string(s) {
+    if (s === null || s === undefined) return this.u32(NULL)
+    const b = Buffer.from(s)
+    this.u32(b.length).parts.push(b)
+    return this
+  }
+  bytes() { return Buffer.concat(this.parts) }
+}
+
+class Reader {
+  constructor(body) { this.body = body; this.at = 0 }
+  u8() { return this.body.readUInt8(this.at++) }
+  u32() { const n = this.body.readUInt32LE(this.at); this.at += 4; return n }
+  u64() { const n = this.body.readBigUInt64LE(this.at); this.at += 8; return Number(n) }
+  string() {
+    const n = this.u32()
+    if (n === NULL) return null
+    const s = this.body.subarray(this.at, this.at + n)
+    if (s.length !== n) throw new Error('string is cut off')
+    this.at += n
+    return s.toString()
+  }
+  end() { if (this.at !== this.body.length) throw new Error('bytes left over') }
+}
+
+const parsers = {
+  [READY]: r => ({ version: r.u32() }),
+  [AUTH]: r => ({ connection: r.u64(), token: r.string() }),
+  [JOIN]: r => {
+    const m = { channel: r.u64(), topic: r.string(), private: r.u8(), wait: r.u8(), token: r.string(), bindings: [] }
+    for (let n = r.u32(); n > 0; n--) {
+      const b = { event: r.string(), schema: r.string(), table: r.string(), filter: r.string(), select: null }
+      const columns = r.u32()
+      if (columns !== NULL) b.select = Array.from({ length: columns }, () => r.string())
+      m.bindings.push(b)
+    }
+    return m
+  },
+  [LEAVE]: r => ({ channel: r.u64() }),
+  [TOKEN]: r => ({ channel: r.u64(), token: r.string() }),
+  [STATS]: r => ({ connections: r.u32(), channels: r.u32(), frames: r.u64(), bytes: r.u64(), slow: r.u64() }),
+}
+const names = { [READY]: 'ready', [AUTH]: 'auth', [JOIN]: 'join', [LEAVE]: 'leave', [TOKEN]: 'token', [STATS]: 'stats' }
+
+export class Engine extends EventEmitter {
+  stderr = ''
+  log = []              /* every message received: {name, ...fields} */
+  channels = new Map()  /* topic -> the latest channel number */
+  exited = null
+
+  static async start(config = {}, options = {}) {
+    const engine = new Engine()
+    const server = net.createServer()
+    server.listen(0, '127.0.0.1', 4096)
+    await once(server, 'listening')
+    engine.port = server.address().port
+    engine.child = spawn(options.program ?? process.env.GATEWAY, [],
+      { stdio: ['ignore', 'inherit', 'pipe', 'pipe', server._handle.fd], env: { ...process.env, ...options.env } })
+    server.close()
+    engine.child.stderr.on('data', d => { engine.stderr += d })
+    engine.exit = new Promise(resolve => engine.child.on('exit', (code, signal) => {
+      engine.exited = { code, signal }
+      resolve(engine.exited)
+    }))
+    engine.link = engine.child.stdio[3]
+    engine.link.on('error', () => {})
+    engine.pending = Buffer.alloc(0)
+    engine.link.on('data', data => engine.receive(data))
+    if (options.silent) return engine
+    engine.send(HELLO, new Body().u32(1).u32(1))
+    engine.configure({ error_delay: 0, ...config })
+    await once(engine, 'ready')
+    return engine
+  }
+
+  send(type, body) {
+    const bytes = body.bytes()
+    const header = Buffer.alloc(8)
+    header.writeUInt32LE(bytes.length, 0)
+    header.writeUInt32LE(type, 4)
+    this.link.write(Buffer.concat([header, bytes]))
+  }
+
+  configure(settings) {
+    const body = new Body().u32(Object.keys(settings).length)
+    for (const [name, value] of Object.entries(settings)) body.string(name).string(String(value))
+    this.send(CONFIG, body)
+  }
+
+  receive(data) {
+    this.pending = this.pending.length > 0 ? Buffer.concat([this.pending, data]) : data
+    for (;;) {
+      if (this.pending.length < 8) return
+      const length = this.pending.readUInt32LE(0)
+      const type = this.pending.readUInt32LE(4)
+      if (this.pending.length < 8 + length) return
+      const reader = new Reader(this.pending.subarray(8, 8 + length))
+      if (!parsers[type]) throw new Error(`unknown message ${type} from the gateway`)
+      const message = { name: names[type], ...parsers[type](reader) }
+      reader.end()
+      this.pending = this.pending.subarray(8 + length)
+      if (message.name !== 'stats') this.log.push(message)
+      if (message.name === 'join') this.channels.set(message.topic, message.channel)
+      this.emit(message.name, message)
+      const handler = 'on' + message.name
+      if (this[handler]) this[handler](message)
+    }
+  }
+
+  /* What a test replaces */
+  onauth(m) { this.authReply(m.connection, 200) }
+  onjoin(m) { this.joinReply(m.channel, m.bindings.map((_, i) => [1000 + i, this.groupOf(m, i)])) }
+  groupOf(m, i) { return 1 + i }
+
+  authReply(connection, status, error = null, expiry = 0) {
+    this.send(AUTH_REPLY, new Body().u64(connection).u32(status).string(error).u64(expiry))
+  }
+  joinReply(channel, bindings) {
+    const body = new Body().u64(channel).u8(1).string(null).u32(bindings.length)
+    for (const [id, group] of bindings) body.u32(id).u32(group)
+    this.send(JOIN_REPLY, body)
+  }
+  joinRefuse(channel, reason) { this.send(JOIN_REPLY, new Body().u64(channel).u8(0).string(reason).u32(0)) }
+  bindings(channel, bindings) {
+    const body = new Body().u64(channel).u32(bindings.length)
+    for (const [id, group] of bindings) body.u32(id).u32(group)
+    this.send(BINDINGS, body)
+  }
+  event(groups, data) {
+    const body = new Body().u64(1).u64(2).u32(3).u32(groups.length)
+    for (const g of groups) body.u32(g)
+    this.send(EVENT, body.string(typeof data === 'string' ? data : JSON.stringify(data)))
+  }
+  system(channel, extension, status, message, then = 0) {
+    this.send(SYSTEM, new Body().u64(channel).string(extension).string(status).string(message).u8(then))
+  }
+  shutdown(why = 0) { this.send(SHUTDOWN, new Body().u32(why)) }
+
+  /* Wait for a message of this name that satisfies the condition. */
+  wait(name, condition = () => true, timeout = 5000) {
+    const seen = this.log.find(m => m.name === name && condition(m))
+    if (seen) return Promise.resolve(seen)
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => { this.off(name, check); reject(new Error(`no ${name} from the gateway`)) }, timeout)
+      const check = m => {
+        if (!condition(m)) return
+        clearTimeout(timer)
+        this.off(name, check)
+        resolve(m)
+      }
+      this.on(name, check)
+    })
+  }
+
+  /* End the link as a dying engine does; the gateway must end, cleanly. */
+  async stop() {
+    this.link.destroy()
+    const timer = setTimeout(() => this.child.kill('SIGKILL'), 20000)
+    const { code, signal } = await this.exit
+    clearTimeout(timer)
+    if (code !== 0) throw new Error(`gateway ended with ${code ?? signal}: ${this.stderr.slice(-4000)}`)
+    const sanitizer = /runtime error|AddressSanitizer|LeakSanitizer/.exec(this.stderr)
+    if (sanitizer) throw new Error(this.stderr.slice(-4000))
+  }
+}

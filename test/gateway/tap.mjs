@@ -1,0 +1,40 @@
+/*
+ * The smallest runner that does: tests run one after the other, each prints a
+ * TAP line.
+ */
+import assert from 'node:assert/strict'
+
+const tests = []
+export const test = (name, run) => tests.push({ name, run })
+export const sleep = ms => new Promise(resolve => setTimeout(resolve, ms))
+export { assert }
+
+/* Wait until the condition holds. */
+export async function until(condition, what, timeout = 5000) {
+  const end = Date.now() + timeout
+  while (!await condition()) {
+    if (Date.now() > end) throw new Error(`timeout: ${what}`)
+    await sleep(10)
+  }
+}
+
+export async function run(suite) {
+  const only = process.argv[2]
+  let failed = 0
+  for (const { name, run } of tests) {
+    if (only && !name.includes(only)) continue
+    let timer
+    try {
+      await Promise.race([run(), new Promise((_, reject) => {
+        timer = setTimeout(() => reject(new Error('the test took longer than 60 s')), 60000)
+      })])
+      console.log(`ok - ${suite}: ${name}`)
+    } catch (error) {
+      failed++
+      console.log(`not ok - ${suite}: ${name}`)
+      for (const line of String(error.stack).split('\n').slice(0, 30)) console.log(`# ${line}`)
+    }
+    clearTimeout(timer)
+  }
+  process.exit(failed > 0 ? 1 : 0)
+}
