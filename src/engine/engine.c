@@ -35,6 +35,7 @@
 
 #include "engine/catalogs.h"
 #include "engine/compat.h"
+#include "engine/decide.h"
 #include "engine/gatewayproc.h"
 #include "engine/history.h"
 #include "engine/launcher.h"
@@ -114,7 +115,6 @@ set_session(void)
 		{"bytea_output", "hex"},
 		{"xmlbinary", "base64"},
 		{"row_security", "on"},
-		{"search_path", "pg_catalog"},
 		{"default_transaction_isolation", "read committed"},
 		{"statement_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
@@ -341,7 +341,7 @@ publish_state(void)
 	entry->transactions = history_transactions();
 	entry->changes = history_changes();
 	entry->events = route_events();
-	entry->policy_errors = route_errors();
+	entry->policy_errors = decide_errors();
 	entry->gateways = gateway_link != NULL ? 1 : 0;
 	entry->connections = subscription_connection_count();
 	entry->channels = subscription_channel_count();
@@ -517,6 +517,7 @@ engine_main(Datum main_arg)
 	policy_init();
 	render_init();
 	subscription_init();
+	decide_init();
 	route_init();
 	shared_engine_running();
 	engine_loop();

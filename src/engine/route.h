@@ -13,7 +13,6 @@
 #include "access/xlogdefs.h"
 
 #include "engine/linkio.h"
-#include "engine/subscription.h"
 
 typedef enum RouteState
 {
@@ -29,12 +28,5 @@ extern Size route_unread(void);
 extern void route_forget_history(XLogRecPtr older_than);
 extern XLogRecPtr route_done_lsn(void);
 extern uint64 route_events(void);
-extern uint64 route_errors(void);
-
-/* for subscription.c */
-extern void route_add_group(SubscriptionGroup *group);
-extern void route_remove_group(SubscriptionGroup *group);
-extern void route_check_binding(const Principal *principal,
-								const BindingSpec *spec);
 
 #endif							/* RTSYNC_ROUTE_H */

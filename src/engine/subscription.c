@@ -18,18 +18,14 @@
 
 #include <time.h>
 
-#include "access/xact.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
-#include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "engine/catalogs.h"
-#include "engine/route.h"
+#include "engine/decide.h"
 #include "engine/settings.h"
 #include "engine/subscription.h"
 #include "engine/token.h"
@@ -119,91 +115,6 @@ subscription_init(void)
 	binding_numbers = string_table("rtsync bindings", sizeof(BindingNumber));
 }
 
-/*--------------------------------------------------------------------------
- * Binding specifications
- *--------------------------------------------------------------------------
- */
-
-/* A part of a key: length first, so that no two lists of parts are alike. */
-static void
-append_key(StringInfo key, const char *part)
-{
-	if (part == NULL)
-		appendStringInfoString(key, "-;");
-	else
-		appendStringInfo(key, "%zu:%s;", strlen(part), part);
-}
-
-static void
-append_spec_key(StringInfo key, const BindingSpec *spec)
-{
-	appendStringInfo(key, "%d;", spec->events);
-	append_key(key, spec->schema);
-	append_key(key, spec->table);
-	append_key(key, spec->filter);
-	appendStringInfo(key, "%d;", spec->nselect);
-	for (int i = 0; i < spec->nselect; i++)
-		append_key(key, spec->select[i]);
-}
-
-static char *
-copy_string(const char *string)
-{
-	return string != NULL ? pstrdup(string) : NULL;
-}
-
-/* Copy a specification into the current memory context. */
-static void
-copy_spec(BindingSpec *to, const BindingSpec *from)
-{
-	*to = *from;
-	to->schema = copy_string(from->schema);
-	to->table = copy_string(from->table);
-	to->filter = copy_string(from->filter);
-	to->select = NULL;
-	if (from->nselect > 0)
-	{
-		to->select = palloc(sizeof(char *) * from->nselect);
-		for (int i = 0; i < from->nselect; i++)
-			to->select[i] = pstrdup(from->select[i]);
-	}
-}
-
-/* Does a binding concern this table? */
-bool
-subscription_matches(const BindingSpec *spec, const char *schema,
-					 const char *table)
-{
-	return (spec->schema == NULL || strcmp(spec->schema, schema) == 0) &&
-		(spec->table == NULL || strcmp(spec->table, table) == 0);
-}
-
-/* Supabase's way of showing subscription parameters in messages */
-static char *
-describe_spec(const BindingSpec *spec)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	appendStringInfo(&buf, "[event: %s, schema: %s, table: %s, filters: [%s], select: ",
-					 spec->events == EVENT_INSERT ? "INSERT" :
-					 spec->events == EVENT_UPDATE ? "UPDATE" :
-					 spec->events == EVENT_DELETE ? "DELETE" : "*",
-					 spec->schema ? spec->schema : "*",
-					 spec->table ? spec->table : "*",
-					 spec->filter ? spec->filter : "");
-	if (spec->nselect < 0)
-		appendStringInfoString(&buf, "nil]");
-	else
-	{
-		for (int i = 0; i < spec->nselect; i++)
-			appendStringInfo(&buf, "%s\"%s\"", i == 0 ? "[" : ", ",
-							 spec->select[i]);
-		appendStringInfoString(&buf, spec->nselect == 0 ? "[]]" : "]]");
-	}
-	return buf.data;
-}
-
 /* The number that the client will know such a binding by; never 0 */
 static uint32
 binding_number(const BindingSpec *spec)
@@ -213,7 +124,7 @@ binding_number(const BindingSpec *spec)
 	bool		found;
 
 	initStringInfo(&key);
-	append_spec_key(&key, spec);
+	binding_append_key(&key, spec);
 	entry = hash_search(binding_numbers, &key.data, HASH_ENTER, &found);
 	if (!found)
 	{
@@ -245,7 +156,7 @@ group_create(char *key, const Principal *principal, const BindingSpec *spec)
 	group->principal->roleid = principal->roleid;
 	group->principal->rolename = pstrdup(principal->rolename);
 	group->principal->claims = pstrdup(principal->claims);
-	copy_spec(&group->spec, spec);
+	binding_copy(&group->spec, spec);
 	dlist_init(&group->bindings);
 	dlist_init(&group->tables);
 	MemoryContextSwitchTo(old);
@@ -255,14 +166,14 @@ group_create(char *key, const Principal *principal, const BindingSpec *spec)
 	entry->group = group;
 	dlist_push_tail(&groups, &group->node);
 	ngroups++;
-	route_add_group(group);
+	decide_add_group(group);
 	return group;
 }
 
 static void
 group_free(SubscriptionGroup *group)
 {
-	route_remove_group(group);
+	decide_remove_group(group);
 	hash_search(groups_by_key, &group->key, HASH_REMOVE, NULL);
 	dlist_delete(&group->node);
 	ngroups--;
@@ -279,8 +190,8 @@ binding_attach(Binding *binding)
 
 	initStringInfo(&key);
 	appendStringInfo(&key, "%u;", principal->roleid);
-	append_key(&key, principal->claims);
-	append_spec_key(&key, &binding->spec);
+	binding_append_part(&key, principal->claims);
+	binding_append_key(&key, &binding->spec);
 	entry = hash_search(groups_by_key, &key.data, HASH_FIND, NULL);
 	binding->group = entry != NULL ? entry->group :
 		group_create(key.data, principal, &binding->spec);
@@ -407,67 +318,6 @@ subscription_tell_group(SubscriptionGroup *group, const char *extension,
 	}
 }
 
-/* The message for an error raised while a binding was checked */
-static char *
-explain_error(const BindingSpec *spec, const ErrorData *error)
-{
-	if (strncmp(error->message, "Error parsing", 13) == 0)
-		return pstrdup(error->message);
-	return psprintf("Unable to subscribe to changes with given parameters. "
-					"An exception happened so please check your connect parameters: %s. "
-					"Exception: ERROR %s %s%s",
-					describe_spec(spec), unpack_sql_state(error->sqlerrcode),
-					error->sqlerrcode == ERRCODE_RAISE_EXCEPTION ?
-					"(raise_exception) " : "", error->message);
-}
-
-/*
- * Check a binding with its role's rights, in a subtransaction.  Returns NULL
- * if it can be served, else the message for the client, palloc'd.
- */
-static char *
-check_binding(const Principal *principal, const BindingSpec *spec)
-{
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	char	   *volatile problem = NULL;
-
-	if (spec->empty)
-		return pstrdup("No subscription params provided. Please provide at least a `schema` or `table` to subscribe to: %{}");
-	if ((spec->schema == NULL || spec->table == NULL) &&
-		(spec->filter != NULL || spec->nselect >= 0))
-		return pstrdup("Column selection is not supported for wildcard subscriptions. "
-					   "Provide an explicit schema and table name.");
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		route_check_binding(principal, spec);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		if (error->sqlerrcode == ERRCODE_UNDEFINED_TABLE ||
-			error->sqlerrcode == ERRCODE_INVALID_SCHEMA_NAME)
-			problem = psprintf("Unable to subscribe to changes with given parameters. "
-							   "Please check Realtime is enabled for the given connect parameters: %s",
-							   describe_spec(spec));
-		else
-			problem = explain_error(spec, error);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return problem;
-}
-
 /*
  * Give each binding of a channel its group.  problems[i] becomes the reason
  * where a binding cannot be served, NULL where it can.
@@ -479,7 +329,7 @@ channel_subscribe(Channel *channel, char **problems)
 	{
 		Binding    *binding = &channel->bindings[i];
 
-		problems[i] = check_binding(&channel->principal, &binding->spec);
+		problems[i] = binding_problem(&channel->principal, &binding->spec);
 		if (problems[i] == NULL)
 			binding_attach(binding);
 	}

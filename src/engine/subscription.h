@@ -19,26 +19,10 @@
 #include "datatype/timestamp.h"
 #include "lib/ilist.h"
 
+#include "engine/binding.h"
 #include "engine/linkio.h"
 #include "engine/plugin.h"
 #include "engine/principal.h"
-
-#define EVENT_INSERT	1
-#define EVENT_UPDATE	2
-#define EVENT_DELETE	4
-#define EVENT_ALL		(EVENT_INSERT | EVENT_UPDATE | EVENT_DELETE)
-
-/* What a binding asks for, as the client wrote it */
-typedef struct BindingSpec
-{
-	int			events;			/* EVENT_xxx */
-	bool		empty;			/* neither schema nor table was given */
-	char	   *schema;			/* NULL: any */
-	char	   *table;			/* NULL: any */
-	char	   *filter;			/* NULL: none */
-	int			nselect;		/* -1: all columns */
-	char	  **select;
-} BindingSpec;
 
 typedef struct SubscriptionGroup
 {
@@ -49,7 +33,7 @@ typedef struct SubscriptionGroup
 	Principal  *principal;		/* own copy */
 	BindingSpec spec;			/* own copy */
 	dlist_head	bindings;		/* Binding.in_group */
-	dlist_head	tables;			/* TableGroup.in_group, owned by route.c */
+	dlist_head	tables;			/* TableGroup.in_group, owned by decide.c */
 	TimestampTz told_at;		/* when its channels were last told of an
 								 * error */
 } SubscriptionGroup;
@@ -88,8 +72,6 @@ extern dlist_head *subscription_groups(void);
 extern int	subscription_group_count(void);
 extern int	subscription_channel_count(void);
 extern int	subscription_connection_count(void);
-extern bool subscription_matches(const BindingSpec *spec,
-								 const char *schema, const char *table);
 extern void subscription_tell_group(SubscriptionGroup *group, const char *extension,
 									const char *status, const char *message);
 

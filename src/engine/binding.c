@@ -1,0 +1,255 @@
+/*-------------------------------------------------------------------------
+ *
+ * binding.c
+ *	  What one entry of "postgres_changes" asks for, and whether it can be
+ *	  served.
+ *
+ * Called by subscription.c when bindings are made, and by decide.c when they
+ * are compiled for a table.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "engine/attempt.h"
+#include "engine/binding.h"
+#include "engine/filter.h"
+#include "engine/policy.h"
+#include "engine/publication.h"
+#include "engine/settings.h"
+
+/*
+ * Append a part of a key: length first, so that no two lists of parts are
+ * alike.
+ */
+void
+binding_append_part(StringInfo key, const char *part)
+{
+	if (part == NULL)
+		appendStringInfoString(key, "-;");
+	else
+		appendStringInfo(key, "%zu:%s;", strlen(part), part);
+}
+
+/* Append all of a specification to a key. */
+void
+binding_append_key(StringInfo key, const BindingSpec *spec)
+{
+	appendStringInfo(key, "%d;", spec->events);
+	binding_append_part(key, spec->schema);
+	binding_append_part(key, spec->table);
+	binding_append_part(key, spec->filter);
+	appendStringInfo(key, "%d;", spec->nselect);
+	for (int i = 0; i < spec->nselect; i++)
+		binding_append_part(key, spec->select[i]);
+}
+
+static char *
+copy_string(const char *string)
+{
+	return string != NULL ? pstrdup(string) : NULL;
+}
+
+/* Copy a specification into the current memory context. */
+void
+binding_copy(BindingSpec *to, const BindingSpec *from)
+{
+	*to = *from;
+	to->schema = copy_string(from->schema);
+	to->table = copy_string(from->table);
+	to->filter = copy_string(from->filter);
+	to->select = NULL;
+	if (from->nselect > 0)
+	{
+		to->select = palloc(sizeof(char *) * from->nselect);
+		for (int i = 0; i < from->nselect; i++)
+			to->select[i] = pstrdup(from->select[i]);
+	}
+}
+
+/* Does a binding concern this table? */
+bool
+binding_matches(const BindingSpec *spec, const char *schema,
+					 const char *table)
+{
+	return (spec->schema == NULL || strcmp(spec->schema, schema) == 0) &&
+		(spec->table == NULL || strcmp(spec->table, table) == 0);
+}
+
+/* Supabase's way of showing subscription parameters in messages */
+static char *
+describe_spec(const BindingSpec *spec)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "[event: %s, schema: %s, table: %s, filters: [%s], select: ",
+					 spec->events == EVENT_INSERT ? "INSERT" :
+					 spec->events == EVENT_UPDATE ? "UPDATE" :
+					 spec->events == EVENT_DELETE ? "DELETE" : "*",
+					 spec->schema ? spec->schema : "*",
+					 spec->table ? spec->table : "*",
+					 spec->filter ? spec->filter : "");
+	if (spec->nselect < 0)
+		appendStringInfoString(&buf, "nil]");
+	else
+	{
+		for (int i = 0; i < spec->nselect; i++)
+			appendStringInfo(&buf, "%s\"%s\"", i == 0 ? "[" : ", ",
+							 spec->select[i]);
+		appendStringInfoString(&buf, spec->nselect == 0 ? "[]]" : "]]");
+	}
+	return buf.data;
+}
+
+/*
+ * The attnums of the selected columns.  A column that is not among "allowed",
+ * or that does not exist, is an error.
+ */
+Bitmapset *
+binding_selected(const BindingSpec *spec, TupleDesc desc,
+				 const Bitmapset *allowed)
+{
+	Bitmapset  *result = NULL;
+
+	for (int i = 0; i < spec->nselect; i++)
+	{
+		int			attnum = 0;
+
+		for (int j = 0; j < desc->natts; j++)
+			if (!TupleDescAttr(desc, j)->attisdropped &&
+				strcmp(NameStr(TupleDescAttr(desc, j)->attname),
+					   spec->select[i]) == 0)
+				attnum = j + 1;
+		if (attnum == 0 || !bms_is_member(attnum, allowed))
+			ereport(ERROR,
+					(errcode(ERRCODE_RAISE_EXCEPTION),
+					 errmsg("invalid column for select %s", spec->select[i])));
+		result = bms_add_member(result, attnum);
+	}
+	return result;
+}
+
+static void
+check_table_binding(const Principal *principal, const BindingSpec *spec)
+{
+	Oid			nspid = LookupExplicitNamespace(spec->schema, true);
+	Oid			relid = OidIsValid(nspid) ?
+		get_relname_relid(spec->table, nspid) : InvalidOid;
+	TableAccess *access;
+
+	if (!OidIsValid(relid) || !publication_publishes(rtsync_publication, relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"%s.%s\" is not published",
+						spec->schema, spec->table)));
+	access = policy_table_access(relid, principal->roleid);
+	if (!access->readable)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for table %s", spec->table)));
+	if (access->undecidable != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("%s", access->undecidable)));
+	if (spec->nselect >= 0)
+	{
+		Relation	rel = table_open(relid, AccessShareLock);
+
+		binding_selected(spec, RelationGetDescr(rel), access->columns);
+		table_close(rel, AccessShareLock);
+	}
+	if (spec->filter != NULL)
+		filter_compile(spec->filter, relid, access->columns,
+					   CurrentMemoryContext);
+}
+
+static void
+check_wildcard_binding(const BindingSpec *spec)
+{
+	List	   *tables = publication_tables(rtsync_publication);
+	ListCell   *lc;
+
+	foreach(lc, tables)
+	{
+		char	   *table = get_rel_name(lfirst_oid(lc));
+		char	   *schema = get_namespace_name(get_rel_namespace(lfirst_oid(lc)));
+
+		if (table != NULL && schema != NULL &&
+			binding_matches(spec, schema, table))
+			return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE),
+			 errmsg("no published table matches")));
+}
+
+/* The message for an error raised while a binding was checked */
+static char *
+explain_error(const BindingSpec *spec, const ErrorData *error)
+{
+	if (strncmp(error->message, "Error parsing", 13) == 0)
+		return pstrdup(error->message);
+	return psprintf("Unable to subscribe to changes with given parameters. "
+					"An exception happened so please check your connect parameters: %s. "
+					"Exception: ERROR %s %s%s",
+					describe_spec(spec), unpack_sql_state(error->sqlerrcode),
+					error->sqlerrcode == ERRCODE_RAISE_EXCEPTION ?
+					"(raise_exception) " : "", error->message);
+}
+
+typedef struct CheckAttempt
+{
+	const Principal *principal;
+	const BindingSpec *spec;
+} CheckAttempt;
+
+static void
+attempt_check(void *arg)
+{
+	CheckAttempt *what = arg;
+	PrincipalScope scope;
+
+	if (what->spec->schema == NULL || what->spec->table == NULL)
+		check_wildcard_binding(what->spec);
+	else
+	{
+		principal_enter(what->principal, &scope);
+		check_table_binding(what->principal, what->spec);
+		principal_leave(&scope);
+	}
+}
+
+/*
+ * Why this binding cannot be served to this principal: the message for the
+ * client, palloc'd, or NULL if it can.  Called inside a transaction on the
+ * present; names and filters are looked up with the principal's rights.
+ */
+char *
+binding_problem(const Principal *principal, const BindingSpec *spec)
+{
+	CheckAttempt what = {principal, spec};
+	ErrorData  *error;
+
+	if (spec->empty)
+		return pstrdup("No subscription params provided. Please provide at least a `schema` or `table` to subscribe to: %{}");
+	if ((spec->schema == NULL || spec->table == NULL) &&
+		(spec->filter != NULL || spec->nselect >= 0))
+		return pstrdup("Column selection is not supported for wildcard subscriptions. "
+					   "Provide an explicit schema and table name.");
+	error = attempt(attempt_check, &what);
+	if (error == NULL)
+		return NULL;
+	if (error->sqlerrcode == ERRCODE_UNDEFINED_TABLE ||
+		error->sqlerrcode == ERRCODE_INVALID_SCHEMA_NAME)
+		return psprintf("Unable to subscribe to changes with given parameters. "
+						"Please check Realtime is enabled for the given connect parameters: %s",
+						describe_spec(spec));
+	return explain_error(spec, error);
+}

@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * binding.h
+ *	  What one entry of "postgres_changes" asks for.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_BINDING_H
+#define RTSYNC_BINDING_H
+
+#include "postgres.h"
+
+#include "access/tupdesc.h"
+#include "lib/stringinfo.h"
+#include "nodes/bitmapset.h"
+
+#include "engine/principal.h"
+
+#define EVENT_INSERT	1
+#define EVENT_UPDATE	2
+#define EVENT_DELETE	4
+#define EVENT_ALL		(EVENT_INSERT | EVENT_UPDATE | EVENT_DELETE)
+
+/* A binding as the client wrote it */
+typedef struct BindingSpec
+{
+	int			events;			/* EVENT_xxx */
+	bool		empty;			/* neither schema nor table was given */
+	char	   *schema;			/* NULL: any */
+	char	   *table;			/* NULL: any */
+	char	   *filter;			/* NULL: none */
+	int			nselect;		/* -1: all columns */
+	char	  **select;
+} BindingSpec;
+
+extern void binding_append_part(StringInfo key, const char *part);
+extern void binding_append_key(StringInfo key, const BindingSpec *spec);
+extern void binding_copy(BindingSpec *to, const BindingSpec *from);
+extern bool binding_matches(const BindingSpec *spec, const char *schema,
+							const char *table);
+extern Bitmapset *binding_selected(const BindingSpec *spec, TupleDesc desc,
+								   const Bitmapset *allowed);
+extern char *binding_problem(const Principal *principal,
+							 const BindingSpec *spec);
+
+#endif							/* RTSYNC_BINDING_H */

@@ -1,0 +1,653 @@
+/*-------------------------------------------------------------------------
+ *
+ * decide.c
+ *	  Which groups get a change, and what of it.
+ *
+ * The decision follows this table, where P is: the role may SELECT the table,
+ * the row passes its policies, and it passes the filter.
+ *
+ *		old row		new row		the group gets
+ *		-			yes			INSERT
+ *		yes or not	yes			UPDATE
+ *		yes			no			DELETE with the key alone: it left the view
+ *		yes			-			DELETE
+ *		otherwise				nothing
+ *
+ * Of the old row only the replica identity is known.  Where that does not
+ * suffice to decide P, rtsync.delete_visibility says what becomes of a DELETE.
+ *
+ * Changes are decided group by group, so that role and claims are set once per
+ * group.  What users wrote (policies, filters) can fail; decide_changes says
+ * what that costs.
+ *
+ * Each published table that changed has a TableRoute; each group that listens
+ * to it hangs on it as a TableGroup, with what was compiled for that pair.
+ * Routes live in DecideContext, table groups in their group's context.
+ *
+ * Called by route.c inside a transaction on the present; by subscription.c
+ * when groups come and go.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "miscadmin.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "engine/attempt.h"
+#include "engine/decide.h"
+#include "engine/policy.h"
+#include "engine/settings.h"
+
+/* A policy that ran into its time limit is not tried again for so long. */
+#define SUSPEND_MS 60000
+
+/* A role whose policy on the table took too long */
+typedef struct SuspendedRole
+{
+	Oid			roleid;
+	TimestampTz until;
+} SuspendedRole;
+
+static MemoryContext DecideContext = NULL;
+static HTAB *routes = NULL;
+static uint64 generation = 1;
+static uint64 errors;
+
+static void
+syscache_cb(Datum arg, int cacheid, uint32 hashvalue)
+{
+	generation++;
+}
+
+static void
+relcache_cb(Datum arg, Oid relid)
+{
+	if (routes == NULL)
+		return;
+	if (!OidIsValid(relid))
+		generation++;
+	else
+	{
+		TableRoute *route = hash_search(routes, &relid, HASH_FIND, NULL);
+
+		if (route != NULL)
+			route->generation = 0;
+	}
+}
+
+/* Prepare; once in the life of the engine. */
+void
+decide_init(void)
+{
+	HASHCTL		ctl = {
+		.keysize = sizeof(Oid),
+		.entrysize = sizeof(TableRoute),
+	};
+
+	DecideContext = AllocSetContextCreate(TopMemoryContext, "rtsync routes",
+										  ALLOCSET_DEFAULT_SIZES);
+	ctl.hcxt = DecideContext;
+	routes = hash_create("rtsync routes", 64, &ctl,
+						 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	CacheRegisterRelcacheCallback(relcache_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, syscache_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMMEMROLE, syscache_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, syscache_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(TYPEOID, syscache_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, syscache_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(OPEROID, syscache_cb, (Datum) 0);
+}
+
+/*--------------------------------------------------------------------------
+ * Tables and the groups that listen to them
+ *--------------------------------------------------------------------------
+ */
+
+static void
+table_group_create(TableRoute *route, SubscriptionGroup *group)
+{
+	TableGroup *tg = MemoryContextAllocZero(group->context, sizeof(TableGroup));
+
+	tg->group = group;
+	tg->route = route;
+	dlist_push_tail(&route->groups, &tg->in_route);
+	dlist_push_tail(&group->tables, &tg->in_group);
+}
+
+static void
+table_group_free(TableGroup *tg)
+{
+	dlist_delete(&tg->in_route);
+	dlist_delete(&tg->in_group);
+	if (tg->context != NULL)
+		MemoryContextDelete(tg->context);
+	pfree(tg);
+}
+
+static void
+route_forget_groups(TableRoute *route)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &route->groups)
+		table_group_free(dlist_container(TableGroup, in_route, iter.cur));
+}
+
+static void
+route_find_groups(TableRoute *route)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, subscription_groups())
+	{
+		SubscriptionGroup	   *group = dlist_container(SubscriptionGroup, node, iter.cur);
+
+		if (binding_matches(&group->spec, route->schema->nspname,
+								 route->schema->relname))
+			table_group_create(route, group);
+	}
+}
+
+/* The route of a change's table, made when first seen */
+TableRoute *
+decide_route(RelSchema *schema)
+{
+	TableRoute *route;
+	bool		found;
+	bool		renamed;
+
+	route = hash_search(routes, &schema->relid, HASH_ENTER, &found);
+	if (!found)
+	{
+		route->schema = NULL;
+		route->generation = 0;
+		dlist_init(&route->groups);
+		route->suspended = NIL;
+		route->first = route->last = NULL;
+	}
+	if (route->schema == schema)
+		return route;
+
+	renamed = route->schema == NULL ||
+		strcmp(route->schema->nspname, schema->nspname) != 0 ||
+		strcmp(route->schema->relname, schema->relname) != 0;
+	if (route->schema != NULL)
+		schema_unref(route->schema);
+	route->schema = schema_ref(schema);
+	route->generation = 0;
+	if (renamed)
+	{
+		route_forget_groups(route);
+		route_find_groups(route);
+	}
+	return route;
+}
+
+/*
+ * Is there a route for the table that has changes in another schema waiting?
+ * What is compiled for a group is compiled for one schema, so these must be
+ * decided first.
+ */
+bool
+decide_route_pending(RelSchema *schema)
+{
+	TableRoute *route = hash_search(routes, &schema->relid, HASH_FIND, NULL);
+
+	return route != NULL && route->first != NULL && route->schema != schema;
+}
+
+/* A new group: from now on it gets what is routed. */
+void
+decide_add_group(SubscriptionGroup *group)
+{
+	HASH_SEQ_STATUS scan;
+	TableRoute *route;
+
+	hash_seq_init(&scan, routes);
+	while ((route = hash_seq_search(&scan)) != NULL)
+	{
+		if (route->schema != NULL &&
+			binding_matches(&group->spec, route->schema->nspname,
+								 route->schema->relname))
+			table_group_create(route, group);
+	}
+}
+
+/* The group is about to be freed. */
+void
+decide_remove_group(SubscriptionGroup *group)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &group->tables)
+		table_group_free(dlist_container(TableGroup, in_group, iter.cur));
+}
+
+/*--------------------------------------------------------------------------
+ * Compiling a group's view of a table
+ *--------------------------------------------------------------------------
+ */
+
+/*
+ * Make the compiled part of a table group, under its principal.  An error
+ * leaves it invalid: it is raised again for the next change.
+ */
+static void
+table_group_compile(TableGroup *tg, TableAccess *access)
+{
+	RelSchema  *schema = tg->route->schema;
+	const BindingSpec *spec = &tg->group->spec;
+	Bitmapset  *shown;
+	MemoryContext old;
+
+	if (tg->context == NULL)
+		tg->context = AllocSetContextCreate(tg->group->context,
+											"rtsync table group",
+											ALLOCSET_SMALL_SIZES);
+	else
+		MemoryContextReset(tg->context);
+	tg->valid = false;
+	tg->filter = NULL;
+	tg->columns = tg->record = tg->identity = tg->key = NULL;
+
+	old = MemoryContextSwitchTo(tg->context);
+	shown = bms_intersect(access->columns, schema->published);
+	tg->identity = bms_intersect(schema->identity, shown);
+	tg->key = bms_intersect(bms_is_empty(schema->pkey) ?
+							schema->identity : schema->pkey, shown);
+	if (spec->nselect >= 0)
+	{
+		tg->record = binding_selected(spec, schema->desc, shown);
+		tg->columns = bms_union(tg->record, tg->key);
+	}
+	else
+		tg->record = tg->columns = shown;
+	if (spec->filter != NULL)
+		tg->filter = filter_compile(spec->filter, schema->relid,
+									access->columns, tg->context);
+	MemoryContextSwitchTo(old);
+	tg->access_generation = access->generation;
+	tg->valid = true;
+}
+
+/*--------------------------------------------------------------------------
+ * Deciding
+ *--------------------------------------------------------------------------
+ */
+
+static Verdict
+verdict_and(Verdict a, Verdict b)
+{
+	if (a == VERDICT_NO || b == VERDICT_NO)
+		return VERDICT_NO;
+	return a == VERDICT_YES ? b : a;
+}
+
+/* P of one row; the filter sees only rows that the policies let through. */
+static Verdict
+check_row(TableGroup *tg, TableAccess *access, const PolicyRow *row)
+{
+	Verdict		verdict = policy_check(access, row);
+
+	if (verdict == VERDICT_NO || tg->filter == NULL)
+		return verdict;
+	return verdict_and(verdict, filter_check(tg->filter, row));
+}
+
+static Bitmapset *
+all_but_missing(const HistoryChange *change)
+{
+	Bitmapset  *known = bms_copy(change->schema->published);
+
+	for (int i = 0; i < change->schema->desc->natts; i++)
+		known = bms_add_member(known, i + 1);
+	for (int i = 0; i < change->nmissing; i++)
+		known = bms_del_member(known, change->missing[i]);
+	return known;
+}
+
+/* The new row; false if there is none. */
+static bool
+new_row(HistoryChange *change, HeapTuple tuple, PolicyRow *row)
+{
+	if (!history_newtuple(change, tuple))
+		return false;
+	row->schema = change->schema;
+	row->tuple = tuple;
+	row->known = change->nmissing == 0 ? NULL : all_but_missing(change);
+	return true;
+}
+
+/*
+ * The old row as far as it is known; false if nothing is.  An UPDATE that
+ * left the identity as it was has it in the new row.
+ */
+static bool
+old_row(HistoryChange *change, HeapTuple tuple, PolicyRow *row)
+{
+	RelSchema  *schema = change->schema;
+
+	row->schema = schema;
+	row->tuple = tuple;
+	if (history_oldtuple(change, tuple))
+	{
+		row->known = SCHEMA_OLD_FULL(schema) ? NULL : schema->identity;
+		return true;
+	}
+	if (SCHEMA_OLD_FULL(schema) || bms_is_empty(schema->identity) ||
+		!history_newtuple(change, tuple))
+		return false;
+	row->known = change->nmissing == 0 ? schema->identity :
+		bms_intersect(schema->identity, all_but_missing(change));
+	return true;
+}
+
+/* What of the old row an UPDATE may show, its new row being visible */
+static OldPart
+updated_old_part(TableAccess *access, HistoryChange *change)
+{
+	HeapTupleData tuple;
+	PolicyRow	row;
+	Verdict		verdict;
+
+	if (!history_oldtuple(change, &tuple))
+		return OLD_IDENTITY;	/* the new row's own */
+	if (!old_row(change, &tuple, &row))
+		return OLD_EMPTY;
+	verdict = policy_check(access, &row);
+	if (SCHEMA_OLD_FULL(change->schema))
+		return verdict == VERDICT_YES ? OLD_IDENTITY : OLD_EMPTY;
+
+	/*
+	 * The key changed.  Whoever holds the row under its old key must hear of
+	 * it; only who certainly could not see the old row does not.
+	 */
+	return verdict == VERDICT_NO ? OLD_EMPTY : OLD_IDENTITY;
+}
+
+/* Apply the decision table to one change. */
+static Outcome
+decide(TableGroup *tg, TableAccess *access, HistoryChange *change,
+	   OldPart *old)
+{
+	int			wanted = tg->group->spec.events;
+	HeapTupleData tuple;
+	PolicyRow	row;
+	Verdict		verdict;
+
+	*old = OLD_EMPTY;
+	if (change->kind == CHANGE_TRUNCATE)
+		return (wanted & EVENT_DELETE) ? OUTCOME_REFETCH : OUTCOME_NOTHING;
+	if (change->kind == CHANGE_INSERT && !(wanted & EVENT_INSERT))
+		return OUTCOME_NOTHING;
+	if (change->kind == CHANGE_DELETE && !(wanted & EVENT_DELETE))
+		return OUTCOME_NOTHING;
+
+	if (change->kind != CHANGE_DELETE)
+	{
+		if (!new_row(change, &tuple, &row))
+			return OUTCOME_NOTHING;
+		verdict = check_row(tg, access, &row);
+		if (verdict == VERDICT_YES && change->kind == CHANGE_INSERT)
+			return OUTCOME_INSERT;
+		if (verdict == VERDICT_YES)
+		{
+			if (!(wanted & EVENT_UPDATE))
+				return OUTCOME_NOTHING;
+			*old = updated_old_part(access, change);
+			return OUTCOME_UPDATE;
+		}
+		if (verdict == VERDICT_UNKNOWN || change->kind == CHANGE_INSERT ||
+			!(wanted & EVENT_DELETE))
+			return OUTCOME_NOTHING;
+	}
+
+	/* a DELETE, or an UPDATE whose new row is not visible */
+	if (!old_row(change, &tuple, &row))
+		return OUTCOME_NOTHING;
+	verdict = check_row(tg, access, &row);
+	*old = change->kind == CHANGE_DELETE && !access->row_security ?
+		OLD_IDENTITY : OLD_KEY;
+	if (verdict == VERDICT_YES ||
+		(verdict == VERDICT_UNKNOWN && change->kind == CHANGE_DELETE &&
+		 rtsync_delete_visibility == DELETE_VISIBILITY_KEY))
+		return OUTCOME_DELETE;
+	return OUTCOME_NOTHING;
+}
+
+/* Bring the group's compiled state up to date and return what its role may
+ * see; NULL if that is nothing. */
+static TableAccess *
+table_group_access(TableGroup *tg)
+{
+	TableRoute *route = tg->route;
+	TableAccess *access;
+
+	access = policy_table_access(route->relid, tg->group->principal->roleid);
+	if (!access->readable)
+		return NULL;
+	if (!tg->valid || tg->access_generation != access->generation)
+		table_group_compile(tg, access);
+	return access;
+}
+
+/* Put each match of a list into the list of the change that it is for. */
+static void
+append_matches(Match *match)
+{
+	while (match != NULL)
+	{
+		Match	   *next = match->next;
+		RoutedChange *to = match->to;
+
+		match->next = NULL;
+		if (to->last_match != NULL)
+			to->last_match->next = match;
+		else
+			to->matches = match;
+		to->last_match = match;
+		match = next;
+	}
+}
+
+/*
+ * Decide the changes of one table for one group, from "change" on, or just
+ * that one; append the matches only when all went well.
+ */
+static void
+decide_group(TableGroup *tg, RoutedChange *change, bool only_one)
+{
+	MemoryContext context = CurrentMemoryContext;
+	PrincipalScope scope;
+	TableAccess *access;
+	Match	   *found = NULL;
+	Match	  **tail = &found;
+
+	principal_enter(tg->group->principal, &scope);
+	access = table_group_access(tg);
+	for (; access != NULL && change != NULL;
+		 change = only_one ? NULL : change->next)
+	{
+		OldPart		part;
+		Outcome		outcome = decide(tg, access, change->change, &part);
+		Match	   *match;
+
+		MemoryContextSwitchTo(context);
+		if (outcome == OUTCOME_NOTHING)
+			continue;
+		match = palloc0(sizeof(Match));
+		match->to = change;
+		match->tg = tg;
+		match->outcome = outcome;
+		match->old = part;
+		*tail = match;
+		tail = &match->next;
+	}
+	principal_leave(&scope);
+	append_matches(found);
+}
+
+/*--------------------------------------------------------------------------
+ * Precautions against errors
+ *--------------------------------------------------------------------------
+ */
+
+/* A change could not be decided or rendered for a group: say so. */
+void
+decide_report_error(TableGroup *tg, const ErrorData *error)
+{
+	SubscriptionGroup	   *group = tg->group;
+	RelSchema  *schema = tg->route->schema;
+	bool		told = group->told_at != 0;
+
+	errors++;
+	if (!told)
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("rtsync withheld a change of table \"%s.%s\" from role \"%s\": %s",
+						schema->nspname, schema->relname,
+						group->principal->rolename, error->message)));
+	subscription_tell_group(group, "postgres_changes", "error",
+							psprintf("A change of table %s.%s was withheld because its row security could not be evaluated: %s",
+									 schema->nspname, schema->relname,
+									 error->message));
+}
+
+typedef struct GroupAttempt
+{
+	TableGroup *tg;
+	RoutedChange *change;
+	bool		only_one;
+} GroupAttempt;
+
+static void
+attempt_group(void *arg)
+{
+	GroupAttempt *what = arg;
+
+	decide_group(what->tg, what->change, what->only_one);
+}
+
+static bool
+is_suspended(TableGroup *tg)
+{
+	ListCell   *lc;
+
+	foreach(lc, tg->route->suspended)
+	{
+		SuspendedRole *role = lfirst(lc);
+
+		if (role->roleid == tg->group->principal->roleid &&
+			role->until > GetCurrentTimestamp())
+			return true;
+	}
+	return false;
+}
+
+/* The role's policy took too long: leave it alone for a while. */
+static void
+suspend(TableGroup *tg)
+{
+	MemoryContext old = MemoryContextSwitchTo(DecideContext);
+	SuspendedRole *role = NULL;
+	ListCell   *lc;
+
+	foreach(lc, tg->route->suspended)
+	{
+		if (((SuspendedRole *) lfirst(lc))->roleid == tg->group->principal->roleid)
+			role = lfirst(lc);
+	}
+	if (role == NULL)
+	{
+		role = palloc(sizeof(SuspendedRole));
+		role->roleid = tg->group->principal->roleid;
+		tg->route->suspended = lappend(tg->route->suspended, role);
+	}
+	role->until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											  SUSPEND_MS);
+	MemoryContextSwitchTo(old);
+}
+
+/* Like decide_group for all changes, but errors cost only what they concern. */
+static void
+decide_group_carefully(TableGroup *tg)
+{
+	GroupAttempt what = {tg, tg->route->first, false};
+	ErrorData  *error = attempt(attempt_group, &what);
+
+	if (error == NULL)
+		return;
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+	{
+		suspend(tg);
+		decide_report_error(tg, error);
+		return;
+	}
+	what.only_one = true;
+	for (; what.change != NULL; what.change = what.change->next)
+	{
+		error = attempt(attempt_group, &what);
+		if (error != NULL)
+			decide_report_error(tg, error);
+	}
+}
+
+/* What was compiled for the groups of a table may be out of date. */
+static void
+route_refresh(TableRoute *route)
+{
+	dlist_iter	iter;
+
+	if (route->generation == generation)
+		return;
+	route->generation = generation;
+	list_free_deep(route->suspended);
+	route->suspended = NIL;
+	dlist_foreach(iter, &route->groups)
+		dlist_container(TableGroup, in_route, iter.cur)->valid = false;
+}
+
+/*
+ * Decide the changes that hang on the routes, for all their groups.  Allocates
+ * the matches in the current memory context.  Not carefully, any error in what
+ * users wrote is raised; carefully, it costs only the change and group that
+ * it concerns.
+ */
+void
+decide_changes(List *routes, bool carefully)
+{
+	ListCell   *lc;
+
+	foreach(lc, routes)
+	{
+		TableRoute *route = lfirst(lc);
+		dlist_iter	iter;
+
+		route_refresh(route);
+		dlist_foreach(iter, &route->groups)
+		{
+			TableGroup *tg = dlist_container(TableGroup, in_route, iter.cur);
+
+			CHECK_FOR_INTERRUPTS();
+			if (route->suspended != NIL && is_suspended(tg))
+				errors++;
+			else if (carefully)
+				decide_group_carefully(tg);
+			else
+				decide_group(tg, route->first, false);
+		}
+	}
+}
+
+/* Changes withheld because of errors, since the start */
+uint64
+decide_errors(void)
+{
+	return errors;
+}

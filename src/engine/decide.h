@@ -1,0 +1,107 @@
+/*-------------------------------------------------------------------------
+ *
+ * decide.h
+ *	  Which groups get a change, and what of it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_DECIDE_H
+#define RTSYNC_DECIDE_H
+
+#include "postgres.h"
+
+#include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
+#include "lib/ilist.h"
+#include "nodes/bitmapset.h"
+#include "nodes/pg_list.h"
+
+#include "engine/filter.h"
+#include "engine/history.h"
+#include "engine/schema.h"
+#include "engine/subscription.h"
+
+/* A published table with subscribers */
+typedef struct TableRoute
+{
+	Oid			relid;			/* hash key */
+	RelSchema  *schema;			/* of the last change seen; a reference */
+	uint64		generation;		/* of the catalogs that the groups' compiled
+								 * state was made from */
+	dlist_head	groups;			/* TableGroup.in_route */
+	List	   *suspended;		/* of SuspendedRole */
+
+	/* the changes to be decided next */
+	struct RoutedChange *first;
+	struct RoutedChange *last;
+} TableRoute;
+
+/* A group's view of one table */
+typedef struct TableGroup
+{
+	dlist_node	in_route;
+	dlist_node	in_group;
+	SubscriptionGroup	   *group;
+	TableRoute *route;
+
+	/* compiled from the catalogs and the route's schema */
+	MemoryContext context;
+	bool		valid;
+	uint64		access_generation;	/* of the TableAccess it was made from */
+	Filter	   *filter;			/* NULL: none */
+	Bitmapset  *columns;		/* attnums described in "columns" */
+	Bitmapset  *record;			/* attnums in "record" */
+	Bitmapset  *identity;		/* identity that may be shown */
+	Bitmapset  *key;			/* the part of it that identifies the row */
+} TableGroup;
+
+typedef enum Outcome
+{
+	OUTCOME_NOTHING,
+	OUTCOME_INSERT,
+	OUTCOME_UPDATE,
+	OUTCOME_DELETE,
+	OUTCOME_REFETCH
+} Outcome;
+
+/* Which of the group's column sets "old_record" has */
+typedef enum OldPart
+{
+	OLD_EMPTY,
+	OLD_KEY,
+	OLD_IDENTITY
+} OldPart;
+
+/* A group that gets a change */
+typedef struct Match
+{
+	struct Match *next;
+	struct RoutedChange *to;
+	TableGroup *tg;
+	Outcome		outcome;
+	OldPart		old;
+	bool		sent;
+} Match;
+
+/* A change on its way to the groups of its table */
+typedef struct RoutedChange
+{
+	struct RoutedChange *next;	/* of the same table */
+	HistoryChange *change;
+	XLogRecPtr	commit_lsn;
+	TimestampTz commit_time;
+	Match	   *matches;
+	Match	   *last_match;
+} RoutedChange;
+
+extern void decide_init(void);
+extern void decide_add_group(SubscriptionGroup *group);
+extern void decide_remove_group(SubscriptionGroup *group);
+
+extern TableRoute *decide_route(RelSchema *schema);
+extern bool decide_route_pending(RelSchema *schema);
+extern void decide_changes(List *routes, bool carefully);
+extern void decide_report_error(TableGroup *tg, const ErrorData *error);
+extern uint64 decide_errors(void);
+
+#endif							/* RTSYNC_DECIDE_H */
