@@ -43,6 +43,12 @@
 /* A gateway that lived for this long does not count as a failure. */
 #define STABLE_MS 10000
 
+/*
+ * A dying process closes its end of the link a moment before it can be
+ * reaped: look again so many times, a millisecond apart.
+ */
+#define REAP_ATTEMPTS 10
+
 /*------------------------------ listening -------------------------------*/
 
 /* The sockets that gateway_listen has opened so far, and why it failed */
@@ -463,6 +469,22 @@ gateway_spawn(GatewayProc *gateway, int *link_fd,
 
 /*------------------------------ ending ----------------------------------*/
 
+/* waitpid that waits for a moment only */
+static pid_t
+wait_for_process(pid_t pid, int *status, int attempts)
+{
+	for (;;)
+	{
+		pid_t		rc = waitpid(pid, status, WNOHANG);
+
+		if (rc < 0 && errno == EINTR)
+			continue;
+		if (rc != 0 || --attempts <= 0)
+			return rc;
+		pg_usleep(1000);
+	}
+}
+
 /* See gatewayproc.h */
 bool
 gateway_reap(GatewayProc *gateway, bool expected)
@@ -472,8 +494,9 @@ gateway_reap(GatewayProc *gateway, bool expected)
 
 	if (gateway->pid == 0)
 		return false;
-	rc = waitpid(gateway->pid, &status, WNOHANG);
-	if (rc == 0 || (rc < 0 && errno != ECHILD))
+	rc = wait_for_process(gateway->pid, &status,
+						  expected ? 1 : REAP_ATTEMPTS);
+	if (rc == 0)
 		return false;
 
 	if (rc > 0 && !expected)

@@ -53,9 +53,11 @@ extern bool gateway_spawn(GatewayProc *gateway, int *link_fd,
 						  const int *listen_fds, int nlisten);
 
 /*
- * Has the gateway ended?  To be called after the link's end-of-file and in
- * each turn of the loop while one is awaited; never waits.  If so, logs how
- * unless "expected", sets pid to 0 and respawn_at, and returns true.
+ * Has the gateway ended?  If so, logs how unless "expected", sets pid to 0 and
+ * respawn_at, and returns true.  To be called when the link has broken, with
+ * "expected" false: that waits some milliseconds at most, for one that is just
+ * about to end.  Then, after gateway_kill, in each turn of the loop with
+ * "expected" true, which does not wait at all.
  */
 extern bool gateway_reap(GatewayProc *gateway, bool expected);
 

@@ -273,7 +273,7 @@ engine_ended(EngineEntry *entry)
 		entry->state = ENGINE_WAITING;
 		schedule_retry(entry);
 		set_message(entry,
-					last_error[0] ? last_error : "the engine ended unexpectedly",
+					last_error[0] ? last_error : "the engine was terminated",
 					last_error_hint);
 	}
 }
