@@ -135,7 +135,8 @@ for (const version of versions) {
       [{ event: '*', schema: 'public' }, ['public.todos']],
       [{ event: '*', schema: 'e2e_other' }, ['e2e_other.things']],
       [{ event: '*', schema: '*' }, ['public.todos', 'e2e_other.things']],
-      [{ event: '*', schema: 'public', table: '*' }, ['public.todos']],
+      // 2.90 compares the table itself, and drops what is not called "*".
+      [{ event: '*', schema: 'public', table: '*' }, version.name === '2.90' ? [] : ['public.todos']],
     ]) {
       await sql('TRUNCATE todos, e2e_other.things');
       const bindings = [binding, onMarkers];

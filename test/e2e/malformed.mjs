@@ -9,7 +9,7 @@ import { randomBytes } from 'node:crypto';
 import net from 'node:net';
 import { assert, atEnd, note, sleep, test, until } from './lib/tap.mjs';
 import { RawClient } from './lib/raw.mjs';
-import { createRole, createTable, hostname, port, sql, token } from './lib/server.mjs';
+import { createRole, createTable, hostname, port, sql, status, token } from './lib/server.mjs';
 
 await createRole('e2e_reader');
 await createTable('steady', 'id int PRIMARY KEY', { roles: ['e2e_reader'] });
@@ -33,22 +33,20 @@ const writer = (async () => {
 })();
 atEnd(() => bystander.close());
 
-const gatewayPids = async () => {
-  const [{ pid }] = await sql('SELECT pid FROM rtsync.status() WHERE database = current_database()');
-  return pid;
-};
-const enginePid = await gatewayPids();
+const enginePid = (await status()).pid;
 
 //
 // Handshakes
 //
 
 // Sends bytes to the port and returns all that comes back until the end, or
-// until "enough" of it has come.
-function exchange(pieces, { enough = () => false, timeout = 15_000 } = {}) {
+// until "enough" of it has come.  What is "later" is sent after the answer to
+// the handshake.
+function exchange(pieces, { later = [], enough = () => false, timeout = 15_000 } = {}) {
   return new Promise((resolve, reject) => {
     const socket = net.connect(port, hostname);
     const chunks = [];
+    const send = (list) => [list].flat().forEach((piece) => socket.write(piece));
     const finish = (result) => {
       clearTimeout(timer);
       socket.destroy();
@@ -61,11 +59,15 @@ function exchange(pieces, { enough = () => false, timeout = 15_000 } = {}) {
     socket.on('data', (chunk) => {
       chunks.push(chunk);
       const all = Buffer.concat(chunks);
+      if (later && all.includes('\r\n\r\n')) {
+        send(later);
+        later = null;
+      }
       if (enough(all)) finish(all);
     });
     socket.on('error', () => finish(Buffer.concat(chunks)));
     socket.on('close', () => finish(Buffer.concat(chunks)));
-    for (const piece of [pieces].flat()) socket.write(piece);
+    send(pieces);
   });
 }
 
@@ -126,6 +128,11 @@ test('handshake: one that is never finished is ended', async () => {
 test('handshake: one byte at a time', async () => {
   const answer = await exchange([...request()], { enough: (all) => all.includes('\r\n\r\n') });
   assert.equal(statusOf(answer), 101);
+});
+
+test('handshake: bytes behind the request, before the answer, are refused or served', async () => {
+  const answer = await exchange([request() + 'more'], { enough: (all) => all.includes('\r\n\r\n') });
+  assert.ok([0, 101, 400].includes(statusOf(answer)), `status ${statusOf(answer)}`);
 });
 
 test('handshake: 500 connections that say nothing and go', async () => {
@@ -200,7 +207,7 @@ function parseFrames(bytes) {
 // Sends frames, and returns the code that the server closes with; 0 if it just
 // ends the connection.
 async function closeCode(frames) {
-  const answer = await exchange([request(), ...[frames].flat()]);
+  const answer = await exchange(request(), { later: frames });
   assert.equal(statusOf(answer), 101);
   const close = parseFrames(answer).find((f) => f.opcode === 8);
   return close && close.payload.length >= 2 ? close.payload.readUInt16BE(0) : 0;
@@ -239,7 +246,9 @@ for (const [what, bytes, wanted] of frames) {
 
 test('frame: an unmasked one does no harm', async () => {
   // RFC 6455 wants such a connection closed.
-  const answer = await exchange([request(), frame(TEXT, heartbeatText, { masked: false }), frame(0x88, Buffer.from([3, 232]))]);
+  const answer = await exchange(request(), {
+    later: [frame(TEXT, heartbeatText, { masked: false }), frame(0x88, Buffer.from([3, 232]))],
+  });
   assert.equal(statusOf(answer), 101);
 });
 
@@ -248,9 +257,10 @@ test('frame: fragments, empty ones, pings between them, byte by byte', async () 
     frame(0x01, heartbeatText.slice(0, 9)), frame(0x00, ''), frame(0x89, 'ping'),
     ...[...heartbeatText.slice(9)].map((c) => frame(0x00, c)), frame(0x80, ''),
   ];
-  const bytes = Buffer.concat([Buffer.from(request()), ...message]);
-  const answer = await exchange([...bytes].map((b) => Buffer.from([b])), {
-    enough: (all) => all.includes('"status":"ok"'),
+  const bytes = Buffer.concat(message);
+  const answer = await exchange(request(), {
+    later: [...bytes].map((b) => Buffer.from([b])),
+    enough: (all) => all.includes('"status":"ok"') && all.includes('ping'),
   });
   const received = parseFrames(answer);
   assert.equal(received.find((f) => f.opcode === 10)?.payload.toString(), 'ping');
@@ -258,7 +268,10 @@ test('frame: fragments, empty ones, pings between them, byte by byte', async () 
 
 test('frame: 10,000 pings are answered or dropped, and the connection lives', async () => {
   const pings = Buffer.concat(Array.from({ length: 10_000 }, () => frame(0x89, 'p')));
-  await exchange([request(), pings, frame(TEXT, heartbeatText)], { enough: (all) => all.includes('"status":"ok"') });
+  await exchange(request(), {
+    later: [pings, frame(TEXT, heartbeatText)],
+    enough: (all) => all.includes('"status":"ok"'),
+  });
 });
 
 //
@@ -274,7 +287,8 @@ const dropped = [
   `["1","1","realtime:${'t'.repeat(100_000)}","phx_join",{}]`,
   `${'['.repeat(100_000)}`, `${'['.repeat(50_000)}${']'.repeat(50_000)}`,
   `[null,"1","phoenix","heartbeat",${'{"a":'.repeat(20_000)}1${'}'.repeat(20_000)}]`,
-  `[null,"1","phoenix","heartbeat",1e999999]`,
+  '[null,"1","phoenix","heartbeat",1e999999]', '["1","1","realtime:a\\u0000b","phx_join",{}]',
+  '["1","1","realtime:a","phx_join",{"config":{"postgres_changes":[{"table":"a\\u0000b"}]}}]',
   '{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"1"}', // the other version's form
 ];
 test(`JSON: ${dropped.length} malformed messages are dropped`, async () => {
@@ -347,7 +361,6 @@ const payloads = [
   { config: { postgres_changes: [{ ...target, schema: 'pg_catalog', table: 'pg_authid' }] } },
   { config: { postgres_changes: [{ ...target, table: "target'; DROP TABLE target; --" }] } },
   { config: { postgres_changes: [{ ...target, table: 't'.repeat(100_000) }] } },
-  { config: { postgres_changes: [{ ...target, table: 'a\u0000b' }] } },
   { config: { postgres_changes: [{ ...target, event: 'TRUNCATE' }] } },
   { config: { postgres_changes: Array.from({ length: 10_000 }, () => target) } },
   { config: { broadcast: 5, presence: [], private: {}, postgres_changes: [] } },
@@ -379,7 +392,7 @@ const filters = [
   ['id', parsing], ['id=', either], ['=eq.1', either], ['id=eq', either], ['id.eq.1', parsing], ['id=foo.1', either],
   ['id=eq.1,', /must not contain empty segments/], [',id=eq.1', /must not contain empty segments/],
   ['id=eq.1,,id=eq.2', /must not contain empty segments/],
-  ['id=in.1', /`in` filter value must be wrapped by parentheses/], ['id=in.(1', either], ['id=in.()', either],
+  ['id=in.1', /`in` filter value must be wrapped by parentheses/], ['id=in.(1', either],
   ['id=eq.abc', unable], ['id=eq.99999999999999999999', unable], ['id=in.(1,x)', unable],
   ['no such=eq.1', unable], ['done=eq.maybe', unable], ['tags=eq.{', unable],
   ["id=eq.1; DROP TABLE target", unable], ["id=eq.1' OR 'a'='a", unable], ['id=eq.(SELECT 1)', unable],
@@ -484,6 +497,6 @@ test('the bystander has missed nothing, and nothing was started anew', async () 
   await until('the last row', () => bystander.changes().length >= written);
   assert.deepEqual(bystander.changes().map((c) => c.record.id), Array.from({ length: written }, (_, i) => i + 1));
   assert.equal(bystander.closed, null);
-  assert.equal(await gatewayPids(), enginePid);
+  assert.equal((await status()).pid, enginePid);
   note(`${written} rows`);
 });

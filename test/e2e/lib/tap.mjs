@@ -1,6 +1,5 @@
-// The smallest test harness that prints TAP: tests run one after the other in
-// the order of the file, each with a time limit, and the process ends with
-// status 1 if one failed.
+// The smallest test harness that prints TAP: a file registers its tests, then
+// main.mjs runs them one after the other, each with a time limit.
 
 import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -9,15 +8,10 @@ export { assert, sleep };
 
 const tests = [];
 const cleanups = [];
-let started = false;
 
 // Registers a test.
 export function test(name, run, { timeout = 60_000 } = {}) {
   tests.push({ name, run, timeout });
-  if (!started) {
-    started = true;
-    setImmediate(runAll);
-  }
 }
 
 // Registers something to do when all tests have run.
@@ -53,7 +47,8 @@ async function runOne({ run, timeout }) {
   }
 }
 
-async function runAll() {
+// Runs what was registered; returns whether all of it passed.
+export async function runAll() {
   let failed = 0;
   console.log(`1..${tests.length}`);
   for (const [index, entry] of tests.entries()) {
@@ -73,7 +68,7 @@ async function runAll() {
       note(`while cleaning up: ${error}`);
     }
   }
-  process.exit(failed ? 1 : 0);
+  return failed === 0;
 }
 
 // A rejection that nobody awaits belongs to some test: let it be seen, but let
