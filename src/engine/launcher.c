@@ -75,7 +75,6 @@ static MemoryContext turn_context;	/* reset in each turn */
 static List *known_databases = NIL; /* Oids, in TopMemoryContext */
 static TimestampTz next_scan = 0;
 static bool slots_complained = false;	/* since a worker could be registered */
-static bool entries_complained = false;
 
 /*------------------------------ databases -------------------------------*/
 
@@ -151,7 +150,7 @@ forget_gone(List *databases)
 	}
 }
 
-static void
+static bool
 watch_new_database(Database *database)
 {
 	bool		room;
@@ -159,27 +158,21 @@ watch_new_database(Database *database)
 	LWLockAcquire(shared_state->lock, LW_EXCLUSIVE);
 	room = shared_allot(database->oid) != NULL;
 	LWLockRelease(shared_state->lock);
-
-	if (!room && !entries_complained)
-	{
-		ereport(WARNING,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("rtsync cannot serve more than %d databases",
-						MAX_ENGINES)));
-		entries_complained = true;
-	}
+	return room;
 }
 
 /*
- * Have databases that were not there before looked at.  Those that the entries
- * have no room for are looked at when they are next told of.
+ * Have databases that were not there before looked at.  Returns false if the
+ * entries have no room for all of them: the rest has to wait until others have
+ * turned out not to have the extension.
  */
-static void
+static bool
 watch_new(List *databases)
 {
 	MemoryContext old;
 	List	   *oids = NIL;
 	ListCell   *cell;
+	bool		room = true;
 
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	foreach(cell, databases)
@@ -187,12 +180,27 @@ watch_new(List *databases)
 		Database   *database = lfirst(cell);
 
 		if (!list_member_oid(known_databases, database->oid))
-			watch_new_database(database);
-		oids = lappend_oid(oids, database->oid);
+			room = room && watch_new_database(database);
+		if (room || list_member_oid(known_databases, database->oid))
+			oids = lappend_oid(oids, database->oid);
 	}
 	list_free(known_databases);
 	known_databases = oids;
 	MemoryContextSwitchTo(old);
+	return room;
+}
+
+static void
+complain_of_entries(void)
+{
+	static bool complained = false;
+
+	if (!complained)
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("rtsync cannot serve more than %d databases",
+						MAX_ENGINES)));
+	complained = true;
 }
 
 /*------------------------------ workers ---------------------------------*/
@@ -424,6 +432,7 @@ launcher_turn(void)
 	Agenda		agenda;
 	int			busy;
 	bool		scan = scan_due(now);
+	bool		room = true;
 
 	MemoryContextReset(turn_context);
 	busy = check_workers();
@@ -436,12 +445,16 @@ launcher_turn(void)
 		List	   *databases = scan_databases();
 
 		forget_gone(databases);
-		watch_new(databases);
+		room = watch_new(databases);
 		read_agenda(&agenda, now);
 		start_due(&agenda, databases, busy);
 		read_agenda(&agenda, now);
 		busy = check_workers();
 	}
+	if (!room && busy == 0 && agenda.ndue == 0)
+		complain_of_entries();
+	else if (!room)
+		next_scan = now;
 
 	if (busy > 0 || agenda.held || agenda.ndue > 0)
 		return WATCH_MS;

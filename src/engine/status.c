@@ -10,11 +10,13 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "commands/dbcommands.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
@@ -183,11 +185,14 @@ put_unknown(ReturnSetInfo *result, bool launcher_runs)
 	memset(&entry, 0, sizeof(entry));
 	entry.dboid = MyDatabaseId;
 	entry.state = ENGINE_UNKNOWN;
-	if (!launcher_runs)
+	if (RecoveryInProgress())
+		strlcpy(entry.message, "the server is in recovery",
+				STATUS_MESSAGE_SIZE);
+	else if (!launcher_runs)
 	{
 		strlcpy(entry.message, "the launcher does not run",
 				STATUS_MESSAGE_SIZE);
-		strlcpy(entry.hint, "The server's log may say why.",
+		strlcpy(entry.hint, "The server's log may say why; max_worker_processes may be too low.",
 				STATUS_MESSAGE_SIZE);
 	}
 	put_entry(result, &entry);
