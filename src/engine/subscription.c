@@ -34,8 +34,8 @@
 /* At most one error message per group in this time */
 #define TELL_INTERVAL_MS 1000
 
+/* A channel cannot have more bindings. */
 #define MAX_BINDINGS 1000
-#define MAX_SELECT MaxHeapAttributeNumber
 
 typedef struct GroupEntry
 {
@@ -465,7 +465,7 @@ read_binding(LinkReader *body, BindingSpec *spec)
 	spec->select = NULL;
 	if (nselect == LINK_NULL || body->failed)
 		return;
-	if (nselect > MAX_SELECT)
+	if (nselect > (size_t) (body->end - body->next) / sizeof(uint32))
 	{
 		body->failed = true;
 		return;
@@ -499,10 +499,7 @@ read_channel(Link *link, LinkReader *body, uint64 id, bool *private,
 	channel->wait = link_get_u8(body) != 0;
 	*token = link_get_string(body);
 	channel->nbindings = (int) link_get_count(body, 5 * sizeof(uint32));
-	if (channel->nbindings <= MAX_BINDINGS)
-		channel->bindings = palloc0(sizeof(Binding) * (channel->nbindings + 1));
-	else
-		body->failed = true;
+	channel->bindings = palloc0(sizeof(Binding) * (channel->nbindings + 1));
 	for (int i = 0; i < channel->nbindings && !body->failed; i++)
 	{
 		Binding    *binding = &channel->bindings[i];
@@ -548,6 +545,9 @@ join_problem(Channel *channel, bool private, LinkString string,
 
 	if (!verify(string, &token, &error))
 		return psprintf("%s: %s", error.code, error.message);
+	if (channel->nbindings > MAX_BINDINGS)
+		return psprintf("RealtimeDisabledForConfiguration: A channel can have at most %d postgres_changes",
+						MAX_BINDINGS);
 	if (private)
 		return psprintf("Unauthorized: You do not have permissions to read from this Channel topic: %s",
 						channel->topic);
