@@ -542,8 +542,9 @@ plan_query(CompiledPolicy *compiled, RowPlan *plan)
 
 	/* it runs for one row: never worth compiling */
 	compiled->query->jitFlags = PGJIT_NONE;
-	plan->relation_oids = list_concat_unique_oid(plan->relation_oids,
-												 compiled->query->relationOids);
+	plan->relation_oids = list_concat_unique_oid(NIL,
+												 list_concat(plan->relation_oids,
+															 compiled->query->relationOids));
 	plan->inval_items = list_concat(plan->inval_items,
 									compiled->query->invalItems);
 

@@ -1,0 +1,390 @@
+/*-------------------------------------------------------------------------
+ *
+ * rtsync_test.c
+ *	  The engine's row security, filters and tokens as SQL functions.
+ *
+ * For tests only.  It is linked with copies of the modules under test, which
+ * rtsync.so does not export, and stands in for the settings they read.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/typcache.h"
+
+#include "engine/filter.h"
+#include "engine/policy.h"
+#include "engine/settings.h"
+#include "engine/token.h"
+
+PG_MODULE_MAGIC;
+
+int			rtsync_policy_timeout = 1000;
+char	   *rtsync_jwt_secret = NULL;
+char	   *rtsync_jwt_secret_file = NULL;
+
+PG_FUNCTION_INFO_V1(rt_access);
+PG_FUNCTION_INFO_V1(rt_bench);
+PG_FUNCTION_INFO_V1(rt_check);
+PG_FUNCTION_INFO_V1(rt_check_kept);
+PG_FUNCTION_INFO_V1(rt_dependencies);
+PG_FUNCTION_INFO_V1(rt_filter);
+PG_FUNCTION_INFO_V1(rt_filter_syntax);
+PG_FUNCTION_INFO_V1(rt_keep);
+PG_FUNCTION_INFO_V1(rt_set);
+PG_FUNCTION_INFO_V1(rt_sign);
+PG_FUNCTION_INFO_V1(rt_token);
+
+/* What rt_keep keeps */
+static RelSchema kept_schema;
+static HeapTupleData kept_tuple;
+
+static const char *
+verdict_name(Verdict verdict)
+{
+	return verdict == VERDICT_YES ? "yes" : verdict == VERDICT_NO ? "no" : "unknown";
+}
+
+static Bitmapset *
+attnums_arg(Datum array)
+{
+	Datum	   *elements;
+	int			count;
+	Bitmapset  *result = bms_make_singleton(0);
+
+	deconstruct_array(DatumGetArrayTypeP(array), INT4OID, 4, true, TYPALIGN_INT,
+					  &elements, NULL, &count);
+	for (int i = 0; i < count; i++)
+		result = bms_add_member(result, DatumGetInt32(elements[i]));
+	return result;
+}
+
+static void
+principal_arg(Principal *principal, const char *rolename, const char *claims)
+{
+	principal->roleid = get_role_oid(rolename, false);
+	principal->rolename = pstrdup(rolename);
+	principal->claims = pstrdup(claims);
+}
+
+static void
+row_arg(Oid relid, HeapTupleHeader header, RelSchema *schema, HeapTuple tuple)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(header),
+											  HeapTupleHeaderGetTypMod(header));
+
+	memset(schema, 0, sizeof(*schema));
+	schema->refcount = 1;
+	schema->relid = relid;
+	schema->desc = CreateTupleDescCopy(desc);
+	ReleaseTupleDesc(desc);
+
+	tuple->t_len = HeapTupleHeaderGetDatumLength(header);
+	ItemPointerSetInvalid(&tuple->t_self);
+	tuple->t_tableOid = InvalidOid;
+	tuple->t_data = header;
+}
+
+static Verdict
+check_as(Oid relid, const Principal *principal, const PolicyRow *row)
+{
+	PrincipalScope scope;
+	TableAccess *access;
+	Verdict		verdict;
+
+	policy_init();
+	principal_enter(principal, &scope);
+	access = policy_table_access(relid, principal->roleid);
+	verdict = policy_check(access, row);
+	/* what the first evaluation does must not matter to the next */
+	if (policy_check(access, row) != verdict)
+		elog(ERROR, "the second answer differs from the first");
+	principal_leave(&scope);
+	return verdict;
+}
+
+/* rt_check(table regclass, role text, claims text, row record, known int[]) */
+Datum
+rt_check(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	Principal	principal;
+	RelSchema	schema;
+	HeapTupleData tuple;
+	PolicyRow	row = {&schema, &tuple, NULL};
+
+	principal_arg(&principal, text_to_cstring(PG_GETARG_TEXT_PP(1)),
+				  text_to_cstring(PG_GETARG_TEXT_PP(2)));
+	row_arg(relid, PG_GETARG_HEAPTUPLEHEADER(3), &schema, &tuple);
+	if (!PG_ARGISNULL(4))
+		row.known = attnums_arg(PG_GETARG_DATUM(4));
+	PG_RETURN_TEXT_P(cstring_to_text(verdict_name(check_as(relid, &principal,
+														   &row))));
+}
+
+/* rt_keep(table regclass, row record): for rt_check_kept, after an ALTER */
+Datum
+rt_keep(PG_FUNCTION_ARGS)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+	HeapTupleData tuple;
+
+	row_arg(PG_GETARG_OID(0), PG_GETARG_HEAPTUPLEHEADER(1), &kept_schema, &tuple);
+	kept_tuple = *heap_copytuple(&tuple);
+	MemoryContextSwitchTo(oldcontext);
+	PG_RETURN_VOID();
+}
+
+/* rt_check_kept(role text, claims text) */
+Datum
+rt_check_kept(PG_FUNCTION_ARGS)
+{
+	PolicyRow	row = {&kept_schema, &kept_tuple, NULL};
+	Principal	principal;
+
+	principal_arg(&principal, text_to_cstring(PG_GETARG_TEXT_PP(0)),
+				  text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	PG_RETURN_TEXT_P(cstring_to_text(verdict_name(check_as(kept_schema.relid,
+														   &principal, &row))));
+}
+
+/* rt_access(table regclass, role text) */
+Datum
+rt_access(PG_FUNCTION_ARGS)
+{
+	StringInfoData buf;
+	TableAccess *access;
+	bool		all;
+	const Bitmapset *needed;
+	int			i = -1;
+
+	policy_init();
+	access = policy_table_access(PG_GETARG_OID(0),
+								 get_role_oid(text_to_cstring(PG_GETARG_TEXT_PP(1)), true));
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "readable=%d columns=", access->readable);
+	while ((i = bms_next_member(access->columns, i)) >= 0)
+		appendStringInfo(&buf, "%d ", i);
+	i = -1;
+	needed = policy_needed_columns(access, &all);
+	appendStringInfo(&buf, "rls=%d session=%d all=%d needed=",
+					 access->row_security, access->reads_session, all);
+	while ((i = bms_next_member(needed, i)) >= 0)
+		appendStringInfo(&buf, "%d ", i);
+	if (access->undecidable)
+		appendStringInfo(&buf, "(%s)", access->undecidable);
+	PG_RETURN_TEXT_P(cstring_to_text(buf.data));
+}
+
+/* rt_dependencies(table regclass, role text) */
+Datum
+rt_dependencies(PG_FUNCTION_ARGS)
+{
+	TableAccess *access;
+	ListCell   *lc;
+	ArrayBuildState *result = initArrayResult(REGCLASSOID, CurrentMemoryContext, false);
+
+	policy_init();
+	access = policy_table_access(PG_GETARG_OID(0),
+								 get_role_oid(text_to_cstring(PG_GETARG_TEXT_PP(1)), false));
+	foreach(lc, policy_dependencies(access))
+		result = accumArrayResult(result, ObjectIdGetDatum(lfirst_oid(lc)), false,
+								  REGCLASSOID, CurrentMemoryContext);
+	PG_RETURN_DATUM(makeArrayResult(result, CurrentMemoryContext));
+}
+
+/* rt_filter(table regclass, role text, filter text, row record, known int[]) */
+Datum
+rt_filter(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	Principal	principal;
+	PrincipalScope scope;
+	RelSchema	schema;
+	HeapTupleData tuple;
+	PolicyRow	row = {&schema, &tuple, NULL};
+	TableAccess *access;
+	Filter	   *filter;
+	Verdict		verdict;
+
+	policy_init();
+	principal_arg(&principal, text_to_cstring(PG_GETARG_TEXT_PP(1)), "{}");
+	row_arg(relid, PG_GETARG_HEAPTUPLEHEADER(3), &schema, &tuple);
+	if (!PG_ARGISNULL(4))
+		row.known = attnums_arg(PG_GETARG_DATUM(4));
+	access = policy_table_access(relid, principal.roleid);
+	principal_enter(&principal, &scope);
+	filter = filter_compile(text_to_cstring(PG_GETARG_TEXT_PP(2)), relid,
+							access->columns, CurrentMemoryContext);
+	verdict = filter_check(filter, &row);
+	Assert(verdict == filter_check(filter, &row));
+	principal_leave(&scope);
+	PG_RETURN_TEXT_P(cstring_to_text(verdict_name(verdict)));
+}
+
+Datum
+rt_filter_syntax(PG_FUNCTION_ARGS)
+{
+	char	   *error = filter_syntax_error(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+
+	if (error == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(error));
+}
+
+/* rt_set(name text, value text) */
+Datum
+rt_set(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *value = MemoryContextStrdup(TopMemoryContext,
+											text_to_cstring(PG_GETARG_TEXT_PP(1)));
+
+	if (strcmp(name, "policy_timeout") == 0)
+		rtsync_policy_timeout = atoi(value);
+	else if (strcmp(name, "jwt_secret") == 0)
+		rtsync_jwt_secret = value;
+	else if (strcmp(name, "jwt_secret_file") == 0)
+		rtsync_jwt_secret_file = value;
+	else
+		elog(ERROR, "no such setting");
+	token_reload();
+	PG_RETURN_VOID();
+}
+
+/* rt_token(token bytea) */
+Datum
+rt_token(PG_FUNCTION_ARGS)
+{
+	bytea	   *data = PG_GETARG_BYTEA_PP(0);
+	Token		token;
+	TokenError	error;
+	char	   *result;
+
+	if (token_verify(VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data), &token, &error))
+		result = psprintf("%s %s", token.rolename, token.claims);
+	else
+	{
+		result = psprintf("%s: %s", error.code, error.message);
+		if (strcmp(error.message, error.handshake) != 0)
+			result = psprintf("%s [%s]", result, error.handshake);
+	}
+	PG_RETURN_TEXT_P(cstring_to_text(result));
+}
+
+static void
+append_base64url(StringInfo buf, const char *data, int length)
+{
+	static const char digits[] =
+	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+	uint32		bits = 0;
+	int			nbits = 0;
+
+	for (int i = 0; i < length; i++)
+	{
+		bits = (bits << 8) | (unsigned char) data[i];
+		for (nbits += 8; nbits >= 6; nbits -= 6)
+			appendStringInfoChar(buf, digits[(bits >> (nbits - 6)) & 63]);
+	}
+	if (nbits > 0)
+		appendStringInfoChar(buf, digits[(bits << (6 - nbits)) & 63]);
+}
+
+/* rt_sign(header bytea, payload bytea, secret text): a token */
+Datum
+rt_sign(PG_FUNCTION_ARGS)
+{
+	bytea	   *header = PG_GETARG_BYTEA_PP(0);
+	bytea	   *payload = PG_GETARG_BYTEA_PP(1);
+	char	   *key = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	unsigned char digest[EVP_MAX_MD_SIZE];
+	unsigned int length = 0;
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	append_base64url(&buf, VARDATA_ANY(header), VARSIZE_ANY_EXHDR(header));
+	appendStringInfoChar(&buf, '.');
+	append_base64url(&buf, VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload));
+	HMAC(EVP_sha256(), key, strlen(key), (unsigned char *) buf.data, buf.len,
+		 digest, &length);
+	appendStringInfoChar(&buf, '.');
+	append_base64url(&buf, (char *) digest, length);
+	PG_RETURN_TEXT_P(cstring_to_text(buf.data));
+}
+
+/*
+ * rt_bench(table regclass, role text, claims text, row record, rounds int,
+ * how text): ns per round
+ */
+Datum
+rt_bench(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	int			rounds = PG_GETARG_INT32(4);
+	char	   *how = text_to_cstring(PG_GETARG_TEXT_PP(5));
+	Principal	principal;
+	PrincipalScope scope;
+	RelSchema	schema;
+	HeapTupleData tuple;
+	PolicyRow	row = {&schema, &tuple, NULL};
+	TableAccess *access;
+	instr_time	start;
+	instr_time	end;
+
+	principal_arg(&principal, text_to_cstring(PG_GETARG_TEXT_PP(1)),
+				  text_to_cstring(PG_GETARG_TEXT_PP(2)));
+	row_arg(relid, PG_GETARG_HEAPTUPLEHEADER(3), &schema, &tuple);
+	check_as(relid, &principal, &row);
+
+	INSTR_TIME_SET_CURRENT(start);
+	if (strcmp(how, "enter") == 0)
+	{
+		for (int i = 0; i < rounds; i++)
+		{
+			principal_enter(&principal, &scope);
+			principal_leave(&scope);
+		}
+	}
+	else if (strcmp(how, "role") == 0)
+	{
+		for (int i = 0; i < rounds; i++)
+		{
+			principal_enter_role(principal.roleid, &scope);
+			principal_leave(&scope);
+		}
+	}
+	else if (strcmp(how, "each") == 0)
+	{
+		for (int i = 0; i < rounds; i++)
+			check_as(relid, &principal, &row);
+	}
+	else
+	{
+		principal_enter(&principal, &scope);
+		access = policy_table_access(relid, principal.roleid);
+		for (int i = 0; i < rounds; i++)
+		{
+			policy_check(access, &row);
+			if (strcmp(how, "rebuild") == 0)
+				access->valid = false;
+		}
+		principal_leave(&scope);
+	}
+	INSTR_TIME_SET_CURRENT(end);
+	INSTR_TIME_SUBTRACT(end, start);
+	PG_RETURN_FLOAT8(INSTR_TIME_GET_DOUBLE(end) * 1e9 / rounds);
+}
