@@ -9,8 +9,8 @@
  * they are; types of users that have a cast to json by that cast; arrays and
  * composites by structure; everything else as the string that the type's
  * output function gives.  The types that most rows are made of have a path of
- * their own here.  Arrays and composites go through to_json() itself, whose
- * innards are not exported before PostgreSQL 17.
+ * their own here.  (PostgreSQL's own functions below to_json() are exported
+ * only from 17 on, and look up everything for each value.)
  *
  * One thing differs from to_json(): line breaks between the tokens of a json
  * value become spaces, so that the text is always one line.
@@ -31,22 +31,27 @@
 #include <ctype.h>
 #include <math.h>
 
+#include "access/htup_details.h"
 #include "access/transam.h"
+#include "catalog/pg_language.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "common/shortest_dec.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "parser/parse_coerce.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/datetime.h"
 #include "utils/float.h"
-#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
 #include "utils/uuid.h"
 
 #include "engine/compat.h"
@@ -68,16 +73,22 @@ typedef enum JsonCategory
 	JSON_JSONB,
 	JSON_BARE_BYTEA,
 	JSON_CAST,					/* a user's type with a cast to json */
-	JSON_TO_JSON,				/* arrays, composites */
+	JSON_ARRAY,
+	JSON_COMPOSITE,
 	JSON_OUTPUT					/* output function, as string */
 } JsonCategory;
 
 /* Longest text of a 64-bit integer, or of a shortest-precision float */
 #define NUMBER_SPACE Max(MAXINT8LEN + 1, DOUBLE_SHORTEST_DECIMAL_LEN)
 
-static JsonCategory categorize(Oid typid, bool bare_bytea, Oid *funcid);
-static JsonCategory categorize_other(Oid typid, Oid *funcid);
-static void prepare_to_json(JsonOut *out, MemoryContext context);
+static JsonCategory categorize(const JsonOut *out, Oid *funcid);
+static JsonCategory categorize_other(Oid typid, bool no_user_code,
+									 Oid *funcid);
+static void prepare(JsonOut *out, Oid typid, MemoryContext context);
+static Oid	json_cast(Oid typid);
+static bool is_c_function(Oid funcid);
+static void prepare_array(JsonOut *out);
+static void prepare_attributes(JsonOut *out, TupleDesc desc);
 static void append_integer(StringInfo buf, int64 value);
 static void append_float4(StringInfo buf, float4 value);
 static void append_float8(StringInfo buf, float8 value);
@@ -88,6 +99,11 @@ static void append_datetime(StringInfo buf, Oid typid, Datum value);
 static void append_json(StringInfo buf, Datum value);
 static void append_jsonb(StringInfo buf, Datum value);
 static void append_bare_bytea(StringInfo buf, Datum value);
+static void append_array(StringInfo buf, JsonOut *out, Datum value);
+static int	append_dimension(StringInfo buf, JsonOut *element,
+							 const ArrayType *array, int dim, int item,
+							 const Datum *values, const bool *nulls);
+static void append_composite(StringInfo buf, JsonOut *out, Datum value);
 static void append_escaped(StringInfo buf, const char *s, Size len);
 static Size plain_prefix(const char *s, Size len);
 
@@ -95,27 +111,24 @@ static const char hex_digits[] = "0123456789abcdef";
 
 /*
  * Find out how to write values of type "typid".  What it allocates lives in
- * "context".
+ * "context", now and when values are written.
  */
 void
 jsonout_prepare(JsonOut *out, Oid typid, bool bare_bytea,
 				MemoryContext context)
 {
-	Oid			funcid = InvalidOid;
-
 	memset(out, 0, sizeof(*out));
 	out->bare_bytea = bare_bytea;
-	out->typid = getBaseType(typid);
-	out->category = categorize(out->typid, bare_bytea, &funcid);
-	if (OidIsValid(funcid))
-		fmgr_info_cxt(funcid, &out->finfo, context);
-	if (out->category == JSON_TO_JSON)
-		prepare_to_json(out, context);
+	prepare(out, typid, context);
+}
 
-	/* an array or composite may hold a type with such a cast */
-	out->runs_user_code = out->category == JSON_CAST ||
-		(out->category == JSON_TO_JSON &&
-		 out->typid >= FirstNormalObjectId);
+/* The same for use under a historic snapshot; see there. */
+void
+jsonout_prepare_decoding(JsonOut *out, Oid typid, MemoryContext context)
+{
+	memset(out, 0, sizeof(*out));
+	out->no_user_code = true;
+	prepare(out, typid, context);
 }
 
 /*
@@ -166,8 +179,13 @@ jsonout_append(StringInfo buf, JsonOut *out, Datum value)
 		case JSON_BARE_BYTEA:
 			append_bare_bytea(buf, value);
 			break;
+		case JSON_ARRAY:
+			append_array(buf, out, value);
+			break;
+		case JSON_COMPOSITE:
+			append_composite(buf, out, value);
+			break;
 		case JSON_CAST:
-		case JSON_TO_JSON:
 			append_json(buf, FunctionCall1(&out->finfo, value));
 			break;
 		case JSON_OUTPUT:
@@ -218,13 +236,36 @@ jsonout_to_utf8(StringInfo buf, int start)
 	pfree(converted);
 }
 
+/* Fill the rest of "out", which has the caller's flags. */
+static void
+prepare(JsonOut *out, Oid typid, MemoryContext context)
+{
+	Oid			funcid = InvalidOid;
+
+	out->context = context;
+	out->typid = getBaseType(typid);
+	out->category = categorize(out, &funcid);
+	if (OidIsValid(funcid))
+		fmgr_info_cxt(funcid, &out->finfo, context);
+
+	/* what a composite is made of is seen when there is a value */
+	out->runs_user_code = !out->no_user_code &&
+		((out->category == JSON_CAST && !is_c_function(funcid)) ||
+		 (out->category == JSON_COMPOSITE &&
+		  out->typid >= FirstNormalObjectId));
+	if (out->category == JSON_ARRAY)
+		prepare_array(out);
+}
+
 /*
  * Which path a base type takes.  *funcid is set to the function that the path
  * needs, if any.
  */
 static JsonCategory
-categorize(Oid typid, bool bare_bytea, Oid *funcid)
+categorize(const JsonOut *out, Oid *funcid)
 {
+	Oid			typid = out->typid;
+
 	switch (typid)
 	{
 		case BOOLOID:
@@ -256,48 +297,111 @@ categorize(Oid typid, bool bare_bytea, Oid *funcid)
 		case JSONBOID:
 			return JSON_JSONB;
 		case BYTEAOID:
-			if (bare_bytea)
+			if (out->bare_bytea)
 				return JSON_BARE_BYTEA;
 			break;
 	}
-	return categorize_other(typid, funcid);
+	return categorize_other(typid, out->no_user_code, funcid);
 }
 
 static JsonCategory
-categorize_other(Oid typid, Oid *funcid)
+categorize_other(Oid typid, bool no_user_code, Oid *funcid)
 {
 	bool		typisvarlena;
 
-	if (OidIsValid(get_element_type(typid)) || typid == RECORDARRAYOID ||
-		type_is_rowtype(typid))
-	{
-		*funcid = F_TO_JSON;
-		return JSON_TO_JSON;
-	}
+	if (OidIsValid(get_element_type(typid)) || typid == RECORDARRAYOID)
+		return JSON_ARRAY;
+	if (type_is_rowtype(typid))
+		return JSON_COMPOSITE;
 
-	/* Like to_jsonb: casts of built-in types do not count. */
-	if (typid >= FirstNormalObjectId &&
-		find_coercion_pathway(JSONOID, typid, COERCION_EXPLICIT,
-							  funcid) == COERCION_PATH_FUNC &&
-		OidIsValid(*funcid))
+	*funcid = json_cast(typid);
+	if (OidIsValid(*funcid) && (!no_user_code || is_c_function(*funcid)))
 		return JSON_CAST;
 
 	getTypeOutputInfo(typid, funcid, &typisvarlena);
 	return JSON_OUTPUT;
 }
 
-/* to_json() asks for its argument's type: give it an expression to look at. */
-static void
-prepare_to_json(JsonOut *out, MemoryContext context)
+/* The function that casts a user's type to json, if there is one.  Like for
+ * to_jsonb(), casts of built-in types do not count. */
+static Oid
+json_cast(Oid typid)
 {
-	MemoryContext oldcontext = MemoryContextSwitchTo(context);
-	Const	   *arg = makeNullConst(out->typid, -1, InvalidOid);
-	FuncExpr   *expr = makeFuncExpr(F_TO_JSON, JSONOID, list_make1(arg),
-									InvalidOid, InvalidOid,
-									COERCE_EXPLICIT_CALL);
+	Oid			funcid = InvalidOid;
 
-	fmgr_info_set_expr((Node *) expr, &out->finfo);
-	MemoryContextSwitchTo(oldcontext);
+	if (typid < FirstNormalObjectId ||
+		find_coercion_pathway(JSONOID, typid, COERCION_EXPLICIT,
+							  &funcid) != COERCION_PATH_FUNC)
+		return InvalidOid;
+	return funcid;
+}
+
+/* Written in C, so by a superuser, and not in need of a snapshot? */
+static bool
+is_c_function(Oid funcid)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(funcid));
+	Oid			language;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", funcid);
+	language = ((Form_pg_proc) GETSTRUCT(tuple))->prolang;
+	ReleaseSysCache(tuple);
+	return language == INTERNALlanguageId || language == ClanguageId;
+}
+
+static void
+prepare_array(JsonOut *out)
+{
+	Oid			element_type = get_element_type(out->typid);
+	JsonOut    *element;
+
+	if (out->typid == RECORDARRAYOID)
+		element_type = RECORDOID;
+	get_typlenbyvalalign(element_type, &out->elmlen, &out->elmbyval,
+						 &out->elmalign);
+
+	element = MemoryContextAllocZero(out->context, sizeof(JsonOut));
+	element->no_user_code = out->no_user_code;
+	prepare(element, element_type, out->context);
+	out->runs_user_code = element->runs_user_code;
+	out->element = element;
+}
+
+/*
+ * Make out->attributes for values of the row type "desc", unless it is the one
+ * that they were made for.  The identifier changes when the type does.
+ */
+static void
+prepare_attributes(JsonOut *out, TupleDesc desc)
+{
+	uint64		id = assign_record_type_identifier(desc->tdtypeid,
+												   desc->tdtypmod);
+	JsonOut    *attributes;
+
+	if (out->attributes != NULL && out->rowtype_id == id)
+		return;
+
+	out->attributes = NULL;
+	if (out->attributes_context == NULL)
+		out->attributes_context = AllocSetContextCreate(out->context,
+														"rtsync row type",
+														ALLOCSET_SMALL_SIZES);
+	else
+		MemoryContextReset(out->attributes_context);
+
+	attributes = MemoryContextAllocZero(out->attributes_context,
+										sizeof(JsonOut) * Max(desc->natts, 1));
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (TupleDescAttr(desc, i)->attisdropped)
+			continue;
+		attributes[i].no_user_code = out->no_user_code;
+		prepare(&attributes[i], TupleDescAttr(desc, i)->atttypid,
+				out->attributes_context);
+	}
+	out->attributes = attributes;
+	out->rowtype_id = id;
 }
 
 static void
@@ -447,6 +551,100 @@ append_bare_bytea(StringInfo buf, Datum value)
 	*p++ = '"';
 	*p = '\0';
 	buf->len = p - buf->data;
+}
+
+static void
+append_array(StringInfo buf, JsonOut *out, Datum value)
+{
+	ArrayType  *array = DatumGetArrayTypeP(value);
+	Datum	   *values;
+	bool	   *nulls;
+	int			nitems;
+
+	if (ARR_NDIM(array) == 0)
+	{
+		appendStringInfoString(buf, "[]");
+		return;
+	}
+	deconstruct_array(array, ARR_ELEMTYPE(array), out->elmlen, out->elmbyval,
+					  out->elmalign, &values, &nulls, &nitems);
+	(void) append_dimension(buf, out->element, array, 0, 0, values, nulls);
+	pfree(values);
+	pfree(nulls);
+}
+
+/*
+ * Append one dimension of an array, from item number "item" on.  Returns the
+ * number of the item after it.
+ */
+static int
+append_dimension(StringInfo buf, JsonOut *element, const ArrayType *array,
+				 int dim, int item, const Datum *values, const bool *nulls)
+{
+	int			size = ARR_DIMS(array)[dim];
+
+	appendStringInfoCharMacro(buf, '[');
+	for (int i = 0; i < size; i++)
+	{
+		if (i > 0)
+			appendStringInfoCharMacro(buf, ',');
+		if (dim + 1 < ARR_NDIM(array))
+		{
+			item = append_dimension(buf, element, array, dim + 1, item,
+									values, nulls);
+			continue;
+		}
+		if (nulls[item])
+			appendStringInfoString(buf, "null");
+		else
+			jsonout_append(buf, element, values[item]);
+		item++;
+	}
+	appendStringInfoCharMacro(buf, ']');
+	return item;
+}
+
+static void
+append_composite(StringInfo buf, JsonOut *out, Datum value)
+{
+	HeapTupleHeader header = DatumGetHeapTupleHeader(value);
+	TupleDesc	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(header),
+											  HeapTupleHeaderGetTypMod(header));
+	HeapTupleData tuple;
+	bool		first = true;
+
+	/* composites can nest without end */
+	check_stack_depth();
+
+	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
+	ItemPointerSetInvalid(&tuple.t_self);
+	tuple.t_tableOid = InvalidOid;
+	tuple.t_data = header;
+
+	prepare_attributes(out, desc);
+	appendStringInfoCharMacro(buf, '{');
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		bool		isnull;
+		Datum		attribute;
+
+		if (att->attisdropped)
+			continue;
+		if (!first)
+			appendStringInfoCharMacro(buf, ',');
+		first = false;
+
+		jsonout_append_string(buf, NameStr(att->attname));
+		appendStringInfoCharMacro(buf, ':');
+		attribute = heap_getattr(&tuple, i + 1, desc, &isnull);
+		if (isnull)
+			appendStringInfoString(buf, "null");
+		else
+			jsonout_append(buf, &out->attributes[i], attribute);
+	}
+	appendStringInfoCharMacro(buf, '}');
+	ReleaseTupleDesc(desc);
 }
 
 /*

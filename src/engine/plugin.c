@@ -311,7 +311,7 @@ change_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 		if (state->sink != NULL)
 			state->sink->change_cb(txn, &out);
 		else
-			text_change(ctx, txn, entry, relation, &out);
+			text_change(ctx, txn, entry, &out);
 	}
 	else
 		compat_change_skipped(ctx);

@@ -83,7 +83,6 @@ typedef struct RelEntry
 
 	/* text format only */
 	TextColumn *columns;		/* by attnum - 1 */
-	bool		runs_user_code;
 	char	   *header;			/* "schema":..,"table":.. */
 } RelEntry;
 
@@ -121,8 +120,7 @@ extern void text_begin(LogicalDecodingContext *ctx, ReorderBufferTXN *txn);
 extern void text_commit(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 						XLogRecPtr commit_lsn);
 extern void text_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
-						RelEntry *entry, Relation relation,
-						const PluginChange *change);
+						RelEntry *entry, const PluginChange *change);
 extern void text_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 						  RelEntry *entry, XLogRecPtr lsn,
 						  bool cascade, bool restart_identity);

@@ -22,6 +22,10 @@
  * changed.  "unchanged" lists the columns that "record" lacks because the WAL
  * does not hold their value, stored out of line and not changed.
  *
+ * All of this runs under the historic snapshot of the change, so nothing here
+ * may call a function that is not written in C: it would see tables as they
+ * never were, and it would run with the reader's rights.
+ *
  * A line holds one object and an object takes one line.  Its text is in the
  * server's encoding; who reads it over a connection gets what the connection
  * makes of it.
@@ -34,10 +38,8 @@
 #include "catalog/pg_type.h"
 #include "common/base64.h"
 #include "mb/pg_wchar.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
-#include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
@@ -99,8 +101,7 @@ text_prepare(PluginState *state, RelEntry *entry)
 														   att->atttypmod));
 			column->type = pstrdup(buf.data);
 		}
-		jsonout_prepare(&column->out, att->atttypid, false, entry->context);
-		entry->runs_user_code |= column->out.runs_user_code;
+		jsonout_prepare_decoding(&column->out, att->atttypid, entry->context);
 	}
 }
 
@@ -119,28 +120,10 @@ text_commit(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 	end_object(ctx);
 }
 
-/*
- * Write a row change.  Values are formatted with the rights of whoever reads
- * the slot, usually a superuser, except where that may run a function that an
- * ordinary user wrote: then as the table's owner.  An error puts things right
- * when the transaction aborts.
- */
 void
 text_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
-			RelEntry *entry, Relation relation, const PluginChange *change)
+			RelEntry *entry, const PluginChange *change)
 {
-	Oid			save_userid = InvalidOid;
-	int			save_sec_context = 0;
-	int			save_nestlevel = 0;
-
-	if (entry->runs_user_code)
-	{
-		GetUserIdAndSecContext(&save_userid, &save_sec_context);
-		SetUserIdAndSecContext(relation->rd_rel->relowner,
-							   save_sec_context | SECURITY_RESTRICTED_OPERATION);
-		save_nestlevel = NewGUCNestLevel();
-	}
-
 	begin_object(ctx, change->kind, txn, change->lsn);
 	appendStringInfoString(ctx->out, entry->header);
 	append_types(ctx->out, entry);
@@ -152,12 +135,6 @@ text_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 	}
 	if (change->oldtuple != NULL)
 		append_old_row(ctx->out, entry, change->oldtuple);
-
-	if (entry->runs_user_code)
-	{
-		AtEOXact_GUC(false, save_nestlevel);
-		SetUserIdAndSecContext(save_userid, save_sec_context);
-	}
 	end_object(ctx);
 }
 
