@@ -19,9 +19,10 @@
  *
  * Each state has a deadline, so nothing that a client does or omits keeps a
  * pending socket.  There are at most ADMISSION_MAX_PENDING of them: when all
- * are taken, the oldest that is still being read gives way if it had a second,
- * else we stop to accept for a moment; so we do when descriptors run out, and
- * when the engine does not keep up.
+ * are taken, one that lingers gives way, or one whose refusal is held back, or
+ * the oldest that is still being read if it had a second; else we stop to
+ * accept for a moment.  So we do when descriptors run out, and when the engine
+ * does not keep up.
  *
  * A pending socket is freed in the close callback of its poll handle.
  *
@@ -440,6 +441,17 @@ first_due(List *state)
 	return LIST_OWNER(Pending, link, link);
 }
 
+/* Send the refusal that was held back. */
+static void
+send_delayed(Pending *pending)
+{
+	Buffer		response = pending->response;
+
+	pending->response = (Buffer) {0};
+	send_response(pending, buffer_slice(&response));
+	buffer_release(&response);
+}
+
 static void
 on_deadline(uv_timer_t *timer)
 {
@@ -456,13 +468,7 @@ on_deadline(uv_timer_t *timer)
 	while ((pending = first_due(&admission()->asking)) != NULL)
 		refuse_handshake(pending, 500, SLICE("Error connecting to Realtime"), NULL);
 	while ((pending = first_due(&admission()->delaying)) != NULL)
-	{
-		Buffer		response = pending->response;
-
-		pending->response = (Buffer) {0};
-		send_response(pending, buffer_slice(&response));
-		buffer_release(&response);
-	}
+		send_delayed(pending);
 	while ((pending = first_due(&admission()->lingering)) != NULL)
 		end_pending(pending);
 	start_deadline_timer();
@@ -534,13 +540,16 @@ make_room(void)
 		return false;
 	if (admission()->n_pending < ADMISSION_MAX_PENDING)
 		return true;
+	if (list_is_empty(&admission()->lingering) &&
+		(link = list_first(&admission()->delaying)) != NULL)
+		send_delayed(LIST_OWNER(Pending, link, link));
 	link = list_first(&admission()->lingering);
 	if (link == NULL)
 	{
 		link = list_first(&admission()->reading);
 		if (link == NULL ||
 			now() - LIST_OWNER(Pending, link, link)->started < EVICT_AFTER)
-			return false;
+			return admission()->n_pending < ADMISSION_MAX_PENDING;
 	}
 	end_pending(LIST_OWNER(Pending, link, link));
 	return true;

@@ -11,16 +11,16 @@
  * stays with the library, the rest with us, until the socket is writable.
  *
  * A client that does not read what we send is closed: when more than
- * send_queue_size waits for it, or when nothing of it moved for STALL_TIMEOUT.
+ * send_queue_size waits for it, or when nothing of it moved for idle_timeout.
  *
  * Closing.  connection_close may be called from anywhere.  It takes the
  * channels away at once; the rest happens at the end of the turn, because
  * the library must not free a socket within its own callback and would, told
  * to close in the midst of what it has read, take the rest for the start of a
  * frame; and callers must not lose the connection under their hands.  The library sends the
- * Close frame and waits for the client's; only when it still holds unsent
- * bytes do we put a Close frame of our own behind them, as it would drop its
- * own.
+ * Close frame and waits for the client's.  Its list of such waits is sorted, so
+ * when many connections are closing, and when it still holds unsent bytes, we
+ * send a Close frame of our own and have it end the connection.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,7 +36,8 @@
 
 #define GATHER_SIZE 65536		/* of frames concatenated for one write */
 #define WRITES_PER_TURN 16		/* for one connection */
-#define STALL_TIMEOUT 30000		/* ms without progress */
+#define STALL_TIMEOUT 60000		/* ms, where idle_timeout is off */
+#define MAX_POLITE_CLOSES 256	/* that wait for the client's Close frame */
 
 /* RFC 6455, section 7.4.1, and the IANA registry */
 #define CLOSE_NORMAL 1000
@@ -401,6 +402,8 @@ connection_gone(Connection *connection)
 	brake_forget(connection);
 	connection->wsi = NULL;
 	gateway.stats.connections--;
+	if (connection->closes_politely)
+		connections()->polite_closes--;
 	list_remove(&connection->activity_link);
 	list_remove(&connection->dirty_link);
 	list_remove(&connection->blocked_link);
@@ -423,7 +426,8 @@ finish_close(Connection *connection)
 	}
 	queue_clear(connection);
 	buffer_release(&connection->message);
-	if (lws_partial_buffered(wsi))
+	if (lws_partial_buffered(wsi) ||
+		connections()->polite_closes >= MAX_POLITE_CLOSES)
 	{
 		Frame	   *frame = frame_close(connection->close_code,
 										connection->close_reason);
@@ -432,9 +436,13 @@ finish_close(Connection *connection)
 		frame_release(frame);
 	}
 	else
+	{
+		connection->closes_politely = true;
+		connections()->polite_closes++;
 		lws_close_reason(wsi, connection->close_code,
 						 (unsigned char *) connection->close_reason,
 						 strlen(connection->close_reason));
+	}
 	lws_set_timeout(wsi, PENDING_TIMEOUT_CLOSE_SEND, LWS_TO_KILL_SYNC);
 }
 
@@ -475,6 +483,7 @@ void
 connections_check_timeouts(void)
 {
 	uint64_t	idle_timeout = gateway.config.idle_timeout;
+	uint64_t	stall_timeout = idle_timeout > 0 ? idle_timeout : STALL_TIMEOUT;
 	ListLink   *link;
 
 	while (idle_timeout > 0 &&
@@ -490,7 +499,7 @@ connections_check_timeouts(void)
 	{
 		Connection *connection = LIST_OWNER(Connection, blocked_link, link);
 
-		if (now() - connection->blocked_at < STALL_TIMEOUT)
+		if (now() - connection->blocked_at < stall_timeout)
 			break;
 		close_as_slow(connection);
 	}

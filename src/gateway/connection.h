@@ -26,6 +26,7 @@ typedef struct Connection
 	PhoenixVersion version;
 	uint16_t	close_code;		/* 0 while open */
 	bool		established;
+	bool		closes_politely;	/* waits for the client's Close frame */
 	const char *close_reason;	/* a literal */
 
 	Slice		token;			/* the API key of the handshake; ours to free */
@@ -63,6 +64,7 @@ typedef struct Connections
 	List		blocked;		/* with frames that wait for the socket */
 	List		closing;		/* to be closed at the end of this turn */
 	List		dead;			/* to be freed at the end of this turn */
+	uint32_t	polite_closes;	/* how many wait for the client's Close frame */
 } Connections;
 
 extern void connections_init(void);

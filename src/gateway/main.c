@@ -54,11 +54,20 @@ report_stats(void)
 	engine_link_end();
 }
 
+/*
+ * When we come late we were held up, and what the clients sent meanwhile is
+ * still unread: then silence is no proof.
+ */
 static void
 on_housekeeping(uv_timer_t *timer)
 {
+	static uint64_t last_run;
+	uint64_t	now = uv_now(gateway.loop);
+
 	(void) timer;
-	connections_check_timeouts();
+	if (now - last_run <= 2 * HOUSEKEEPING_INTERVAL)
+		connections_check_timeouts();
+	last_run = now;
 	report_stats();
 }
 
@@ -136,7 +145,11 @@ gateway_configured(void)
 		running = true;
 	}
 	if (gateway.config.max_connections > prepared_connections)
+	{
+		log_message("LOG", "max_connections stays at %u until the gateway restarts",
+					prepared_connections);
 		gateway.config.max_connections = prepared_connections;
+	}
 	admission_accept();
 }
 

@@ -40,7 +40,7 @@ static const struct lws_protocols protocols[] = {
 	{0}
 };
 
-/* No pings and no validity timers of the library's: see notes in connection.c */
+/* No pings of the library's: its timers are kept in one sorted list. */
 static const lws_retry_bo_t no_timers = {0};
 
 /* Peers can make the library log errors; only those at start matter. */

@@ -275,6 +275,18 @@ test('1,500 half-open connections do not keep others out', () => withEngine({ ha
   for (const socket of idle) socket.destroy()
 }))
 
+test('1,500 bad tokens at once do not keep others out', () => withEngine({ error_delay: 1000 }, async engine => {
+  engine.onauth = m => engine.authReply(m.connection, m.token === 'bad' ? 401 : 200, m.token === 'bad' ? 'no' : null)
+  const bad = Array.from({ length: 1500 }, () => exchange(engine.port, handshake('/socket/websocket?apikey=bad')))
+  await sleep(100)
+  const start = Date.now()
+  const client = await Client.open(engine.port)
+  await client.heartbeat()
+  assert.ok(Date.now() - start < 5000)
+  client.close()
+  for (const answer of await Promise.all(bad)) assert.ok(answer === '' || response(answer).status === 401)
+}))
+
 test('500 clients at once', () => withEngine({}, async engine => {
   const clients = await Promise.all(Array.from({ length: 500 }, () => Client.open(engine.port)))
   await Promise.all(clients.map(c => c.heartbeat()))

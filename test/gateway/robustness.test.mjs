@@ -25,12 +25,14 @@ const withBystander = (config, use) => withEngine(config, async engine => {
   await bystander.join('realtime:bystander', { changes: [{}] })
   let n = 0
   const timer = setInterval(() => engine.event([group], { n: n++ }), 3)
+  const heart = setInterval(() => bystander.push({ topic: 'phoenix', event: 'heartbeat', ref: 'beat' }), 300)
   try {
     await use(engine)
     await sleep(20)
-  } finally { clearInterval(timer) }
-  await until(() => bystander.messages.length >= n, `the bystander has ${bystander.messages.length} of ${n}, closed ${JSON.stringify(bystander.closed)}`)
-  assert.deepEqual(bystander.messages.map(m => m.payload.data.n), Array.from({ length: n }, (_, i) => i))
+  } finally { clearInterval(timer); clearInterval(heart) }
+  bystander.events = () => bystander.messages.filter(m => m.event === 'postgres_changes')
+  await until(() => bystander.events().length >= n, `the bystander has ${bystander.events().length} of ${n}, closed ${JSON.stringify(bystander.closed)}`)
+  assert.deepEqual(bystander.events().map(m => m.payload.data.n), Array.from({ length: n }, (_, i) => i))
   bystander.close()
 })
 
@@ -234,6 +236,19 @@ test('a slow client that reads on gets the reason', () => withBystander({ send_q
   assert.deepEqual(await slow.waitClosed(), { code: 1013, reason: 'client too slow' })
 }))
 
+test('a client whose socket takes nothing for idle_timeout is closed, though it talks', () => withBystander({ idle_timeout: 1500, send_queue_size: 10000000 }, async engine => {
+  const slow = await Client.open(engine.port)
+  await slow.join('realtime:flood', { changes: [{}] })
+  slow.socket.pause()
+  const timer = setInterval(() => slow.push({ ref: 'h', topic: 'phoenix', event: 'heartbeat' }), 100)
+  const filler = 'x'.repeat(100000)
+  for (let i = 0; i < 60; i++) engine.event([1], { filler })
+  await engine.wait('stats', m => m.slow === 1, 10000)
+  clearInterval(timer)
+  slow.socket.resume()
+  await slow.waitClosed()
+}))
+
 test('an event larger than the send queue reaches a client that reads', () => withEngine({ send_queue_size: 16384 }, async engine => {
   const client = await Client.open(engine.port)
   await client.join('realtime:x', { changes: [{}] })
@@ -273,6 +288,13 @@ test('silence for idle_timeout closes the connection', () => withEngine({ idle_t
   await sleep(1800)
   await lively.heartbeat()
   lively.close()
+}))
+
+test('600 connections that fall silent together are all told', () => withEngine({ idle_timeout: 1000 }, async engine => {
+  const clients = []
+  for (let i = 0; i < 600; i++) clients.push(await Client.open(engine.port))
+  await Promise.all(clients.map(async c => assert.deepEqual(await c.waitClosed(), { code: 1000, reason: 'idle timeout' })))
+  await engine.wait('stats', m => m.connections === 0)
 }))
 
 test('LINK_SHUTDOWN closes everybody, and the gateway ends', async () => {
