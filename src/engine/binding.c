@@ -136,15 +136,26 @@ binding_selected(const BindingSpec *spec, TupleDesc desc,
 	return result;
 }
 
+/* The published table that a binding names, or InvalidOid */
+static Oid
+published_table(const BindingSpec *spec)
+{
+	Oid			nspid = get_namespace_oid(spec->schema, true);
+	Oid			relid = OidIsValid(nspid) ?
+		get_relname_relid(spec->table, nspid) : InvalidOid;
+
+	if (!OidIsValid(relid) || !publication_publishes(rtsync_publication, relid))
+		return InvalidOid;
+	return relid;
+}
+
 static void
 check_table_binding(const Principal *principal, const BindingSpec *spec)
 {
-	Oid			nspid = LookupExplicitNamespace(spec->schema, true);
-	Oid			relid = OidIsValid(nspid) ?
-		get_relname_relid(spec->table, nspid) : InvalidOid;
+	Oid			relid = published_table(spec);
 	TableAccess *access;
 
-	if (!OidIsValid(relid) || !publication_publishes(rtsync_publication, relid))
+	if (!OidIsValid(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table \"%s.%s\" is not published",
@@ -170,24 +181,42 @@ check_table_binding(const Principal *principal, const BindingSpec *spec)
 					   CurrentMemoryContext);
 }
 
-static void
-check_wildcard_binding(const BindingSpec *spec)
+/*
+ * The OIDs of the published tables that a binding concerns, in the current
+ * memory context.  Needs a transaction on the present.
+ */
+List *
+binding_tables(const BindingSpec *spec)
 {
-	List	   *tables = publication_tables(rtsync_publication);
+	List	   *result = NIL;
 	ListCell   *lc;
 
-	foreach(lc, tables)
+	if (spec->schema != NULL && spec->table != NULL)
 	{
-		char	   *table = get_rel_name(lfirst_oid(lc));
-		char	   *schema = get_namespace_name(get_rel_namespace(lfirst_oid(lc)));
+		Oid			relid = published_table(spec);
+
+		return OidIsValid(relid) ? list_make1_oid(relid) : NIL;
+	}
+	foreach(lc, publication_tables(rtsync_publication))
+	{
+		Oid			relid = lfirst_oid(lc);
+		char	   *table = get_rel_name(relid);
+		char	   *schema = get_namespace_name(get_rel_namespace(relid));
 
 		if (table != NULL && schema != NULL &&
 			binding_matches(spec, schema, table))
-			return;
+			result = lappend_oid(result, relid);
 	}
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_TABLE),
-			 errmsg("no published table matches")));
+	return result;
+}
+
+static void
+check_wildcard_binding(const BindingSpec *spec)
+{
+	if (binding_tables(spec) == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("no published table matches")));
 }
 
 /* The message for an error raised while a binding was checked */

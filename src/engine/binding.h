@@ -13,6 +13,7 @@
 #include "access/tupdesc.h"
 #include "lib/stringinfo.h"
 #include "nodes/bitmapset.h"
+#include "nodes/pg_list.h"
 
 #include "engine/principal.h"
 
@@ -40,6 +41,7 @@ extern bool binding_matches(const BindingSpec *spec, const char *schema,
 							const char *table);
 extern Bitmapset *binding_selected(const BindingSpec *spec, TupleDesc desc,
 								   const Bitmapset *allowed);
+extern List *binding_tables(const BindingSpec *spec);
 extern char *binding_problem(const Principal *principal,
 							 const BindingSpec *spec);
 

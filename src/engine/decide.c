@@ -35,14 +35,21 @@
 #include "miscadmin.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "engine/attempt.h"
+#include "engine/catalogs.h"
 #include "engine/decide.h"
 #include "engine/policy.h"
+#include "engine/publication.h"
 #include "engine/settings.h"
+#include "engine/wal.h"
+
+/* Instead of the signature of a table's access, which is odd */
+#define NOT_PUBLISHED 2
 
 /* A policy that ran into its time limit is not tried again for so long. */
 #define SUSPEND_MS 60000
@@ -57,12 +64,15 @@ typedef struct SuspendedRole
 static MemoryContext DecideContext = NULL;
 static HTAB *routes = NULL;
 static uint64 generation = 1;
+static bool recheck_all;		/* the access to all tables may have changed */
+static bool recheck_some;		/* some route has "recheck" set */
 static uint64 errors;
 
 static void
 syscache_cb(Datum arg, int cacheid, uint32 hashvalue)
 {
 	generation++;
+	recheck_all = true;
 }
 
 static void
@@ -71,13 +81,16 @@ relcache_cb(Datum arg, Oid relid)
 	if (routes == NULL)
 		return;
 	if (!OidIsValid(relid))
-		generation++;
+		syscache_cb(arg, 0, 0);
 	else
 	{
 		TableRoute *route = hash_search(routes, &relid, HASH_FIND, NULL);
 
 		if (route != NULL)
+		{
 			route->generation = 0;
+			route->recheck = recheck_some = true;
+		}
 	}
 }
 
@@ -109,7 +122,7 @@ decide_init(void)
  *--------------------------------------------------------------------------
  */
 
-static void
+static TableGroup *
 table_group_create(TableRoute *route, SubscriptionGroup *group)
 {
 	TableGroup *tg = MemoryContextAllocZero(group->context, sizeof(TableGroup));
@@ -118,6 +131,7 @@ table_group_create(TableRoute *route, SubscriptionGroup *group)
 	tg->route = route;
 	dlist_push_tail(&route->groups, &tg->in_route);
 	dlist_push_tail(&group->tables, &tg->in_group);
+	return tg;
 }
 
 static void
@@ -130,63 +144,230 @@ table_group_free(TableGroup *tg)
 	pfree(tg);
 }
 
-static void
-route_forget_groups(TableRoute *route)
-{
-	dlist_mutable_iter iter;
-
-	dlist_foreach_modify(iter, &route->groups)
-		table_group_free(dlist_container(TableGroup, in_route, iter.cur));
-}
-
-static void
-route_find_groups(TableRoute *route)
+static TableGroup *
+table_group_find(TableRoute *route, SubscriptionGroup *group)
 {
 	dlist_iter	iter;
 
+	dlist_foreach(iter, &group->tables)
+	{
+		TableGroup *tg = dlist_container(TableGroup, in_group, iter.cur);
+
+		if (tg->route == route)
+			return tg;
+	}
+	return NULL;
+}
+
+/* The route of a table, made where there is none */
+static TableRoute *
+route_find(Oid relid)
+{
+	bool		found;
+	TableRoute *route = hash_search(routes, &relid, HASH_ENTER, &found);
+
+	if (!found)
+	{
+		memset((char *) route + sizeof(Oid), 0,
+			   sizeof(TableRoute) - sizeof(Oid));
+		dlist_init(&route->groups);
+	}
+	return route;
+}
+
+/* The table has another name than before: other groups listen to it. */
+static void
+route_rename(TableRoute *route, const char *nspname, const char *relname)
+{
+	dlist_mutable_iter old;
+	dlist_iter	iter;
+
+	if (route->nspname != NULL)
+	{
+		pfree(route->nspname);
+		pfree(route->relname);
+	}
+	route->nspname = MemoryContextStrdup(DecideContext, nspname);
+	route->relname = MemoryContextStrdup(DecideContext, relname);
+
+	dlist_foreach_modify(old, &route->groups)
+	{
+		TableGroup *tg = dlist_container(TableGroup, in_route, old.cur);
+
+		if (!binding_matches(&tg->group->spec, nspname, relname))
+			table_group_free(tg);
+	}
 	dlist_foreach(iter, subscription_groups())
 	{
-		SubscriptionGroup	   *group = dlist_container(SubscriptionGroup, node, iter.cur);
+		SubscriptionGroup *group = dlist_container(SubscriptionGroup, node,
+												   iter.cur);
 
-		if (binding_matches(&group->spec, route->schema->nspname,
-								 route->schema->relname))
+		if (binding_matches(&group->spec, nspname, relname) &&
+			table_group_find(route, group) == NULL)
 			table_group_create(route, group);
 	}
 }
 
-/* The route of a change's table, made when first seen */
+static bool
+route_has_name(const TableRoute *route, const char *nspname,
+			   const char *relname)
+{
+	return route->nspname != NULL && strcmp(route->nspname, nspname) == 0 &&
+		strcmp(route->relname, relname) == 0;
+}
+
+/* The route of a change's table */
 TableRoute *
 decide_route(RelSchema *schema)
 {
-	TableRoute *route;
-	bool		found;
-	bool		renamed;
+	TableRoute *route = route_find(schema->relid);
 
-	route = hash_search(routes, &schema->relid, HASH_ENTER, &found);
-	if (!found)
-	{
-		route->schema = NULL;
-		route->generation = 0;
-		dlist_init(&route->groups);
-		route->suspended = NIL;
-		route->first = route->last = NULL;
-	}
 	if (route->schema == schema)
 		return route;
-
-	renamed = route->schema == NULL ||
-		strcmp(route->schema->nspname, schema->nspname) != 0 ||
-		strcmp(route->schema->relname, schema->relname) != 0;
 	if (route->schema != NULL)
 		schema_unref(route->schema);
 	route->schema = schema_ref(schema);
 	route->generation = 0;
-	if (renamed)
-	{
-		route_forget_groups(route);
-		route_find_groups(route);
-	}
+	if (!route_has_name(route, schema->nspname, schema->relname))
+		route_rename(route, schema->nspname, schema->relname);
 	return route;
+}
+
+/* A new group listens to this table, which it names. */
+static void
+listen_to_table(SubscriptionGroup *group, Oid relid)
+{
+	TableRoute *route = route_find(relid);
+	char	   *relname = get_rel_name(relid);
+	char	   *nspname = get_namespace_name(get_rel_namespace(relid));
+	TableGroup *tg;
+
+	if (relname == NULL || nspname == NULL)
+		return;
+	if (route->nspname == NULL)
+		route_rename(route, nspname, relname);
+	tg = table_group_find(route, group);
+	if (tg == NULL && binding_matches(&group->spec, route->nspname,
+									  route->relname))
+		tg = table_group_create(route, group);
+	if (tg != NULL)
+		tg->access_signature =
+			policy_table_access(relid, group->principal->roleid)->signature;
+}
+
+/*
+ * A new group: from now on it gets what is routed.  Called inside a
+ * transaction on the present.
+ */
+void
+decide_add_group(SubscriptionGroup *group)
+{
+	List	   *tables = binding_tables(&group->spec);
+	ListCell   *lc;
+
+	foreach(lc, tables)
+		listen_to_table(group, lfirst_oid(lc));
+}
+
+/* The group is about to be freed. */
+void
+decide_remove_group(SubscriptionGroup *group)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &group->tables)
+		table_group_free(dlist_container(TableGroup, in_group, iter.cur));
+}
+
+/*--------------------------------------------------------------------------
+ * Changes of the access
+ *--------------------------------------------------------------------------
+ */
+
+/*
+ * See whether what the group's role may see of the table has changed since
+ * the group was last told, and tell it: rows may have entered or left its
+ * view that nobody touched.
+ */
+static void
+recheck_group(TableGroup *tg, bool published)
+{
+	TableRoute *route = tg->route;
+	SubscriptionGroup *group = tg->group;
+	TableAccess *access = policy_table_access(route->relid,
+											  group->principal->roleid);
+	uint64		signature = published ? access->signature : NOT_PUBLISHED;
+	bool		first = tg->access_signature == 0;
+
+	if (signature == tg->access_signature)
+		return;
+	tg->access_signature = signature;
+	if (first)
+		return;
+	group->told_at = 0;
+	if (!published)
+		subscription_tell_group(group, "postgres_changes", "error",
+								psprintf("table %s.%s is no longer published",
+										 route->nspname, route->relname));
+	else if (!access->readable)
+		subscription_tell_group(group, "postgres_changes", "error",
+								psprintf("permission denied for table %s.%s",
+										 route->nspname, route->relname));
+	else
+		subscription_tell_group(group, "rtsync", "refetch",
+								psprintf("access to table %s.%s has changed",
+										 route->nspname, route->relname));
+}
+
+static void
+attempt_recheck(void *arg)
+{
+	TableRoute *route = arg;
+	bool		published = publication_publishes(rtsync_publication,
+												  route->relid);
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &route->groups)
+		recheck_group(dlist_container(TableGroup, in_route, iter.cur),
+					  published);
+}
+
+static void
+route_recheck(TableRoute *route)
+{
+	ErrorData  *error;
+
+	if (!recheck_all && !route->recheck)
+		return;
+	route->recheck = false;
+	if (dlist_is_empty(&route->groups))
+		return;
+	error = attempt(attempt_recheck, route);
+	if (error != NULL)
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("rtsync could not look at table \"%s.%s\" after a catalog change: %s",
+						route->nspname, route->relname, error->message)));
+}
+
+/*
+ * Has a catalog change that has been accepted changed what subscribers may
+ * see?  Then tell them.  Called outside of any transaction.
+ */
+void
+decide_recheck_access(void)
+{
+	HASH_SEQ_STATUS scan;
+	TableRoute *route;
+
+	if (!recheck_all && !recheck_some)
+		return;
+	catalogs_begin(wal_decoded_lsn());
+	hash_seq_init(&scan, routes);
+	while ((route = hash_seq_search(&scan)) != NULL)
+		route_recheck(route);
+	recheck_all = recheck_some = false;
+	catalogs_commit();
 }
 
 /*
@@ -200,33 +381,6 @@ decide_route_pending(RelSchema *schema)
 	TableRoute *route = hash_search(routes, &schema->relid, HASH_FIND, NULL);
 
 	return route != NULL && route->first != NULL && route->schema != schema;
-}
-
-/* A new group: from now on it gets what is routed. */
-void
-decide_add_group(SubscriptionGroup *group)
-{
-	HASH_SEQ_STATUS scan;
-	TableRoute *route;
-
-	hash_seq_init(&scan, routes);
-	while ((route = hash_seq_search(&scan)) != NULL)
-	{
-		if (route->schema != NULL &&
-			binding_matches(&group->spec, route->schema->nspname,
-								 route->schema->relname))
-			table_group_create(route, group);
-	}
-}
-
-/* The group is about to be freed. */
-void
-decide_remove_group(SubscriptionGroup *group)
-{
-	dlist_mutable_iter iter;
-
-	dlist_foreach_modify(iter, &group->tables)
-		table_group_free(dlist_container(TableGroup, in_group, iter.cur));
 }
 
 /*--------------------------------------------------------------------------

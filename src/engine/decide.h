@@ -25,7 +25,11 @@
 typedef struct TableRoute
 {
 	Oid			relid;			/* hash key */
-	RelSchema  *schema;			/* of the last change seen; a reference */
+	char	   *nspname;		/* as the catalogs or the last change had it */
+	char	   *relname;
+	RelSchema  *schema;			/* of the last change seen, a reference; NULL
+								 * if none was */
+	bool		recheck;		/* its access may have changed */
 	uint64		generation;		/* of the catalogs that the groups' compiled
 								 * state was made from */
 	dlist_head	groups;			/* TableGroup.in_route */
@@ -43,6 +47,8 @@ typedef struct TableGroup
 	dlist_node	in_group;
 	SubscriptionGroup	   *group;
 	TableRoute *route;
+	uint64		access_signature;	/* what the role could see when the group
+									 * was last told about it; 0: not known */
 
 	/* compiled from the catalogs and the route's schema */
 	MemoryContext context;
@@ -100,6 +106,7 @@ extern void decide_remove_group(SubscriptionGroup *group);
 
 extern TableRoute *decide_route(RelSchema *schema);
 extern bool decide_route_pending(RelSchema *schema);
+extern void decide_recheck_access(void);
 extern void decide_changes(List *routes, bool carefully);
 extern void decide_report_error(TableGroup *tg, const ErrorData *error);
 extern uint64 decide_errors(void);

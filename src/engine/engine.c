@@ -452,6 +452,8 @@ engine_loop(void)
 		obey();
 		more = gateway_turn();
 		decoded = decode_turn();
+		subscription_recheck_roles();
+		decide_recheck_access();
 		state = route_turn();
 		if (gateway_link != NULL)
 			linkio_flush(gateway_link);

@@ -46,6 +46,7 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "catalog/pg_class.h"
+#include "common/hashfn.h"
 #include "executor/executor.h"
 #include "jit/jit.h"
 #include "miscadmin.h"
@@ -118,6 +119,7 @@ static uint64 invalidations = 0;
 static uint64 last_generation = 0;
 
 static void build_access(TableAccess *access);
+static uint64 access_signature(TableAccess *access);
 static void read_privileges(TableAccess *access, Relation rel);
 static Bitmapset *selectable_columns(Relation rel, Oid roleid);
 static CompiledPolicy *read_policies(Relation rel, MemoryContext context);
@@ -251,7 +253,11 @@ build_access(TableAccess *access)
 	MemoryContext context;
 	MemoryContext oldcontext;
 	MemoryContext oldown;
-	TableAccess new = {access->relid, access->roleid};
+	TableAccess new = {
+		.relid = access->relid,
+		.roleid = access->roleid,
+		.function_changes = access->function_changes,
+	};
 
 	if (building != NULL)
 		MemoryContextDelete(building);
@@ -274,6 +280,7 @@ build_access(TableAccess *access)
 		table_close(rel, AccessShareLock);
 	}
 	principal_leave(&scope);
+	new.signature = access_signature(&new);
 	MemoryContextSwitchTo(oldcontext);
 
 	/* from here on nothing can fail */
@@ -285,6 +292,21 @@ build_access(TableAccess *access)
 	building = NULL;
 	if (oldown != NULL)
 		MemoryContextDelete(oldown);
+}
+
+/* What the answers depend on, but for rows of other tables, as a number */
+static uint64
+access_signature(TableAccess *access)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "%d %d %u ", access->readable, access->row_security,
+					 access->function_changes);
+	outBitmapset(&buf, access->columns);
+	if (access->compiled != NULL)
+		appendStringInfoString(&buf, nodeToString(access->compiled->quals));
+	return hash_bytes_extended((unsigned char *) buf.data, buf.len, 0) | 1;
 }
 
 /* Privileges on schema, table and columns. */
@@ -707,7 +729,10 @@ invalidate_item_cb(Datum arg, int cacheid, uint32 hashvalue)
 			PlanInvalItem *item = lfirst_node(PlanInvalItem, lc);
 
 			if (item->cacheId == cacheid && item->hashValue == hashvalue)
+			{
 				access->valid = false;
+				access->function_changes++;
+			}
 		}
 	}
 }

@@ -31,6 +31,9 @@ typedef struct TableAccess
 	uint64		generation;		/* changes whenever the access was looked at
 								 * anew: what was derived from it (filters,
 								 * column lists) is to be made again */
+	uint64		signature;		/* the same for as long as the role may see
+								 * the same of the table, never 0 */
+	uint32		function_changes;	/* of functions that the policies call */
 	bool		readable;		/* SELECT on the table or on some column, and
 								 * USAGE on its schema */
 	Bitmapset  *columns;		/* attnums that the role may SELECT */

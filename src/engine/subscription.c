@@ -21,7 +21,9 @@
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "utils/hsearch.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "engine/catalogs.h"
@@ -60,6 +62,7 @@ static int	ngroups;
 static uint32 last_group_id;
 static uint32 last_binding_id = 1000;
 static int	gateway_connections;	/* as the gateway last said */
+static bool roles_changed;		/* since the channels' roles were checked */
 
 /*
  * Hash tables keyed by a string that the entry points to
@@ -93,6 +96,12 @@ string_table(const char *name, Size entrysize)
 					   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
 }
 
+static void
+roles_changed_cb(Datum arg, int cacheid, uint32 hashvalue)
+{
+	roles_changed = true;
+}
+
 /* Prepare; once in the life of the engine. */
 void
 subscription_init(void)
@@ -113,6 +122,8 @@ subscription_init(void)
 						   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	groups_by_key = string_table("rtsync groups", sizeof(GroupEntry));
 	binding_numbers = string_table("rtsync bindings", sizeof(BindingNumber));
+	CacheRegisterSyscacheCallback(AUTHOID, roles_changed_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, roles_changed_cb, (Datum) 0);
 }
 
 /* The number that the client will know such a binding by; never 0 */
@@ -758,6 +769,37 @@ subscription_message(Link *link, LinkType type, LinkReader *body)
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(MessageContext_);
+}
+
+/*
+ * If roles have changed: close the channels whose role would no longer be
+ * accepted.  Called outside of any transaction.
+ */
+void
+subscription_recheck_roles(void)
+{
+	HASH_SEQ_STATUS scan;
+	ChannelEntry *entry;
+
+	if (!roles_changed)
+		return;
+	catalogs_begin(wal_decoded_lsn());
+	roles_changed = false;
+	hash_seq_init(&scan, channels);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		Channel    *channel = entry->channel;
+
+		if (token_role_allowed(channel->principal.rolename,
+							   channel->principal.roleid))
+			continue;
+		tell_channel(channel, "system", "error",
+					 psprintf("You no longer have permission to read from this Channel topic: %s",
+							  channel->topic),
+					 LINK_THEN_CLOSE);
+		channel_free(channel);
+	}
+	catalogs_commit();
 }
 
 /*

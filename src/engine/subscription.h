@@ -66,6 +66,7 @@ typedef struct Channel
 extern void subscription_init(void);
 extern void subscription_message(Link *link, LinkType type, LinkReader *body);
 extern void subscription_drop_all(void);
+extern void subscription_recheck_roles(void);
 extern void subscription_check_expiry(void);
 
 extern dlist_head *subscription_groups(void);

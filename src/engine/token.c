@@ -485,6 +485,26 @@ check_times(const Members *members, Token *token, TokenError *error)
 	return true;
 }
 
+/* Why tokens for this role are refused, or NULL and the role's Oid */
+static const char *
+role_fault(const char *rolename, Oid *roleid)
+{
+	Oid			authenticator = get_role_oid(AUTHENTICATOR, true);
+
+	*roleid = strlen(rolename) < NAMEDATALEN ?
+		get_role_oid(rolename, true) : InvalidOid;
+	if (!OidIsValid(authenticator))
+		return "role \"" AUTHENTICATOR "\" does not exist";
+	if (!OidIsValid(*roleid))
+		return "it does not exist";
+	if (superuser_arg(*roleid))
+		return "it is a superuser";
+	if (*roleid == authenticator ||
+		!is_member_of_role_nosuper(authenticator, *roleid))
+		return "it has not been granted to \"" AUTHENTICATOR "\"";
+	return NULL;
+}
+
 /*
  * The same answer for a role that does not exist, was not granted, or is too
  * powerful.
@@ -492,25 +512,24 @@ check_times(const Members *members, Token *token, TokenError *error)
 static bool
 check_role(Token *token, TokenError *error)
 {
-	Oid			authenticator = get_role_oid(AUTHENTICATOR, true);
+	const char *fault = role_fault(token->rolename, &token->roleid);
 
-	if (strlen(token->rolename) < NAMEDATALEN)
-		token->roleid = get_role_oid(token->rolename, true);
-
-	if (!OidIsValid(authenticator))
-		log_refused_role(token->rolename,
-						 "role \"" AUTHENTICATOR "\" does not exist");
-	else if (!OidIsValid(token->roleid))
-		log_refused_role(token->rolename, "it does not exist");
-	else if (superuser_arg(token->roleid))
-		log_refused_role(token->rolename, "it is a superuser");
-	else if (token->roleid == authenticator ||
-			 !is_member_of_role_nosuper(authenticator, token->roleid))
-		log_refused_role(token->rolename,
-						 "it has not been granted to \"" AUTHENTICATOR "\"");
-	else
+	if (fault == NULL)
 		return true;
+	log_refused_role(token->rolename, fault);
 	return refuse(error, &role_refused);
+}
+
+/*
+ * Would a token for this role still be accepted, as far as the role goes?
+ * Needs a transaction.
+ */
+bool
+token_role_allowed(const char *rolename, Oid roleid)
+{
+	Oid			now;
+
+	return role_fault(rolename, &now) == NULL && now == roleid;
 }
 
 /* The operator's only way to learn what the client is not told. */

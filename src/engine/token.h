@@ -32,6 +32,8 @@ typedef struct TokenError
 extern bool token_verify(const char *data, Size length, Token *token,
 						 TokenError *error);
 
+extern bool token_role_allowed(const char *rolename, Oid roleid);
+
 /* The settings have changed: read the secret anew */
 extern void token_reload(void);
 
