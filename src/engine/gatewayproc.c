@@ -31,6 +31,7 @@
 #include "miscadmin.h"
 #include "port.h"
 #include "storage/fd.h"
+#include "storage/ipc.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
 
@@ -48,6 +49,9 @@
  * reaped: look again so many times, a millisecond apart.
  */
 #define REAP_ATTEMPTS 10
+
+/* How often that is done when the engine ends, before the gateway is killed */
+#define EXIT_ATTEMPTS 2000
 
 /*------------------------------ listening -------------------------------*/
 
@@ -429,6 +433,43 @@ start_program(const int *fds, int nfds, pid_t *pid)
 	return true;
 }
 
+/* waitpid that waits for a moment only */
+static pid_t
+wait_for_process(pid_t pid, int *status, int attempts)
+{
+	for (;;)
+	{
+		pid_t		rc = waitpid(pid, status, WNOHANG);
+
+		if (rc < 0 && errno == EINTR)
+			continue;
+		if (rc != 0 || --attempts <= 0)
+			return rc;
+		pg_usleep(1000);
+	}
+}
+
+/*
+ * on_proc_exit callback: see the gateway off, so that whoever starts next finds
+ * the port free.  It has been told to end, or sees now that its link is closed.
+ * PostgreSQL's part of this process has ended by now; only the process remains.
+ */
+static void
+exit_cb(int code, Datum arg)
+{
+	GatewayProc *gateway = (GatewayProc *) DatumGetPointer(arg);
+	int			status;
+
+	if (gateway->pid == 0)
+		return;
+	close(gateway->link_fd);
+	if (wait_for_process(gateway->pid, &status, EXIT_ATTEMPTS) == 0)
+	{
+		kill(gateway->pid, SIGKILL);
+		(void) wait_for_process(gateway->pid, &status, REAP_ATTEMPTS);
+	}
+}
+
 /* See gatewayproc.h */
 bool
 gateway_spawn(GatewayProc *gateway, int *link_fd,
@@ -463,27 +504,15 @@ gateway_spawn(GatewayProc *gateway, int *link_fd,
 		return false;
 	}
 	gateway->started = GetCurrentTimestamp();
+	gateway->link_fd = pair[0];
+	if (!gateway->exit_cb_registered)
+		on_proc_exit(exit_cb, PointerGetDatum(gateway));
+	gateway->exit_cb_registered = true;
 	*link_fd = pair[0];
 	return true;
 }
 
 /*------------------------------ ending ----------------------------------*/
-
-/* waitpid that waits for a moment only */
-static pid_t
-wait_for_process(pid_t pid, int *status, int attempts)
-{
-	for (;;)
-	{
-		pid_t		rc = waitpid(pid, status, WNOHANG);
-
-		if (rc < 0 && errno == EINTR)
-			continue;
-		if (rc != 0 || --attempts <= 0)
-			return rc;
-		pg_usleep(1000);
-	}
-}
 
 /* See gatewayproc.h */
 bool

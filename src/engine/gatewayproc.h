@@ -33,13 +33,19 @@ extern int	gateway_listen(const char *addresses, int port, int *fds, int max,
 						   char **why, int *errcode);
 extern void gateway_unlisten(int *fds, int nfds);
 
-/* A gateway process as the engine sees it; zero it before the first use. */
+/*
+ * A gateway process as the engine sees it.  A static variable, zeroed before
+ * the first use: when the engine's process ends, it looks here for a gateway
+ * to see off.
+ */
 typedef struct GatewayProc
 {
 	pid_t		pid;			/* 0: none */
 	TimestampTz started;
 	TimestampTz respawn_at;		/* not before; 0: at once */
 	int			failures;		/* consecutive short lives */
+	int			link_fd;		/* of the running one; private */
+	bool		exit_cb_registered; /* private */
 } GatewayProc;
 
 /*

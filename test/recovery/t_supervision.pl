@@ -501,7 +501,15 @@ sub test_restarts
 		is(log_count(qr/in use/, $from), 0, '... and the port was not held');
 	}
 
-	my ($engine, $gateway) = (engine_pid('postgres'), gateway_pid('postgres'));
+	my $gateway = gateway_pid('postgres');
+	kill 'STOP', $gateway;
+	restart('fast');
+	ok(wait_until(1, sub { !-d "/proc/$gateway" }), 'a gateway that hangs does not outlive a fast shutdown');
+	state_becomes('postgres', 'running');
+	serves($port, '... and the next one serves');
+
+	my $engine = engine_pid('postgres');
+	$gateway = gateway_pid('postgres');
 	kill 'KILL', $engine;
 	sleep 0.2;
 	ok(wait_until(30, sub { (try_sql('postgres', 'SELECT'))[0] == 0 }),
@@ -531,6 +539,21 @@ sub test_occupied_port
 	return;
 }
 
+sub test_many_databases
+{
+	# more than the table of engines has entries
+	my $sql = join("\n", map { "CREATE DATABASE many$_;" } (1 .. 70));
+	my ($rc) = run('sh', '-c', "echo '$sql' | psql -XqAt -v ON_ERROR_STOP=1");
+	is($rc, 0, '70 databases are made');
+	sql('many70', 'SET client_min_messages = warning; CREATE EXTENSION rtsync');
+	state_becomes('many70', 'running', 'the last of many databases has an engine');
+	restart('fast');
+	state_becomes('many70', 'running', '... and again after a restart');
+	state_becomes('postgres', 'running');
+	is(log_count(qr/cannot serve more than/), 0, '... without complaint');
+	return;
+}
+
 sub test_not_preloaded
 {
 	run('sh', '-c', q{echo "shared_preload_libraries = ''" >> $PGDATA/postgresql.conf});
@@ -551,7 +574,7 @@ sub waits
 	state_becomes('postgres', 'waiting', "$name: waiting");
 	like(status('postgres', 'message'), $pattern, '... and says why');
 	isnt(status('postgres', 'hint'), '', '... with a hint');
-	sleep 3.5;
+	sleep 2.5;
 	is(log_count(qr/WARNING: .*$pattern/, $from), 1, '... in one log line');
 	is(log_count(qr/FATAL|ERROR|exited with exit code/, $from), 0, '... without errors');
 	return;
@@ -631,6 +654,7 @@ test_killed_gateway($port);
 test_terminated($port);
 test_restarts($port);
 test_occupied_port($port);
+test_many_databases();
 test_not_preloaded();
 stop_clusters();
 test_missing_resources();
