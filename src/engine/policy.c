@@ -230,9 +230,20 @@ policy_check(TableAccess *access, const PolicyRow *row)
 }
 
 /*
+ * Make what a check would need, as the principal that has been entered, so
+ * that policy_dependencies is known.  Errors like policy_check's.
+ */
+void
+policy_prepare(TableAccess *access)
+{
+	ensure_plan(access);
+}
+
+/*
  * The tables and views that the sub-queries of the policies read, those behind
- * the row security of these included.  Known once a row has been checked; what
- * functions read is never known.
+ * the row security of these included, in the current memory context.  Known
+ * once the access was prepared or a row checked; what functions read is never
+ * known.
  */
 List *
 policy_dependencies(TableAccess *access)

@@ -51,7 +51,9 @@ extern void policy_init(void);
 extern TableAccess *policy_table_access(Oid relid, Oid roleid);
 extern const Bitmapset *policy_needed_columns(TableAccess *access,
 											  bool *all);
+extern void policy_prepare(TableAccess *access);
 extern Verdict policy_check(TableAccess *access, const PolicyRow *row);
+extern void policy_prepare(TableAccess *access);
 extern List *policy_dependencies(TableAccess *access);
 
 #endif							/* RTSYNC_POLICY_H */

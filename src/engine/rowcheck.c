@@ -38,6 +38,7 @@
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -204,12 +205,19 @@ watch_cb(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 	}
 }
 
-/* Can this function run code that changes settings? */
+/*
+ * Can this function run code that changes settings?  Whatever a user wrote
+ * can, and so can built-in functions that evaluate a domain's constraints or
+ * read a view (table_to_xml, for one); none of these is IMMUTABLE.
+ */
 static bool
 opaque_function(Oid funcid, void *context)
 {
+	if (funcid == F_CURRENT_SETTING_TEXT ||
+		funcid == F_CURRENT_SETTING_TEXT_BOOL || funcid == F_NOW)
+		return false;
 	return funcid >= FirstNormalObjectId ||
-		func_volatile(funcid) == PROVOLATILE_VOLATILE;
+		func_volatile(funcid) != PROVOLATILE_IMMUTABLE;
 }
 
 static bool

@@ -109,4 +109,8 @@ SELECT current_user, current_setting('role'), current_setting('request.jwt.claim
 CREATE DOMAIN app.d AS int CHECK (VALUE > 0 AND app.poison());
 ALTER POLICY p ON app.t USING (rtsync.uid() IS NOT NULL AND (n + 1)::app.d > 0);
 SELECT test.twice(:'ann');
+-- also where a built-in function meets it
+CREATE TYPE app.c AS (d app.d);
+ALTER POLICY p ON app.t USING (rtsync.uid() IS NOT NULL AND jsonb_populate_record(NULL::app.c, jsonb_build_object('d', id)) IS NOT NULL);
+SELECT test.twice(:'ann');
 SELECT count(*) FROM app.log;
