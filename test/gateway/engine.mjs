@@ -75,8 +75,9 @@ export class Engine extends EventEmitter {
     server.listen(0, '127.0.0.1', 4096)
     await once(server, 'listening')
     engine.port = server.address().port
-    engine.child = spawn(options.program ?? process.env.GATEWAY, [],
-      { stdio: ['ignore', 'inherit', 'pipe', 'pipe', server._handle.fd], env: { ...process.env, ...options.env } })
+    const [program, ...args] = [...options.wrapper ?? [], process.env.GATEWAY]
+    engine.child = spawn(program, args,
+      { stdio: ['ignore', 'inherit', 'pipe', 'pipe', server._handle.fd] })
     server.close()
     engine.child.stderr.on('data', d => { engine.stderr += d })
     engine.exit = new Promise(resolve => engine.child.on('exit', (code, signal) => {

@@ -1,6 +1,7 @@
 /*
  * From the accept to the 101 or the documented refusal, and plain HTTP.
  */
+import fs from 'node:fs'
 import net from 'node:net'
 import crypto from 'node:crypto'
 import { Engine } from './engine.mjs'
@@ -259,6 +260,29 @@ test('max_connections: 429, and again free when one leaves', () => withEngine({ 
   socket.destroy()
   for (const c of clients) c.close()
 }))
+
+test('when descriptors run out, accepting waits and takes no CPU', async () => {
+  const engine = await Engine.start({}, { wrapper: ['prlimit', '--nofile=40:40'] })
+  const idle = []
+  for (let i = 0; i < 60; i++) {
+    const socket = net.connect(engine.port, '127.0.0.1')
+    socket.on('error', () => {})
+    idle.push(socket)
+  }
+  await sleep(300)
+  /* what the gateway has run so far, in ticks of 10 ms */
+  const ticks = () => fs.readFileSync(`/proc/${engine.child.pid}/stat`, 'utf8').split(' ').slice(13, 15).reduce((a, b) => a + Number(b), 0)
+  const before = ticks()
+  await sleep(1000)
+  const used = ticks() - before
+  assert.ok(used <= 10, `${used} ticks in a second`)
+  assert.match(engine.stderr, /could not accept a connection: Too many open files/)
+  for (const socket of idle) socket.destroy()
+  const client = await Client.open(engine.port)
+  await client.heartbeat()
+  client.close()
+  await engine.stop()
+})
 
 test('1,500 half-open connections do not keep others out', () => withEngine({ handshake_timeout: 20000 }, async engine => {
   const idle = []
