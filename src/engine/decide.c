@@ -20,9 +20,10 @@
  * group.  What users wrote (policies, filters) can fail; decide_changes says
  * what that costs.
  *
- * Each published table that changed has a TableRoute; each group that listens
- * to it hangs on it as a TableGroup, with what was compiled for that pair.
- * Routes live in DecideContext, table groups in their group's context.
+ * Each table that somebody listens to, or that changed, has a TableRoute; on
+ * it hang the roles that listen, as TableRoles, and on these their groups, as
+ * TableGroups, with what was compiled for that group and table.  Table groups
+ * live in their group's context, the rest in DecideContext.
  *
  * Called by route.c inside a transaction on the present; by subscription.c
  * when groups come and go.
@@ -54,19 +55,25 @@
 /* A policy that ran into its time limit is not tried again for so long. */
 #define SUSPEND_MS 60000
 
-/* A role whose policy on the table took too long */
-typedef struct SuspendedRole
+/* Groups are told of changed dependencies at most so often. */
+#define TELL_INTERVAL_MS 1000
+
+/* A table that policies read */
+typedef struct Watched
 {
-	Oid			roleid;
-	TimestampTz until;
-} SuspendedRole;
+	Oid			relid;			/* hash key */
+	int			count;			/* of table roles that depend on it */
+} Watched;
 
 static MemoryContext DecideContext = NULL;
 static HTAB *routes = NULL;
+static HTAB *watched = NULL;
 static uint64 generation = 1;
 static bool recheck_all;		/* the access to all tables may have changed */
 static bool recheck_some;		/* some route has "recheck" set */
 static uint64 errors;
+
+static void recheck_routes(void);
 
 static void
 syscache_cb(Datum arg, int cacheid, uint32 hashvalue)
@@ -108,6 +115,9 @@ decide_init(void)
 	ctl.hcxt = DecideContext;
 	routes = hash_create("rtsync routes", 64, &ctl,
 						 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	ctl.entrysize = sizeof(Watched);
+	watched = hash_create("rtsync watched tables", 64, &ctl,
+						  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	CacheRegisterRelcacheCallback(relcache_cb, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHOID, syscache_cb, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHMEMMEMROLE, syscache_cb, (Datum) 0);
@@ -122,14 +132,66 @@ decide_init(void)
  *--------------------------------------------------------------------------
  */
 
+/* Depend on other tables than before. */
+static void
+table_role_watch(TableRole *role, List *dependencies)
+{
+	MemoryContext old;
+	ListCell   *lc;
+
+	foreach(lc, dependencies)
+	{
+		Oid			relid = lfirst_oid(lc);
+		bool		found;
+		Watched    *entry = hash_search(watched, &relid, HASH_ENTER, &found);
+
+		entry->count = found ? entry->count + 1 : 1;
+	}
+	foreach(lc, role->dependencies)
+	{
+		Oid			relid = lfirst_oid(lc);
+		Watched    *entry = hash_search(watched, &relid, HASH_FIND, NULL);
+
+		if (--entry->count == 0)
+			hash_search(watched, &relid, HASH_REMOVE, NULL);
+	}
+	list_free(role->dependencies);
+	old = MemoryContextSwitchTo(DecideContext);
+	role->dependencies = list_copy(dependencies);
+	MemoryContextSwitchTo(old);
+}
+
+static TableRole *
+table_role_find(TableRoute *route, Oid roleid)
+{
+	TableRole  *role;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &route->roles)
+	{
+		role = dlist_container(TableRole, in_route, iter.cur);
+		if (role->roleid == roleid)
+			return role;
+	}
+	role = MemoryContextAllocZero(DecideContext, sizeof(TableRole));
+	role->route = route;
+	role->roleid = roleid;
+	dlist_init(&role->groups);
+	dlist_push_tail(&route->roles, &role->in_route);
+
+	/* its signature and dependencies are found out by the next recheck */
+	route->recheck = recheck_some = true;
+	return role;
+}
+
 static TableGroup *
 table_group_create(TableRoute *route, SubscriptionGroup *group)
 {
 	TableGroup *tg = MemoryContextAllocZero(group->context, sizeof(TableGroup));
 
 	tg->group = group;
-	tg->route = route;
-	dlist_push_tail(&route->groups, &tg->in_route);
+	tg->role = table_role_find(route, group->principal->roleid);
+	dlist_push_tail(&tg->role->groups, &tg->in_role);
 	dlist_push_tail(&group->tables, &tg->in_group);
 	return tg;
 }
@@ -137,11 +199,19 @@ table_group_create(TableRoute *route, SubscriptionGroup *group)
 static void
 table_group_free(TableGroup *tg)
 {
-	dlist_delete(&tg->in_route);
+	TableRole  *role = tg->role;
+
+	dlist_delete(&tg->in_role);
 	dlist_delete(&tg->in_group);
 	if (tg->context != NULL)
 		MemoryContextDelete(tg->context);
 	pfree(tg);
+	if (dlist_is_empty(&role->groups))
+	{
+		table_role_watch(role, NIL);
+		dlist_delete(&role->in_route);
+		pfree(role);
+	}
 }
 
 static TableGroup *
@@ -153,7 +223,7 @@ table_group_find(TableRoute *route, SubscriptionGroup *group)
 	{
 		TableGroup *tg = dlist_container(TableGroup, in_group, iter.cur);
 
-		if (tg->route == route)
+		if (tg->role->route == route)
 			return tg;
 	}
 	return NULL;
@@ -170,7 +240,7 @@ route_find(Oid relid)
 	{
 		memset((char *) route + sizeof(Oid), 0,
 			   sizeof(TableRoute) - sizeof(Oid));
-		dlist_init(&route->groups);
+		dlist_init(&route->roles);
 	}
 	return route;
 }
@@ -179,7 +249,6 @@ route_find(Oid relid)
 static void
 route_rename(TableRoute *route, const char *nspname, const char *relname)
 {
-	dlist_mutable_iter old;
 	dlist_iter	iter;
 
 	if (route->nspname != NULL)
@@ -190,21 +259,17 @@ route_rename(TableRoute *route, const char *nspname, const char *relname)
 	route->nspname = MemoryContextStrdup(DecideContext, nspname);
 	route->relname = MemoryContextStrdup(DecideContext, relname);
 
-	dlist_foreach_modify(old, &route->groups)
-	{
-		TableGroup *tg = dlist_container(TableGroup, in_route, old.cur);
-
-		if (!binding_matches(&tg->group->spec, nspname, relname))
-			table_group_free(tg);
-	}
 	dlist_foreach(iter, subscription_groups())
 	{
 		SubscriptionGroup *group = dlist_container(SubscriptionGroup, node,
 												   iter.cur);
+		TableGroup *tg = table_group_find(route, group);
+		bool		matches = binding_matches(&group->spec, nspname, relname);
 
-		if (binding_matches(&group->spec, nspname, relname) &&
-			table_group_find(route, group) == NULL)
+		if (matches && tg == NULL)
 			table_group_create(route, group);
+		else if (!matches && tg != NULL)
+			table_group_free(tg);
 	}
 }
 
@@ -240,19 +305,14 @@ listen_to_table(SubscriptionGroup *group, Oid relid)
 	TableRoute *route = route_find(relid);
 	char	   *relname = get_rel_name(relid);
 	char	   *nspname = get_namespace_name(get_rel_namespace(relid));
-	TableGroup *tg;
 
 	if (relname == NULL || nspname == NULL)
 		return;
 	if (route->nspname == NULL)
 		route_rename(route, nspname, relname);
-	tg = table_group_find(route, group);
-	if (tg == NULL && binding_matches(&group->spec, route->nspname,
-									  route->relname))
-		tg = table_group_create(route, group);
-	if (tg != NULL)
-		tg->access_signature =
-			policy_table_access(relid, group->principal->roleid)->signature;
+	if (binding_matches(&group->spec, route->nspname, route->relname) &&
+		table_group_find(route, group) == NULL)
+		table_group_create(route, group);
 }
 
 /*
@@ -267,6 +327,7 @@ decide_add_group(SubscriptionGroup *group)
 
 	foreach(lc, tables)
 		listen_to_table(group, lfirst_oid(lc));
+	recheck_routes();
 }
 
 /* The group is about to be freed. */
@@ -277,97 +338,6 @@ decide_remove_group(SubscriptionGroup *group)
 
 	dlist_foreach_modify(iter, &group->tables)
 		table_group_free(dlist_container(TableGroup, in_group, iter.cur));
-}
-
-/*--------------------------------------------------------------------------
- * Changes of the access
- *--------------------------------------------------------------------------
- */
-
-/*
- * See whether what the group's role may see of the table has changed since
- * the group was last told, and tell it: rows may have entered or left its
- * view that nobody touched.
- */
-static void
-recheck_group(TableGroup *tg, bool published)
-{
-	TableRoute *route = tg->route;
-	SubscriptionGroup *group = tg->group;
-	TableAccess *access = policy_table_access(route->relid,
-											  group->principal->roleid);
-	uint64		signature = published ? access->signature : NOT_PUBLISHED;
-	bool		first = tg->access_signature == 0;
-
-	if (signature == tg->access_signature)
-		return;
-	tg->access_signature = signature;
-	if (first)
-		return;
-	group->told_at = 0;
-	if (!published)
-		subscription_tell_group(group, "postgres_changes", "error",
-								psprintf("table %s.%s is no longer published",
-										 route->nspname, route->relname));
-	else if (!access->readable)
-		subscription_tell_group(group, "postgres_changes", "error",
-								psprintf("permission denied for table %s.%s",
-										 route->nspname, route->relname));
-	else
-		subscription_tell_group(group, "rtsync", "refetch",
-								psprintf("access to table %s.%s has changed",
-										 route->nspname, route->relname));
-}
-
-static void
-attempt_recheck(void *arg)
-{
-	TableRoute *route = arg;
-	bool		published = publication_publishes(rtsync_publication,
-												  route->relid);
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &route->groups)
-		recheck_group(dlist_container(TableGroup, in_route, iter.cur),
-					  published);
-}
-
-static void
-route_recheck(TableRoute *route)
-{
-	ErrorData  *error;
-
-	if (!recheck_all && !route->recheck)
-		return;
-	route->recheck = false;
-	if (dlist_is_empty(&route->groups))
-		return;
-	error = attempt(attempt_recheck, route);
-	if (error != NULL)
-		ereport(LOG,
-				(errcode(error->sqlerrcode),
-				 errmsg("rtsync could not look at table \"%s.%s\" after a catalog change: %s",
-						route->nspname, route->relname, error->message)));
-}
-
-/*
- * Has a catalog change that has been accepted changed what subscribers may
- * see?  Then tell them.  Called outside of any transaction.
- */
-void
-decide_recheck_access(void)
-{
-	HASH_SEQ_STATUS scan;
-	TableRoute *route;
-
-	if (!recheck_all && !recheck_some)
-		return;
-	catalogs_begin(wal_decoded_lsn());
-	hash_seq_init(&scan, routes);
-	while ((route = hash_seq_search(&scan)) != NULL)
-		route_recheck(route);
-	recheck_all = recheck_some = false;
-	catalogs_commit();
 }
 
 /*
@@ -384,6 +354,201 @@ decide_route_pending(RelSchema *schema)
 }
 
 /*--------------------------------------------------------------------------
+ * Changes of what can be seen that touch no row
+ *--------------------------------------------------------------------------
+ */
+
+static void
+tell_role(TableRole *role, const char *extension, const char *status,
+		  const char *message)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &role->groups)
+	{
+		SubscriptionGroup *group = dlist_container(TableGroup, in_role,
+												   iter.cur)->group;
+
+		group->told_at = 0;		/* this must get through */
+		subscription_tell_group(group, extension, status, message);
+	}
+}
+
+/* Tell a role's groups that its access to the table became another one. */
+static void
+tell_access(TableRole *role, bool published, bool readable)
+{
+	TableRoute *route = role->route;
+
+	if (!published)
+		tell_role(role, "postgres_changes", "error",
+				  psprintf("table %s.%s is no longer published",
+						   route->nspname, route->relname));
+	else if (!readable)
+		tell_role(role, "postgres_changes", "error",
+				  psprintf("permission denied for table %s.%s",
+						   route->nspname, route->relname));
+	else
+		tell_role(role, "rtsync", "refetch",
+				  psprintf("access to table %s.%s has changed",
+						   route->nspname, route->relname));
+}
+
+/* Which tables do the role's policies read, as seen by one of its groups? */
+static List *
+find_dependencies(TableRole *role, TableAccess *access)
+{
+	TableGroup *tg = dlist_head_element(TableGroup, in_role, &role->groups);
+	PrincipalScope scope;
+
+	principal_enter(tg->group->principal, &scope);
+	policy_prepare(access);
+	principal_leave(&scope);
+	return policy_dependencies(access);
+}
+
+/*
+ * See whether what the role may see of the table has changed since its groups
+ * were last told, and tell them: rows may have entered or left their view that
+ * nobody touched.
+ */
+static void
+attempt_recheck(void *arg)
+{
+	TableRole  *role = arg;
+	TableRoute *route = role->route;
+	bool		published = publication_publishes(rtsync_publication,
+												  route->relid);
+	TableAccess *access = policy_table_access(route->relid, role->roleid);
+	uint64		signature = published ? access->signature : NOT_PUBLISHED;
+	bool		first = role->access_signature == 0;
+
+	if (signature == role->access_signature)
+		return;
+	role->access_signature = signature;
+	if (!first)
+		tell_access(role, published, access->readable);
+	table_role_watch(role, find_dependencies(role, access));
+}
+
+static void
+route_recheck(TableRoute *route)
+{
+	dlist_iter	iter;
+
+	route->recheck = false;
+	dlist_foreach(iter, &route->roles)
+	{
+		ErrorData  *error;
+
+		error = attempt(attempt_recheck,
+						dlist_container(TableRole, in_route, iter.cur));
+		if (error != NULL)
+			ereport(LOG,
+					(errcode(error->sqlerrcode),
+					 errmsg("rtsync could not look at the row security of table \"%s.%s\": %s",
+							route->nspname, route->relname, error->message)));
+	}
+}
+
+/* Called inside a transaction on the present. */
+static void
+recheck_routes(void)
+{
+	bool		all = recheck_all;
+	HASH_SEQ_STATUS scan;
+	TableRoute *route;
+
+	recheck_all = recheck_some = false;
+	hash_seq_init(&scan, routes);
+	while ((route = hash_seq_search(&scan)) != NULL)
+		if (all || route->recheck)
+			route_recheck(route);
+}
+
+/*
+ * Has a catalog change that has been accepted changed what subscribers may
+ * see?  Then tell them.  Called outside of any transaction.
+ */
+void
+decide_recheck_access(void)
+{
+	if (!recheck_all && !recheck_some)
+		return;
+	catalogs_begin(wal_decoded_lsn());
+	recheck_routes();
+	catalogs_commit();
+}
+
+/* Does a policy depend on rows of this table? */
+bool
+decide_watches(Oid relid)
+{
+	return hash_search(watched, &relid, HASH_FIND, NULL) != NULL;
+}
+
+static void
+tell_dependency(TableRole *role, TimestampTz now)
+{
+	role->told_at = now;
+	role->tell_later = false;
+	tell_role(role, "rtsync", "refetch",
+			  psprintf("rows that the row security of table %s.%s depends on have changed",
+					   role->route->nspname, role->route->relname));
+}
+
+/* Call a function for each role of each table. */
+static void
+for_each_role(void (*function) (TableRole *role, void *arg), void *arg)
+{
+	HASH_SEQ_STATUS scan;
+	TableRoute *route;
+	dlist_iter	iter;
+
+	hash_seq_init(&scan, routes);
+	while ((route = hash_seq_search(&scan)) != NULL)
+		dlist_foreach(iter, &route->roles)
+			function(dlist_container(TableRole, in_route, iter.cur), arg);
+}
+
+static void
+role_touched(TableRole *role, void *arg)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!list_member_oid(role->dependencies, *(Oid *) arg))
+		return;
+	if (TimestampDifferenceExceeds(role->told_at, now, TELL_INTERVAL_MS))
+		tell_dependency(role, now);
+	else
+		role->tell_later = true;
+}
+
+/*
+ * Rows of a watched table have changed: whoever depends on it refetches.  A
+ * table that changes all the time has its dependents told once a second.
+ */
+void
+decide_touched(Oid relid)
+{
+	for_each_role(role_touched, &relid);
+}
+
+static void
+role_tell_late(TableRole *role, void *arg)
+{
+	if (role->tell_later)
+		tell_dependency(role, GetCurrentTimestamp());
+}
+
+/* Tell what was held back; about once a second. */
+void
+decide_tell_late(void)
+{
+	for_each_role(role_tell_late, NULL);
+}
+
+/*--------------------------------------------------------------------------
  * Compiling a group's view of a table
  *--------------------------------------------------------------------------
  */
@@ -395,7 +560,7 @@ decide_route_pending(RelSchema *schema)
 static void
 table_group_compile(TableGroup *tg, TableAccess *access)
 {
-	RelSchema  *schema = tg->route->schema;
+	RelSchema  *schema = tg->role->route->schema;
 	const BindingSpec *spec = &tg->group->spec;
 	Bitmapset  *shown;
 	MemoryContext old;
@@ -580,10 +745,10 @@ decide(TableGroup *tg, TableAccess *access, HistoryChange *change,
 static TableAccess *
 table_group_access(TableGroup *tg)
 {
-	TableRoute *route = tg->route;
+	TableRole  *role = tg->role;
 	TableAccess *access;
 
-	access = policy_table_access(route->relid, tg->group->principal->roleid);
+	access = policy_table_access(role->route->relid, role->roleid);
 	if (!access->readable)
 		return NULL;
 	if (!tg->valid || tg->access_generation != access->generation)
@@ -657,7 +822,7 @@ void
 decide_report_error(TableGroup *tg, const ErrorData *error)
 {
 	SubscriptionGroup	   *group = tg->group;
-	RelSchema  *schema = tg->route->schema;
+	RelSchema  *schema = tg->role->route->schema;
 	bool		told = group->told_at != 0;
 
 	errors++;
@@ -688,58 +853,20 @@ attempt_group(void *arg)
 	decide_group(what->tg, what->change, what->only_one);
 }
 
-static bool
-is_suspended(TableGroup *tg)
-{
-	ListCell   *lc;
-
-	foreach(lc, tg->route->suspended)
-	{
-		SuspendedRole *role = lfirst(lc);
-
-		if (role->roleid == tg->group->principal->roleid &&
-			role->until > GetCurrentTimestamp())
-			return true;
-	}
-	return false;
-}
-
-/* The role's policy took too long: leave it alone for a while. */
-static void
-suspend(TableGroup *tg)
-{
-	MemoryContext old = MemoryContextSwitchTo(DecideContext);
-	SuspendedRole *role = NULL;
-	ListCell   *lc;
-
-	foreach(lc, tg->route->suspended)
-	{
-		if (((SuspendedRole *) lfirst(lc))->roleid == tg->group->principal->roleid)
-			role = lfirst(lc);
-	}
-	if (role == NULL)
-	{
-		role = palloc(sizeof(SuspendedRole));
-		role->roleid = tg->group->principal->roleid;
-		tg->route->suspended = lappend(tg->route->suspended, role);
-	}
-	role->until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											  SUSPEND_MS);
-	MemoryContextSwitchTo(old);
-}
-
 /* Like decide_group for all changes, but errors cost only what they concern. */
 static void
 decide_group_carefully(TableGroup *tg)
 {
-	GroupAttempt what = {tg, tg->route->first, false};
+	GroupAttempt what = {tg, tg->role->route->first, false};
 	ErrorData  *error = attempt(attempt_group, &what);
 
 	if (error == NULL)
 		return;
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 	{
-		suspend(tg);
+		/* leave it alone for a while */
+		tg->role->suspended_until =
+			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SUSPEND_MS);
 		decide_report_error(tg, error);
 		return;
 	}
@@ -756,15 +883,46 @@ decide_group_carefully(TableGroup *tg)
 static void
 route_refresh(TableRoute *route)
 {
-	dlist_iter	iter;
+	dlist_iter	roles;
+	dlist_iter	groups;
 
 	if (route->generation == generation)
 		return;
 	route->generation = generation;
-	list_free_deep(route->suspended);
-	route->suspended = NIL;
-	dlist_foreach(iter, &route->groups)
-		dlist_container(TableGroup, in_route, iter.cur)->valid = false;
+	dlist_foreach(roles, &route->roles)
+	{
+		TableRole  *role = dlist_container(TableRole, in_route, roles.cur);
+
+		role->suspended_until = 0;
+		dlist_foreach(groups, &role->groups)
+			dlist_container(TableGroup, in_role, groups.cur)->valid = false;
+	}
+}
+
+static void
+decide_role(TableRole *role, bool carefully)
+{
+	dlist_iter	iter;
+
+	if (role->suspended_until != 0 &&
+		role->suspended_until > GetCurrentTimestamp())
+	{
+		errors++;
+		return;
+	}
+	dlist_foreach(iter, &role->groups)
+	{
+		TableGroup *tg = dlist_container(TableGroup, in_role, iter.cur);
+
+		CHECK_FOR_INTERRUPTS();
+		if (carefully)
+			decide_group_carefully(tg);
+		else
+			decide_group(tg, role->route->first, false);
+		if (role->suspended_until > 0 && carefully &&
+			role->suspended_until > GetCurrentTimestamp())
+			break;				/* just now */
+	}
 }
 
 /*
@@ -784,18 +942,9 @@ decide_changes(List *routes, bool carefully)
 		dlist_iter	iter;
 
 		route_refresh(route);
-		dlist_foreach(iter, &route->groups)
-		{
-			TableGroup *tg = dlist_container(TableGroup, in_route, iter.cur);
-
-			CHECK_FOR_INTERRUPTS();
-			if (route->suspended != NIL && is_suspended(tg))
-				errors++;
-			else if (carefully)
-				decide_group_carefully(tg);
-			else
-				decide_group(tg, route->first, false);
-		}
+		dlist_foreach(iter, &route->roles)
+			decide_role(dlist_container(TableRole, in_route, iter.cur),
+						carefully);
 	}
 }
 

@@ -364,6 +364,7 @@ housekeeping_turn(void)
 	housekept = now;
 	confirm(now);
 	subscription_check_expiry();
+	decide_tell_late();
 	publish_state();
 	pgstat_report_stat(false);
 }
@@ -496,6 +497,7 @@ check_requirements(void)
 void
 engine_main(Datum main_arg)
 {
+	static PluginSink sink;
 	Oid			dboid = DatumGetObjectId(main_arg);
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -513,7 +515,9 @@ engine_main(Datum main_arg)
 
 	before_shmem_exit(say_goodbye, Int32GetDatum(LINK_SHUTDOWN_SERVER));
 	pgstat_report_activity(STATE_RUNNING, "opening the replication slot");
-	plugin_set_sink(&history_sink);
+	history_fill_sink(&sink);
+	sink.watches_cb = decide_watches;
+	plugin_set_sink(&sink);
 	wal_open();
 	history_init(wal_confirmed_lsn());
 	policy_init();

@@ -255,18 +255,31 @@ change_cb(ReorderBufferTXN *txn, const PluginChange *from)
 }
 
 static void
+touch_cb(ReorderBufferTXN *txn, Oid relid)
+{
+	HistoryTouch *touch;
+
+	touch = (HistoryTouch *) append(HISTORY_TOUCH, sizeof(HistoryTouch), NULL);
+	touch->relid = relid;
+}
+
+static void
 message_cb(ReorderBufferTXN *txn, XLogRecPtr lsn, bool transactional,
 		   const char *prefix, Size size, const char *message)
 {
 	/* nothing reads messages yet */
 }
 
-const PluginSink history_sink = {
-	.begin_cb = begin_cb,
-	.change_cb = change_cb,
-	.message_cb = message_cb,
-	.commit_cb = commit_cb,
-};
+/* What the plugin tells us; watches_cb is for others to say. */
+void
+history_fill_sink(PluginSink *sink)
+{
+	sink->begin_cb = begin_cb;
+	sink->change_cb = change_cb;
+	sink->touch_cb = touch_cb;
+	sink->message_cb = message_cb;
+	sink->commit_cb = commit_cb;
+}
 
 /*
  * The record behind the cursor, or NULL at the end of the stream.  Good until

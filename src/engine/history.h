@@ -8,8 +8,8 @@
  * forgotten at the other, and rebuilt by decoding again after a restart,
  * because the slot's confirmed position never passes its oldest transaction.
  *
- * It is a stream of records in chunks.  A record is one begin, one change or
- * one commit; records are MAXALIGNed, so that the tuples in them can be used
+ * It is a stream of records in chunks.  A record is one begin, one change, one
+ * touch or one commit; records are MAXALIGNed, so that the tuples in them can be used
  * where they lie.
  *
  *-------------------------------------------------------------------------
@@ -30,6 +30,7 @@ typedef enum HistoryRecordType
 {
 	HISTORY_BEGIN,
 	HISTORY_CHANGE,
+	HISTORY_TOUCH,
 	HISTORY_COMMIT
 } HistoryRecordType;
 
@@ -65,6 +66,13 @@ typedef struct HistoryChange
 	/* then, MAXALIGNed, the old tuple and the new one */
 } HistoryChange;
 
+/* HISTORY_TOUCH: the transaction changed this table, whose rows policies read */
+typedef struct HistoryTouch
+{
+	HistoryRecord head;
+	Oid			relid;
+} HistoryTouch;
+
 /* A place in the stream, between two records */
 typedef struct HistoryCursor
 {
@@ -72,9 +80,9 @@ typedef struct HistoryCursor
 	Size		offset;
 } HistoryCursor;
 
-extern const PluginSink history_sink;
 
 extern void history_init(XLogRecPtr confirmed);
+extern void history_fill_sink(PluginSink *sink);
 extern HistoryRecord *history_next(HistoryCursor *cursor);
 extern HistoryRecord *history_peek(HistoryCursor *cursor);
 extern bool history_oldtuple(HistoryChange *change, HeapTuple tuple);

@@ -290,6 +290,32 @@ commit_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 /* ----- changes ----- */
 
 static void
+give_touch(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Oid relid)
+{
+	PluginState *state = ctx->output_plugin_private;
+
+	if (!state->sink->watches_cb(relid))
+		return;
+	give_begin(ctx, txn);
+	state->sink->touch_cb(txn, relid);
+}
+
+/* Tell the sink of the first change of a table in a transaction. */
+static void
+note_touch(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
+		   RelEntry *entry)
+{
+	PluginState *state = ctx->output_plugin_private;
+
+	if (state->sink == NULL || entry->touched_by == txn->xid)
+		return;
+	entry->touched_by = txn->xid;
+	give_touch(ctx, txn, entry->relid);
+	for (int i = 0; i < entry->nancestors; i++)
+		give_touch(ctx, txn, entry->ancestors[i]);
+}
+
+static void
 change_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 		  Relation relation, ReorderBufferChange *change)
 {
@@ -298,6 +324,7 @@ change_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 	PluginChange out;
 	MemoryContext oldcontext;
 
+	note_touch(ctx, txn, entry);
 	if (!publishes_action(entry, change->action))
 	{
 		compat_change_skipped(ctx);
@@ -353,6 +380,7 @@ truncate_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 		RelEntry   *entry = rel_cache_lookup(state, relations[i]);
 		PluginChange out = {.kind = CHANGE_TRUNCATE};
 
+		note_touch(ctx, txn, entry);
 		if (!entry->pub.truncate)
 			continue;
 		if (entry->pub.publish_as != entry->relid &&

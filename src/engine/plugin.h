@@ -60,7 +60,7 @@ typedef struct PluginChange
  * under the historic snapshot: no current catalog may be read there.
  *
  * begin_cb and commit_cb come only for transactions that have at least one
- * change or transactional message in between.  A message that is not
+ * change, touch or transactional message in between.  A message that is not
  * transactional comes by itself, between transactions; its txn may be NULL.
  * What the callbacks allocate in the current memory context is gone when they
  * return.  A callback that raises an error ends the decoding; its transaction
@@ -70,6 +70,14 @@ typedef struct PluginSink
 {
 	void		(*begin_cb) (ReorderBufferTXN *txn);
 	void		(*change_cb) (ReorderBufferTXN *txn, const PluginChange *change);
+
+	/*
+	 * A table that watches_cb names was changed, published or not: once for a
+	 * transaction, before its first change.  A partition stands for the
+	 * tables above it.
+	 */
+	bool		(*watches_cb) (Oid relid);
+	void		(*touch_cb) (ReorderBufferTXN *txn, Oid relid);
 	void		(*message_cb) (ReorderBufferTXN *txn, XLogRecPtr lsn,
 							   bool transactional, const char *prefix,
 							   Size size, const char *message);

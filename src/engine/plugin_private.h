@@ -56,6 +56,9 @@ typedef struct RelEntry
 	bool		stale;			/* ... but something it depends on changed */
 	PublicationRel pub;
 
+	TransactionId touched_by;	/* the last transaction whose touch was given
+								 * out */
+
 	/* what the entry depends on; in context */
 	Oid		   *ancestors;		/* partitioned tables above */
 	int			nancestors;

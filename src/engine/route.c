@@ -173,6 +173,8 @@ send_slice(Link *link, Slice *slice, bool carefully)
 	{
 		RoutedChange *change = &slice->changes[i];
 
+		if (change->change == NULL)
+			decide_touched(change->touched);
 		for (Match *match = change->matches; match != NULL; match = match->next)
 		{
 			RenderAttempt what = {change, match};
@@ -262,19 +264,27 @@ is_visible(TransactionId xid)
 		!TransactionIdIsInProgress(xid);
 }
 
+static RoutedChange *
+slice_append(Slice *slice)
+{
+	RoutedChange *added = &slice->changes[slice->count++];
+
+	memset(added, 0, sizeof(*added));
+	added->commit_lsn = current.commit_lsn;
+	added->commit_time = current.commit_time;
+	return added;
+}
+
 static void
 slice_add(Slice *slice, HistoryChange *change)
 {
 	TableRoute *route = decide_route(change->schema);
 	RoutedChange *added;
 
-	if (dlist_is_empty(&route->groups))
+	if (dlist_is_empty(&route->roles))
 		return;
-	added = &slice->changes[slice->count++];
-	memset(added, 0, sizeof(*added));
+	added = slice_append(slice);
 	added->change = change;
-	added->commit_lsn = current.commit_lsn;
-	added->commit_time = current.commit_time;
 	if (route->first == NULL)
 	{
 		route->first = added;
@@ -304,10 +314,14 @@ slice_collect(Slice *slice)
 			done_lsn = current.end_lsn;
 		else if (subscription_group_count() > 0)
 		{
-			if (slice->count == SLICE_CHANGES || bytes > SLICE_BYTES ||
-				decide_route_pending(((HistoryChange *) record)->schema))
+			if (slice->count == SLICE_CHANGES || bytes > SLICE_BYTES)
 				return ROUTE_MORE;
-			slice_add(slice, (HistoryChange *) record);
+			if (record->type == HISTORY_TOUCH)
+				slice_append(slice)->touched = ((HistoryTouch *) record)->relid;
+			else if (decide_route_pending(((HistoryChange *) record)->schema))
+				return ROUTE_MORE;
+			else
+				slice_add(slice, (HistoryChange *) record);
 			bytes += record->size;
 		}
 		history_next(&cursor);
