@@ -78,6 +78,13 @@ check_jwt_secret(char **newval, void **extra, GucSource source)
 	return true;
 }
 
+/* Not even those who may read all settings are to read the secret. */
+static const char *
+show_jwt_secret(void)
+{
+	return rtsync_jwt_secret && rtsync_jwt_secret[0] ? "********" : "";
+}
+
 static bool
 check_listen_addresses(char **newval, void **extra, GucSource source)
 {
@@ -123,6 +130,18 @@ define_string(const char *name, const char *description, const char *more,
 							   check_hook, NULL, NULL);
 }
 
+static void
+define_secret(void)
+{
+	DefineCustomStringVariable("rtsync.jwt_secret",
+							   "Sets the secret that clients' tokens are signed with.",
+							   "If neither this nor \"rtsync.jwt_secret_file\" is set, no token is accepted.",
+							   &rtsync_jwt_secret, "",
+							   PGC_SUSET,
+							   GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+							   check_jwt_secret, NULL, show_jwt_secret);
+}
+
 /* What is published, and to whom */
 static void
 define_access_settings(void)
@@ -133,12 +152,7 @@ define_access_settings(void)
 				  &rtsync_publication, "rtsync", GUC_IS_NAME,
 				  check_publication);
 
-	define_string("rtsync.jwt_secret",
-				  "Sets the secret that clients' tokens are signed with.",
-				  "An empty string accepts no token.",
-				  &rtsync_jwt_secret, "",
-				  GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
-				  check_jwt_secret);
+	define_secret();
 
 	define_string("rtsync.jwt_secret_file",
 				  "Sets the file that holds the secret that clients' tokens are signed with.",
