@@ -26,8 +26,8 @@ typedef struct JsonOut
 								 * the flags */
 	bool		bare_bytea;		/* bytea as bare hex digits, as Supabase has
 								 * it, not as to_jsonb has it */
-	bool		no_user_code;	/* pass over casts to json that are not written
-								 * in C */
+	bool		no_user_code;	/* pass over casts to json that are not
+								 * written in C */
 	bool		runs_user_code; /* writing a value may call a function that an
 								 * ordinary user wrote: such a cast */
 	FmgrInfo	finfo;

@@ -29,7 +29,8 @@ typedef struct RelSchema
 	char	   *relname;
 	char		replident;		/* REPLICA_IDENTITY_xxx */
 	TupleDesc	desc;			/* own copy, no constraints */
-	char	  **typnames;		/* pg_type.typname by attnum - 1; NULL if dropped */
+	char	  **typnames;		/* pg_type.typname by attnum - 1; NULL if
+								 * dropped */
 	Bitmapset  *published;		/* attnums in the publication's column list
 								 * and in the tuples: not dropped, and not
 								 * generated at read time (18) */
