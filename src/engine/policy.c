@@ -69,16 +69,21 @@
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
 #include "engine/compat.h"
 #include "engine/policy.h"
+#include "engine/settings.h"
 
 /* The name of the row in the queries that we build */
 #define ROW_NAME "rtsync_row"
 
 /* How often to start again when locking tables brings invalidations */
 #define MAX_REPLANS 10
+
+/* Policies that took too long rest for this many times the timeout */
+#define SUSPENSION_FACTOR 10
 
 typedef struct AccessKey
 {
@@ -118,6 +123,10 @@ static uint64 invalidations = 0;
 
 static uint64 last_generation = 0;
 
+static Verdict check_row(TableAccess *access, const PolicyRow *row);
+static void require_principal(TableAccess *access);
+static void suspend(TableAccess *access) pg_attribute_noreturn();
+static void refuse_suspended(TableAccess *access);
 static void build_access(TableAccess *access);
 static uint64 access_signature(TableAccess *access);
 static void read_privileges(TableAccess *access, Relation rel);
@@ -205,17 +214,37 @@ policy_needed_columns(TableAccess *access, bool *all)
 
 /*
  * May the principal that has been entered see the row?  Needs an active
- * snapshot.  Errors of what users wrote are raised, as is the cancel when it
- * takes too long.
+ * snapshot.  Errors of what users wrote are raised.  If it takes too long it
+ * is cancelled, and for a while not tried again but refused with an error at
+ * once: a slow policy takes a small part of everybody's time, and no more.
  */
 Verdict
 policy_check(TableAccess *access, const PolicyRow *row)
 {
-	if (GetUserId() != access->roleid || principal_current() == NULL)
-		elog(ERROR, "row security asked outside its principal");
+	volatile Verdict verdict = VERDICT_UNKNOWN;
+
+	require_principal(access);
 	if (row->schema->relid != access->relid)
 		elog(ERROR, "row security asked about a row of another table");
 
+	refuse_suspended(access);
+	PG_TRY();
+	{
+		verdict = check_row(access, row);
+	}
+	PG_CATCH();
+	{
+		if (principal_timed_out())
+			suspend(access);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return verdict;
+}
+
+static Verdict
+check_row(TableAccess *access, const PolicyRow *row)
+{
 	ensure_plan(access);
 	if (!access->readable)
 		return VERDICT_NO;
@@ -229,6 +258,40 @@ policy_check(TableAccess *access, const PolicyRow *row)
 	return check_query(access->compiled, row);
 }
 
+static void
+require_principal(TableAccess *access)
+{
+	if (GetUserId() != access->roleid || principal_current() == NULL)
+		elog(ERROR, "row security asked outside its principal");
+}
+
+/* Put the error of a cancelled evaluation into words, and remember it. */
+static void
+suspend(TableAccess *access)
+{
+	FlushErrorState();
+	access->suspended_until =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									(int64) rtsync_policy_timeout * SUSPENSION_FACTOR);
+	ereport(ERROR,
+			(errcode(ERRCODE_QUERY_CANCELED),
+			 errmsg("row security took longer than %d ms",
+					rtsync_policy_timeout)));
+}
+
+/* Not for what has changed meanwhile. */
+static void
+refuse_suspended(TableAccess *access)
+{
+	if (access->suspended_until == 0)
+		return;
+	if (access->valid && GetCurrentTimestamp() < access->suspended_until)
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("row security took too long and is suspended")));
+	access->suspended_until = 0;
+}
+
 /*
  * Make what a check would need, as the principal that has been entered, so
  * that policy_dependencies is known.  Errors like policy_check's.
@@ -236,6 +299,7 @@ policy_check(TableAccess *access, const PolicyRow *row)
 void
 policy_prepare(TableAccess *access)
 {
+	require_principal(access);
 	ensure_plan(access);
 }
 

@@ -11,6 +11,7 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
 #include "nodes/bitmapset.h"
 #include "nodes/pg_list.h"
 
@@ -43,6 +44,7 @@ typedef struct TableAccess
 	const char *undecidable;	/* why policies cannot be evaluated on a tuple,
 								 * for the subscriber; NULL: they can */
 	/* private to policy.c */
+	TimestampTz suspended_until;	/* policies took too long; 0: they did not */
 	struct CompiledPolicy *compiled;	/* NULL: no row security */
 	MemoryContext context;		/* holds all of this; NULL at first */
 } TableAccess;
@@ -51,7 +53,6 @@ extern void policy_init(void);
 extern TableAccess *policy_table_access(Oid relid, Oid roleid);
 extern const Bitmapset *policy_needed_columns(TableAccess *access,
 											  bool *all);
-extern void policy_prepare(TableAccess *access);
 extern Verdict policy_check(TableAccess *access, const PolicyRow *row);
 extern void policy_prepare(TableAccess *access);
 extern List *policy_dependencies(TableAccess *access);
