@@ -3,9 +3,8 @@
 //
 // The clock starts when COMMIT is sent; writer and receivers are one process.
 
-import pg from 'pg';
 import { RawClient } from '../test/e2e/lib/raw.mjs';
-import { createRole, createTable, figure, quantile, sleep, sql, token, until } from './lib/measure.mjs';
+import { createRole, createTable, figure, pg, quantile, sleep, sql, token, until } from './lib/measure.mjs';
 
 const RATE = 200;
 const ROUNDS = 5;

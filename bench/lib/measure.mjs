@@ -4,7 +4,7 @@ import { execFile } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 
-export { sql, status, token, createRole, createTable, database, hostname, port } from '../../test/e2e/lib/server.mjs';
+export { pg, sql, status, token, createRole, createTable, database, hostname, port } from '../../test/e2e/lib/server.mjs';
 export { gatewayPids, server, running } from '../../test/recovery/lib/cluster.mjs';
 export { sleep, until } from '../../test/e2e/lib/tap.mjs';
 

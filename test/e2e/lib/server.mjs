@@ -17,6 +17,7 @@ if (!url || !secret) throw new Error('start this through test/e2e/run');
 export const token = (role, claims = {}) => signToken({ role, ...claims }, secret);
 export { signToken };
 
+export { pg };
 export const database = new pg.Pool({ max: 16 });
 // A server that restarts ends idle connections: the pool makes new ones.
 database.on('error', () => {});
