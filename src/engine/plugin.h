@@ -48,9 +48,9 @@ typedef struct PluginChange
 								 * the others read as NULL but are unknown */
 	HeapTuple	newtuple;		/* NULL for DELETE and TRUNCATE */
 	Bitmapset  *missing;		/* attnums of newtuple whose unchanged TOAST
-								 * value the WAL does not hold, or that are too
-								 * large for a tuple (they read as NULL but
-								 * are unknown); usually NULL */
+								 * value the WAL does not hold, or that are
+								 * too large for a tuple (they read as NULL
+								 * but are unknown); usually NULL */
 	bool		partial;		/* TRUNCATE: only of a partition of the table;
 								 * some of its rows are gone, not all */
 } PluginChange;

@@ -106,6 +106,7 @@ typedef struct PluginState
 	dlist_head	entries;
 	RelEntry   *last;			/* the entry found last, or NULL */
 	int			nstale;			/* entries marked since the last sweep */
+	int			npartitions;	/* entries that have ancestors */
 } PluginState;
 
 /* plugin_rel.c: tables */

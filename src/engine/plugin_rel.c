@@ -75,12 +75,14 @@ static void relation_changed_cb(Datum arg, Oid relid);
 static void catalog_changed_cb(Datum arg, int cacheid, uint32 hashvalue);
 static void type_changed_cb(Datum arg, int cacheid, uint32 hashvalue);
 static void mark_stale(PluginState *state, RelEntry *entry);
-static bool depends_on_relation(const RelEntry *entry, Oid relid);
+static void mark_relation_stale(PluginState *state, Oid relid);
+static bool is_below(const RelEntry *entry, Oid relid);
 static bool depends_on_type(const RelEntry *entry, uint32 hashvalue);
 static void remove_entry(PluginState *state, RelEntry *entry);
-static void clear_entry(RelEntry *entry);
+static void clear_entry(PluginState *state, RelEntry *entry);
 static void build_entry(PluginState *state, RelEntry *entry, Relation relation);
-static void read_dependencies(RelEntry *entry, Relation relation);
+static void read_dependencies(PluginState *state, RelEntry *entry,
+							  Relation relation);
 static void read_schema(PluginState *state, RelEntry *entry,
 						Relation relation, Relation root);
 static void prepare_tuples(RelEntry *entry, Relation relation, Relation root);
@@ -256,20 +258,16 @@ session_reset_cb(void *arg)
 static void
 relation_changed_cb(Datum arg, Oid relid)
 {
-	dlist_iter	sessions;
-	dlist_iter	entries;
+	dlist_iter	iter;
 
-	dlist_foreach(sessions, &live_sessions)
+	dlist_foreach(iter, &live_sessions)
 	{
-		PluginState *state = dlist_container(PluginState, node, sessions.cur);
+		PluginState *state = dlist_container(PluginState, node, iter.cur);
 
-		dlist_foreach(entries, &state->entries)
-		{
-			RelEntry   *entry = dlist_container(RelEntry, node, entries.cur);
-
-			if (!OidIsValid(relid) || depends_on_relation(entry, relid))
-				mark_stale(state, entry);
-		}
+		if (OidIsValid(relid))
+			mark_relation_stale(state, relid);
+		else
+			rel_cache_invalidate(state);
 	}
 }
 
@@ -310,11 +308,29 @@ mark_stale(PluginState *state, RelEntry *entry)
 	entry->stale = true;
 }
 
-static bool
-depends_on_relation(const RelEntry *entry, Oid relid)
+/* Mark the entry of a table, and of the partitions below it. */
+static void
+mark_relation_stale(PluginState *state, Oid relid)
 {
-	if (entry->relid == relid)
-		return true;
+	RelHashEntry *element = relhash_lookup(state->by_relid, relid);
+	dlist_iter	iter;
+
+	if (element != NULL)
+		mark_stale(state, element->entry);
+	if (state->npartitions == 0)
+		return;
+	dlist_foreach(iter, &state->entries)
+	{
+		RelEntry   *entry = dlist_container(RelEntry, node, iter.cur);
+
+		if (is_below(entry, relid))
+			mark_stale(state, entry);
+	}
+}
+
+static bool
+is_below(const RelEntry *entry, Oid relid)
+{
 	for (int i = 0; i < entry->nancestors; i++)
 	{
 		if (entry->ancestors[i] == relid)
@@ -341,7 +357,7 @@ remove_entry(PluginState *state, RelEntry *entry)
 {
 	if (state->last == entry)
 		state->last = NULL;
-	clear_entry(entry);
+	clear_entry(state, entry);
 	if (entry->schema != NULL)
 		schema_unref(entry->schema);
 	relhash_delete(state->by_relid, entry->relid);
@@ -351,12 +367,14 @@ remove_entry(PluginState *state, RelEntry *entry)
 
 /* Back to the state of a new entry, but for the schema. */
 static void
-clear_entry(RelEntry *entry)
+clear_entry(PluginState *state, RelEntry *entry)
 {
 	dlist_node	node = entry->node;
 	Oid			relid = entry->relid;
 	RelSchema  *schema = entry->schema;
 
+	if (entry->nancestors > 0)
+		state->npartitions--;
 	if (entry->context != NULL)
 		MemoryContextDelete(entry->context);
 	memset(entry, 0, sizeof(*entry));
@@ -375,7 +393,7 @@ build_entry(PluginState *state, RelEntry *entry, Relation relation)
 	MemoryContext oldcontext;
 	Relation	root;
 
-	clear_entry(entry);
+	clear_entry(state, entry);
 	entry->context = AllocSetContextCreate(state->context,
 										   "rtsync published table",
 										   ALLOCSET_SMALL_SIZES);
@@ -384,7 +402,7 @@ build_entry(PluginState *state, RelEntry *entry, Relation relation)
 	oldcontext = MemoryContextSwitchTo(entry->context);
 
 	publication_describe(state->publication, entry->relid, &entry->pub);
-	read_dependencies(entry, relation);
+	read_dependencies(state, entry, relation);
 
 	if (entry->pub.published)
 	{
@@ -416,7 +434,7 @@ build_entry(PluginState *state, RelEntry *entry, Relation relation)
 }
 
 static void
-read_dependencies(RelEntry *entry, Relation relation)
+read_dependencies(PluginState *state, RelEntry *entry, Relation relation)
 {
 	TupleDesc	desc = RelationGetDescr(relation);
 
@@ -428,6 +446,8 @@ read_dependencies(RelEntry *entry, Relation relation)
 		entry->ancestors = palloc(sizeof(Oid) * Max(list_length(ancestors), 1));
 		foreach(lc, ancestors)
 			entry->ancestors[entry->nancestors++] = lfirst_oid(lc);
+		if (entry->nancestors > 0)
+			state->npartitions++;
 	}
 
 	if (!entry->pub.published)
