@@ -39,7 +39,7 @@ CREATE TABLE typ (
   jt regress_jtext, jd regress_djtext, jta regress_jtext[], jp2 regress_jpair, jpa regress_jpair[],
   cl regress_color,
   r4 int4range, r8 int8range, rn numrange, rd daterange, rt tsrange, rz tstzrange, mr int4multirange, mz tstzmultirange,
-  ai int[], at text[], aj jsonb[], ats timestamptz[], aen regress_mood[], aco regress_pair[], acl regress_color[], acp regress_cpair[],
+  ia int[], at text[], aj jsonb[], ats timestamptz[], aen regress_mood[], aco regress_pair[], acl regress_color[], acp regress_cpair[],
   abo boolean[], auu uuid[], aby bytea[], af float8[], ar tsrange[], i2v int2vector, ov oidvector, ajs json[]
 );
 CREATE PUBLICATION regress_typ FOR TABLE typ;
@@ -64,7 +64,7 @@ INSERT INTO typ VALUES (DEFAULT,
   ARRAY[ROW(1, 'x', 'sad', NULL), NULL]::regress_pair[], '{red,green}', ARRAY[ROW('red')]::regress_cpair[],
   '{t,f,NULL}', '{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}', ARRAY['\x01', '\xff']::bytea[], '{1.5,NaN,-Infinity,1e300}', '{"[2026-01-01,2026-01-02)"}', '1 2 3', '4 5', ARRAY['{"k": 1}', '"s"']::json[]);
 -- extremes
-INSERT INTO typ (i2, i4, i8, num, f4, f8, t, bo, d, ts, tstz, iv, by, j, jb, r4, mr, ai, at, po) VALUES
+INSERT INTO typ (i2, i4, i8, num, f4, f8, t, bo, d, ts, tstz, iv, by, j, jb, r4, mr, ia, at, po) VALUES
   (-32768, -2147483648, -9223372036854775808, -0.00000000000000000000000000000001, -1.17549435e-38, -2.2250738585072014e-308,
    '', false, 'infinity', 'infinity', 'infinity', '-178000000 years', '', '""', '""', 'empty', '{}', '{}', '{}', '(NaN,-Infinity)'),
   (32767, 2147483647, 9223372036854775807, 'NaN', 'NaN', 'NaN',
