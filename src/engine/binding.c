@@ -45,6 +45,7 @@ binding_append_key(StringInfo key, const BindingSpec *spec)
 	binding_append_part(key, spec->schema);
 	binding_append_part(key, spec->table);
 	binding_append_part(key, spec->filter);
+	binding_append_part(key, spec->options);
 	appendStringInfo(key, "%d;", spec->nselect);
 	for (int i = 0; i < spec->nselect; i++)
 		binding_append_part(key, spec->select[i]);
@@ -64,12 +65,13 @@ binding_copy(BindingSpec *to, const BindingSpec *from)
 	to->schema = copy_string(from->schema);
 	to->table = copy_string(from->table);
 	to->filter = copy_string(from->filter);
+	to->options = copy_string(from->options);
 	to->select = NULL;
 	if (from->nselect > 0)
 	{
 		to->select = palloc(sizeof(char *) * from->nselect);
 		for (int i = 0; i < from->nselect; i++)
-			to->select[i] = pstrdup(from->select[i]);
+			to->select[i] = copy_string(from->select[i]);
 	}
 }
 
@@ -266,6 +268,9 @@ binding_problem(const Principal *principal, const BindingSpec *spec)
 	CheckAttempt what = {principal, spec};
 	ErrorData  *error;
 
+	for (int i = 0; i < spec->nselect; i++)
+		if (spec->select[i] == NULL)
+			return pstrdup("Error parsing `select` params: expected a list of column name strings, e.g. select: [\"col1\", \"col2\"]");
 	if (spec->empty)
 		return pstrdup("No subscription params provided. Please provide at least a `schema` or `table` to subscribe to: %{}");
 	if ((spec->schema == NULL || spec->table == NULL) &&

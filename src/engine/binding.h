@@ -31,7 +31,8 @@ typedef struct BindingSpec
 	char	   *table;			/* NULL: any */
 	char	   *filter;			/* NULL: none */
 	int			nselect;		/* -1: all columns */
-	char	  **select;
+	char	  **select;		/* a NULL among them was no string */
+	char	   *options;		/* JSON text, or NULL */
 } BindingSpec;
 
 extern void binding_append_part(StringInfo key, const char *part);

@@ -77,6 +77,7 @@ static WaitEventSet *wait_set = NULL;
 static int	wait_link_pos;
 static TimestampTz housekept;
 static TimestampTz confirmed;
+static LinkShutdown shutdown_reason = LINK_SHUTDOWN_SERVER;
 
 /*--------------------------------------------------------------------------
  * Start
@@ -98,6 +99,7 @@ extension_exists(void)
 static void
 end_without_extension(void)
 {
+	shutdown_reason = LINK_SHUTDOWN_EXTENSION;
 	wal_drop_slot();
 	shared_engine_absent();
 	proc_exit(0);
@@ -135,9 +137,8 @@ say_goodbye(int code, Datum arg)
 {
 	if (gateway_link == NULL)
 		return;
-	gateway_link->out.length = gateway_link->sent = 0;
 	link_begin(&gateway_link->out, LINK_SHUTDOWN);
-	link_put_u32(&gateway_link->out, DatumGetInt32(arg));
+	link_put_u32(&gateway_link->out, shutdown_reason);
 	if (link_end(&gateway_link->out))
 		linkio_flush(gateway_link);
 	gateway_link = NULL;
@@ -167,13 +168,14 @@ listen_turn(void)
 		shared_engine_listening(rtsync_listen_addresses, rtsync_port);
 		return;
 	}
-	listen_failures++;
+	if (why != NULL)
+		listen_failures++;		/* else it shall not listen */
 	listen_at = TimestampTzPlusMilliseconds(now, listen_failures < LISTEN_PATIENCE ?
 											100 : HOUSEKEEPING_MS);
 	if (why != NULL && listen_failures == LISTEN_PATIENCE)
 	{
 		shared_engine_trouble(errcode, why,
-							  "Set rtsync.port or rtsync.listen_addresses for this database (ALTER DATABASE ... SET), and end the engine with pg_terminate_backend.");
+							  "Set another rtsync.port or rtsync.listen_addresses for this database with ALTER DATABASE.");
 		shared_engine_listening(NULL, 0);
 	}
 	if (why != NULL)
@@ -369,6 +371,19 @@ housekeeping_turn(void)
 	pgstat_report_stat(false);
 }
 
+/* Read the configuration; another address or port needs another start. */
+static void
+reload(void)
+{
+	char	   *addresses = pstrdup(rtsync_listen_addresses);
+	int			port = rtsync_port;
+
+	ProcessConfigFile(PGC_SIGHUP);
+	if (port != rtsync_port || strcmp(addresses, rtsync_listen_addresses) != 0)
+		shared_request_restart(MyDatabaseId);
+	pfree(addresses);
+}
+
 /* What others ask of us */
 static void
 obey(void)
@@ -381,7 +396,7 @@ obey(void)
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
+		reload();
 		token_reload();
 		if (gateway_link != NULL)
 			send_config();
@@ -435,7 +450,7 @@ sleep_time(RouteState state)
 	if (state == ROUTE_BLOCKED)
 		time = BLOCKED_MS;
 	if (gateway_link == NULL)
-		time = Min(time, nlisten == 0 ? 100 :
+		time = Min(time, nlisten == 0 ? (listen_failures > 0 ? 100 : time) :
 				   Max(1, gateway_respawn_delay(&gateway)));
 	return time;
 }
@@ -513,7 +528,7 @@ engine_main(Datum main_arg)
 	shared_engine_found();
 	check_requirements();
 
-	before_shmem_exit(say_goodbye, Int32GetDatum(LINK_SHUTDOWN_SERVER));
+	before_shmem_exit(say_goodbye, (Datum) 0);
 	pgstat_report_activity(STATE_RUNNING, "opening the replication slot");
 	history_fill_sink(&sink);
 	sink.watches_cb = decide_watches;

@@ -466,6 +466,7 @@ read_binding(LinkReader *body, BindingSpec *spec)
 	if (spec->filter != NULL && spec->filter[strspn(spec->filter, " \t\r\n")] == '\0')
 		spec->filter = NULL;
 	spec->empty = spec->schema == NULL && spec->table == NULL;
+	spec->options = linkio_cstring(link_get_string(body));
 	if (spec->schema == NULL && spec->table != NULL)
 		spec->schema = pstrdup("public");
 	spec->schema = wildcard(spec->schema);
@@ -486,8 +487,6 @@ read_binding(LinkReader *body, BindingSpec *spec)
 	for (uint32 i = 0; i < nselect; i++)
 	{
 		spec->select[i] = linkio_cstring(link_get_string(body));
-		if (spec->select[i] == NULL)
-			spec->select[i] = pstrdup("");
 	}
 }
 
@@ -509,7 +508,8 @@ read_channel(Link *link, LinkReader *body, uint64 id, bool *private,
 	*private = link_get_u8(body) != 0;
 	channel->wait = link_get_u8(body) != 0;
 	*token = link_get_string(body);
-	channel->nbindings = (int) link_get_count(body, 5 * sizeof(uint32));
+	channel->options = linkio_cstring(link_get_string(body));
+	channel->nbindings = (int) link_get_count(body, 6 * sizeof(uint32));
 	channel->bindings = palloc0(sizeof(Binding) * (channel->nbindings + 1));
 	for (int i = 0; i < channel->nbindings && !body->failed; i++)
 	{

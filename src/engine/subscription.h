@@ -55,6 +55,7 @@ typedef struct Channel
 	MemoryContext context;		/* of the channel and its bindings */
 	Link	   *link;
 	char	   *topic;
+	char	   *options;		/* JSON text, or NULL */
 	bool		wait;			/* refuse the join if a binding cannot be
 								 * served */
 	Principal	principal;

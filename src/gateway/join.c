@@ -70,6 +70,7 @@ join_parse(json_t *payload, JoinRequest *request)
 	request->broadcast_self = is_true(json_object_get(broadcast, "self"));
 	request->presence = is_true(json_object_get(presence, "enabled"));
 	request->token = join_token(payload);
+	request->options = json_object_get(config, "rtsync");
 
 	for (size_t i = 0; i < n_changes; i++)
 	{
@@ -114,6 +115,18 @@ put_text(LinkWriter *writer, const json_t *value)
 	}
 }
 
+/* Put the JSON text of what stands under "rtsync". */
+static void
+put_options(LinkWriter *writer, const json_t *options)
+{
+	char	   *text = NULL;
+
+	if (options != NULL)
+		text = json_dumps(options, JSON_COMPACT | JSON_ENCODE_ANY);
+	link_put_string(writer, text);
+	free(text);
+}
+
 /*
  * Put the list of selected columns.  A column that is no string, or a list
  * that is none, becomes an absent string, which the engine refuses.
@@ -144,10 +157,14 @@ put_select(LinkWriter *writer, const json_t *columns)
 	}
 }
 
-/* Put the number of entries and the entries, as LINK_JOIN has them. */
+/*
+ * Put the options, the number of entries and the entries, as LINK_JOIN has
+ * them.
+ */
 void
 join_put_entries(const JoinRequest *request, LinkWriter *writer)
 {
+	put_options(writer, request->options);
 	link_put_u32(writer, request->n_entries);
 	for (uint32_t i = 0; i < request->n_entries; i++)
 	{
@@ -157,6 +174,7 @@ join_put_entries(const JoinRequest *request, LinkWriter *writer)
 		put_text(writer, json_object_get(entry, "schema"));
 		put_text(writer, json_object_get(entry, "table"));
 		put_text(writer, json_object_get(entry, "filter"));
+		put_options(writer, json_object_get(entry, "rtsync"));
 		put_select(writer, json_object_get(entry, "select"));
 	}
 }

@@ -25,6 +25,7 @@ typedef struct JoinRequest
 	bool		broadcast_self;
 	bool		presence;
 	Slice		token;			/* data NULL: that of the connection */
+	const json_t *options;		/* "rtsync", or NULL */
 	uint32_t	n_entries;
 	json_t	  **entries;		/* the postgres_changes, objects all */
 } JoinRequest;

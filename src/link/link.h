@@ -87,8 +87,8 @@ typedef enum LinkType
 
 	/*
 	 * The groups of a channel's bindings changed (new token).  u64 channel,
-	 * u32 n, n times (u32 id, u32 group), in the order of the join.  The id
-	 * is what the client is told (never 0); group 0 means that the binding
+	 * u32 n, n times (u32 id, u32 group), in the order of the join.  Equal
+	 * bindings have equal ids.  The id is what the client is told (never 0); group 0 means that the binding
 	 * receives nothing (the reason follows as LINK_SYSTEM).
 	 */
 	LINK_BINDINGS,
@@ -123,14 +123,22 @@ typedef enum LinkType
 	/*
 	 * A channel is being joined.  u64 channel, string topic (without
 	 * "realtime:"), u8 private, u8 wait (refuse the join when a binding
-	 * cannot be served), string token, u32 n, n times a binding: string
-	 * event, string schema, string table, string filter (each may be absent),
-	 * u32 number of selected columns (LINK_NULL: none named), that many
-	 * strings.
+	 * cannot be served), string token, string options, u32 n, n times a
+	 * binding: string event, string schema, string table, string filter (each
+	 * may be absent), string options, u32 number of selected columns
+	 * (LINK_NULL: none named), that many strings.
+	 *
+	 * Options are the JSON text of the key "rtsync" of the join's "config" or
+	 * of the binding, absent without it.  What should be a string in the
+	 * client's JSON but is not comes as its JSON text, a selected column that
+	 * is none as an absent string.
 	 */
 	LINK_JOIN,
 
-	/* A channel is gone, for whatever reason.  u64 channel. */
+	/*
+	 * A channel is gone, for whatever reason but a refused join; also after a
+	 * LINK_SYSTEM that ended it.  u64 channel.
+	 */
 	LINK_LEAVE,
 
 	/* A joined channel has a new token.  u64 channel, string token. */

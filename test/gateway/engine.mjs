@@ -48,9 +48,9 @@ const parsers = {
   [READY]: r => ({ version: r.u32() }),
   [AUTH]: r => ({ connection: r.u64(), token: r.string() }),
   [JOIN]: r => {
-    const m = { channel: r.u64(), topic: r.string(), private: r.u8(), wait: r.u8(), token: r.string(), bindings: [] }
+    const m = { channel: r.u64(), topic: r.string(), private: r.u8(), wait: r.u8(), token: r.string(), options: r.string(), bindings: [] }
     for (let n = r.u32(); n > 0; n--) {
-      const b = { event: r.string(), schema: r.string(), table: r.string(), filter: r.string(), select: null }
+      const b = { event: r.string(), schema: r.string(), table: r.string(), filter: r.string(), options: r.string(), select: null }
       const columns = r.u32()
       if (columns !== NULL) b.select = Array.from({ length: columns }, () => r.string())
       m.bindings.push(b)
