@@ -218,7 +218,7 @@ append_event(StringInfo buf, TimestampTz commit_time, HistoryChange *change,
 }
 
 /*
- * Append the JSON object to buf.  If it is larger than rtsync.max_event_size,
+ * Append the JSON object to buf, in UTF-8.  If it is larger than rtsync.max_event_size,
  * long values are left out and "errors" says so.
  */
 void
@@ -228,8 +228,10 @@ render_event(StringInfo buf, TimestampTz commit_time, HistoryChange *change,
 	int			start = buf->len;
 
 	append_event(buf, commit_time, change, spec, false);
-	if (buf->len - start <= rtsync_max_event_size)
-		return;
-	buf->len = start;
-	append_event(buf, commit_time, change, spec, true);
+	if (buf->len - start > rtsync_max_event_size)
+	{
+		buf->len = start;
+		append_event(buf, commit_time, change, spec, true);
+	}
+	jsonout_to_utf8(buf, start);
 }
