@@ -35,10 +35,11 @@ await sql(`
 `);
 
 // What a client holds: the rows that it was given, and what the events made of
-// them since.
+// them since.  When it is told to refetch, it is given them anew.
 class Holder {
   constructor(role, claims) {
-    Object.assign(this, { role, claims, tables: { notes: new Map(), tasks: new Map() }, arrived: 0 });
+    Object.assign(this, { role, claims, tables: { notes: new Map(), tasks: new Map() }, arrived: 0, refetches: 0 });
+    this.waiting = null; // events that arrive while the rows are fetched
     this.columns = { notes: '*', tasks: role === 'e2e_auditor' ? 'id, team' : '*' };
   }
 
@@ -47,11 +48,36 @@ class Holder {
   }
 
   async load() {
-    for (const [table, held] of Object.entries(this.tables))
-      for (const row of await this.select(table)) held.set(row.id, row);
+    if (this.waiting) {
+      this.again = true;
+      return;
+    }
+    do {
+      this.again = false;
+      this.waiting = [];
+      for (const [table, held] of Object.entries(this.tables)) {
+        const rows = await this.select(table);
+        held.clear();
+        for (const row of rows) held.set(row.id, row);
+      }
+      const events = this.waiting;
+      this.waiting = null;
+      for (const event of events) this.apply(event);
+    } while (this.again);
   }
 
-  apply({ eventType, table, new: row, old }) {
+  refetch({ status }) {
+    if (status !== 'refetch') return;
+    this.refetches++;
+    this.load();
+  }
+
+  apply(event) {
+    if (this.waiting) {
+      this.waiting.push(event);
+      return;
+    }
+    const { eventType, table, new: row, old } = event;
     this.arrived++;
     const held = this.tables[table];
     if (old?.id !== undefined) held.delete(old.id);
@@ -100,6 +126,7 @@ test('two tables, three roles, 200 random changes: each client holds exactly its
       const channel = client.channel('rows');
       for (const table of ['notes', 'tasks'])
         channel.on('postgres_changes', { event: '*', schema: 'public', table }, (event) => holder.apply(event));
+      channel.on('system', {}, (message) => holder.refetch(message));
       await new Promise((resolve, reject) =>
         channel.subscribe((status, error) => (status === 'SUBSCRIBED' ? resolve() : reject(error ?? new Error(status)))));
       await holder.load();
@@ -122,8 +149,9 @@ test('two tables, three roles, 200 random changes: each client holds exactly its
     () => `UPDATE tasks SET hidden = NOT hidden WHERE id = ${id()}`,
     () => `UPDATE tasks SET team = ${random(4)} WHERE id = ${id()}`,
     () => `DELETE FROM tasks WHERE id = ${id()}`,
+    () => `UPDATE e2e_teams SET team = ${random(4)} WHERE ctid = (SELECT min(ctid) FROM e2e_teams)`,
     () => `BEGIN; DELETE FROM tasks WHERE id = 3; INSERT INTO tasks VALUES (3, ${random(4)}, false, 'again'); COMMIT`,
-  ][random(10)]();
+  ][random(11)]();
   for (let n = 0; n < 200; n++) await sql(change());
 
   // Everything has arrived when the last difference is gone; what remains
@@ -137,7 +165,8 @@ test('two tables, three roles, 200 random changes: each client holds exactly its
   } catch {
     assert.fail(left.join('\n'));
   }
-  note(`${holders.reduce((sum, h) => sum + h.arrived, 0)} events to ${holders.length} clients`);
+  const total = (name) => holders.reduce((sum, h) => sum + h[name], 0);
+  note(`${total('arrived')} events and ${total('refetches')} refetches for ${holders.length} clients`);
 }, { timeout: 90_000 });
 
 //
@@ -309,14 +338,43 @@ test('a policy can neither write nor change who it runs as', async () => {
     .map(([, row]) => row.id), [1]);
 });
 
-test('TRUNCATE, rolled back changes and savepoints send nothing', async () => {
+test('rolled back changes and savepoints send nothing', async () => {
   await sql('TRUNCATE rooms');
   const one = await viewer(1, ['rooms']);
   const row = (id) => `INSERT INTO rooms VALUES (${id}, '${user(1)}', 's')`;
   assert.deepEqual(await one.seen(`BEGIN; ${row(1)}; ROLLBACK`), []);
   assert.deepEqual((await one.seen(`BEGIN; ${row(2)}; SAVEPOINT s; ${row(3)}; ROLLBACK TO s; ${row(4)}; COMMIT`))
     .map(([, r]) => r.id), [2, 4]);
+});
+
+const refetches = (client) =>
+  client.frames.filter((f) => f.event === 'system' && f.payload.status === 'refetch').map((f) => f.payload);
+
+test('TRUNCATE tells its subscribers to refetch', async () => {
+  const one = await viewer(1, ['rooms']);
+  const other = await viewer(1, ['keyed']);
   assert.deepEqual(await one.seen('TRUNCATE rooms'), []);
+  assert.equal(refetches(one).length, 1);
+  assert.equal(refetches(one)[0].extension, 'rtsync');
+  await other.seen('SELECT');
+  assert.equal(refetches(other).length, 0);
+});
+
+test('a change of what a policy reads tells those who depend on it to refetch, and nobody else', async () => {
+  await sql(`TRUNCATE e2e_teams, tasks; INSERT INTO tasks VALUES (1, 7, false, 'task')`);
+  const depends = await RawClient.open({ apikey: token('e2e_owner', { sub: user(5) }) });
+  const free = await RawClient.open({ apikey: token('e2e_auditor') });
+  for (const client of [depends, free]) {
+    atEnd(() => client.close());
+    await client.joinOk('tasks', [on('tasks')]);
+  }
+  await sql(`INSERT INTO e2e_teams VALUES ('${user(5)}', 7)`);
+  await depends.frame('the refetch', () => refetches(depends).length > 0);
+  // The stream goes on: rows that enter by the new membership are told.
+  await sql("UPDATE tasks SET title = 'seen' WHERE id = 1");
+  await depends.frame('the row', () => depends.changes('tasks').some((c) => c.record?.title === 'seen'));
+  await free.frame('the row', () => free.changes('tasks').some((c) => c.record?.id === 1));
+  assert.equal(refetches(free).length, 0);
 });
 
 test('a subscriber that reads after an event finds the row', async () => {
