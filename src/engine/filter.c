@@ -48,10 +48,18 @@
 /* As many conditions may a filter have */
 #define MAX_CONDITIONS 100
 
+/*
+ * So long may a pattern take for one row.  Patterns come from clients, and can
+ * be made to take for ever; one that took too long is not tried again.
+ */
+#define PATTERN_TIMEOUT_MS 100
+
 struct Filter
 {
 	Bitmapset  *attnums;
 	RowCheck   *check;			/* NULL: everything matches */
+	bool		has_pattern;
+	bool		too_slow;		/* what it was found to be */
 };
 
 /* A condition's column */
@@ -62,8 +70,10 @@ typedef struct FilterColumn
 	Oid			collation;
 } FilterColumn;
 
-static List *compile_conditions(const FilterParse *parse, Relation rel,
-								const Bitmapset *selectable);
+static bool is_pattern(FilterOp op);
+static Verdict check_pattern(Filter *filter, const PolicyRow *row);
+static List *compile_conditions(Filter *filter, const FilterParse *parse,
+								Relation rel, const Bitmapset *selectable);
 static void find_column(const char *name, Relation rel,
 						const Bitmapset *selectable, FilterColumn *column);
 static Node *compile_condition(const FilterCondition *condition,
@@ -135,7 +145,7 @@ filter_compile(const char *text, Oid relid, const Bitmapset *selectable,
 	{
 		rel = table_open(relid, AccessShareLock);
 		desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
-		quals = compile_conditions(&parse, rel, selectable);
+		quals = compile_conditions(filter, &parse, rel, selectable);
 		quals = (List *) compat_expand_generated((Node *) quals, rel);
 		table_close(rel, AccessShareLock);
 
@@ -156,7 +166,46 @@ filter_check(Filter *filter, const PolicyRow *row)
 {
 	if (filter->check == NULL)
 		return VERDICT_YES;
+	if (filter->has_pattern)
+		return check_pattern(filter, row);
 	return rowcheck_run(filter->check, row);
+}
+
+static bool
+is_pattern(FilterOp op)
+{
+	return op == FILTER_LIKE || op == FILTER_ILIKE ||
+		op == FILTER_MATCH || op == FILTER_IMATCH;
+}
+
+static Verdict
+check_pattern(Filter *filter, const PolicyRow *row)
+{
+	volatile Verdict verdict = VERDICT_UNKNOWN;
+
+	if (!filter->too_slow)
+	{
+		principal_limit(PATTERN_TIMEOUT_MS);
+		PG_TRY();
+		{
+			verdict = rowcheck_run(filter->check, row);
+		}
+		PG_CATCH();
+		{
+			if (!principal_timed_out())
+				PG_RE_THROW();
+			FlushErrorState();
+			filter->too_slow = true;
+		}
+		PG_END_TRY();
+		principal_limit(0);
+	}
+	if (filter->too_slow)
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("filter took longer than %d ms for a row",
+						PATTERN_TIMEOUT_MS)));
+	return verdict;
 }
 
 /* The columns that have to be known for an answer. */
@@ -167,7 +216,7 @@ filter_needed_columns(Filter *filter)
 }
 
 static List *
-compile_conditions(const FilterParse *parse, Relation rel,
+compile_conditions(Filter *filter, const FilterParse *parse, Relation rel,
 				   const Bitmapset *selectable)
 {
 	List	   *result = NIL;
@@ -178,6 +227,7 @@ compile_conditions(const FilterParse *parse, Relation rel,
 		FilterColumn column;
 		Node	   *expr;
 
+		filter->has_pattern |= is_pattern(condition->op);
 		find_column(condition->column, rel, selectable, &column);
 		expr = compile_condition(condition, &column);
 		if (condition->negate)
@@ -372,7 +422,9 @@ try_pattern(Expr *expr)
 	ExprContext *econtext = CreateStandaloneExprContext();
 	bool		isnull;
 
+	principal_limit(PATTERN_TIMEOUT_MS);
 	(void) ExecEvalExprSwitchContext(state, econtext, &isnull);
+	principal_limit(0);
 	FreeExprContext(econtext, true);
 }
 

@@ -6,8 +6,8 @@
  * The session looks to code that runs for a principal as it does to a query
  * that came through PostgREST: current_user and the setting "role" are the
  * token's role, "request.jwt.claims" is the token's payload, search_path is
- * what a new session in this database starts with.  The setting "role" is
- * assigned while the session is still itself, because it cannot be assigned
+ * what a new session in this database starts with; session_user remains the
+ * engine's.  The setting "role" is assigned while the session is still itself, because it cannot be assigned
  * under SECURITY_LOCAL_USERID_CHANGE; that flag then keeps the code from
  * changing it.  The older settings "request.jwt.claim.NAME" are not made.
  *
@@ -57,6 +57,7 @@ static volatile int cancels = 0;
 static void enter(Oid roleid, PrincipalScope *scope);
 static void save_setting(const char *name, const char *value);
 static void start_timer(void);
+static void start_ticking(int ms);
 static void stop_timer(void);
 static void timer_cb(void);
 static void transaction_cb(XactEvent event, void *arg);
@@ -163,6 +164,15 @@ principal_progress(void)
 	evaluation++;
 }
 
+void
+principal_limit(int ms)
+{
+	if (depth == 0)
+		return;
+	start_ticking(ms > 0 && ms < rtsync_policy_timeout ?
+				  ms : rtsync_policy_timeout);
+}
+
 bool
 principal_timed_out(void)
 {
@@ -188,12 +198,17 @@ start_timer(void)
 	}
 
 	cancels = 0;
-	seen_evaluation = evaluation;
 	outermost_nest_level = GetCurrentTransactionNestLevel();
+	start_ticking(rtsync_policy_timeout);
+}
+
+static void
+start_ticking(int ms)
+{
+	seen_evaluation = evaluation;
 	enable_timeout_every(timer,
-						 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													 rtsync_policy_timeout),
-						 rtsync_policy_timeout);
+						 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms),
+						 ms);
 }
 
 /* Also takes back a cancel of ours that came too late to be noticed. */

@@ -52,6 +52,9 @@ extern const Principal *principal_current(void);
 /* One evaluation ends, another begins: each has the whole timeout */
 extern void principal_progress(void);
 
+/* What runs next has this many ms instead, or with 0 the usual time again */
+extern void principal_limit(int ms);
+
 /* Was the last query cancel caused by the timeout?  (For the error's text.) */
 extern bool principal_timed_out(void);
 

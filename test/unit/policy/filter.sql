@@ -49,3 +49,8 @@ SELECT f, test.filter_syntax(f) FROM unnest(ARRAY['id=eq.1', 'undefined', 'id', 
   ',id=eq.1', 'id=eq.1,,id=eq.2', 'id=eq.a"b\c', E'id=foo."x\ty\n', '=eq.1', 'id=eq.(a,b', 'id=eq."a,b', 'id=not.', 'id=EQ.1']) f;
 -- columns that are not known
 SELECT test.f('id=eq.5', '{1}'), test.f('id=eq.6', '{1}'), test.f('id=eq.5', '{2}'), test.f('id=is.null', '{}'), test.f('', '{}');
+-- patterns that take too long
+CREATE FUNCTION app.slow_like(app.mood, app.mood) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN LOOP END LOOP; END $$;
+CREATE OPERATOR app.~~ (FUNCTION = app.slow_like, LEFTARG = app.mood, RIGHTARG = app.mood);
+SELECT test.f('m=like.ok');
+SELECT test.f('id=eq.5');
