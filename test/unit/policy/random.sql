@@ -1,4 +1,5 @@
 -- Policies made at random, against what a SELECT shows.
+SET client_min_messages = warning;
 CREATE ROLE rt_user; CREATE ROLE rt_group; CREATE ROLE rt_other;
 GRANT rt_group TO rt_user;
 CREATE SCHEMA app;
