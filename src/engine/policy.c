@@ -279,13 +279,16 @@ suspend(TableAccess *access)
 					rtsync_policy_timeout)));
 }
 
-/* Not for what has changed meanwhile. */
 static void
 refuse_suspended(TableAccess *access)
 {
 	if (access->suspended_until == 0)
 		return;
-	if (access->valid && GetCurrentTimestamp() < access->suspended_until)
+
+	/* a policy that has changed meanwhile has another chance */
+	if (!access->valid)
+		build_access(access);
+	if (GetCurrentTimestamp() < access->suspended_until)
 		ereport(ERROR,
 				(errcode(ERRCODE_QUERY_CANCELED),
 				 errmsg("row security took too long and is suspended")));
@@ -356,6 +359,8 @@ build_access(TableAccess *access)
 	}
 	principal_leave(&scope);
 	new.signature = access_signature(&new);
+	if (new.signature == access->signature)
+		new.suspended_until = access->suspended_until;
 	MemoryContextSwitchTo(oldcontext);
 
 	/* from here on nothing can fail */
