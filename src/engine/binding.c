@@ -14,6 +14,7 @@
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "utils/builtins.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -72,6 +73,61 @@ binding_copy(BindingSpec *to, const BindingSpec *from)
 		to->select = palloc(sizeof(char *) * from->nselect);
 		for (int i = 0; i < from->nselect; i++)
 			to->select[i] = copy_string(from->select[i]);
+	}
+}
+
+static void
+unknown_option(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_RAISE_EXCEPTION),
+			 errmsg("invalid rtsync option \"%s\"", name)));
+}
+
+static bool
+option_bool(const char *name, const JsonbValue *value)
+{
+	if (value->type != jbvBool)
+		unknown_option(name);
+	return value->val.boolean;
+}
+
+/*
+ * Read the binding's options, which are
+ *
+ *		view	boolean: an UPDATE that brings a row into the view is an INSERT
+ *
+ * Anything else, or not of that type, is an error.
+ */
+void
+binding_options(const BindingSpec *spec, BindingOptions *options)
+{
+	Jsonb	   *jsonb;
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	key;
+	JsonbValue	value;
+
+	memset(options, 0, sizeof(*options));
+	if (spec->options == NULL)
+		return;
+	jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+											   CStringGetDatum(spec->options)));
+	if (!JB_ROOT_IS_OBJECT(jsonb))
+		unknown_option(spec->options);
+	iterator = JsonbIteratorInit(&jsonb->root);
+	while ((token = JsonbIteratorNext(&iterator, &key, true)) != WJB_DONE)
+	{
+		char	   *name;
+
+		if (token != WJB_KEY)
+			continue;
+		name = pnstrdup(key.val.string.val, key.val.string.len);
+		JsonbIteratorNext(&iterator, &value, true);
+		if (strcmp(name, "view") == 0)
+			options->view = option_bool(name, &value);
+		else
+			unknown_option(name);
 	}
 }
 
@@ -245,8 +301,10 @@ static void
 attempt_check(void *arg)
 {
 	CheckAttempt *what = arg;
+	BindingOptions options;
 	PrincipalScope scope;
 
+	binding_options(what->spec, &options);
 	if (what->spec->schema == NULL || what->spec->table == NULL)
 		check_wildcard_binding(what->spec);
 	else

@@ -35,6 +35,12 @@ typedef struct BindingSpec
 	char	   *options;		/* JSON text, or NULL */
 } BindingSpec;
 
+/* What "options" says */
+typedef struct BindingOptions
+{
+	bool		view;			/* a row that enters the view is an INSERT */
+} BindingOptions;
+
 extern void binding_append_part(StringInfo key, const char *part);
 extern void binding_append_key(StringInfo key, const BindingSpec *spec);
 extern void binding_copy(BindingSpec *to, const BindingSpec *from);
@@ -42,6 +48,7 @@ extern bool binding_matches(const BindingSpec *spec, const char *schema,
 							const char *table);
 extern Bitmapset *binding_selected(const BindingSpec *spec, TupleDesc desc,
 								   const Bitmapset *allowed);
+extern void binding_options(const BindingSpec *spec, BindingOptions *options);
 extern List *binding_tables(const BindingSpec *spec);
 extern char *binding_problem(const Principal *principal,
 							 const BindingSpec *spec);

@@ -47,6 +47,7 @@
 #include "engine/settings.h"
 #include "engine/shared.h"
 #include "engine/subscription.h"
+#include "engine/tables.h"
 #include "engine/token.h"
 #include "engine/wal.h"
 
@@ -366,7 +367,7 @@ housekeeping_turn(void)
 	housekept = now;
 	confirm(now);
 	subscription_check_expiry();
-	decide_tell_late();
+	tables_tell_late();
 	publish_state();
 	pgstat_report_stat(false);
 }
@@ -469,7 +470,7 @@ engine_loop(void)
 		more = gateway_turn();
 		decoded = decode_turn();
 		subscription_recheck_roles();
-		decide_recheck_access();
+		tables_recheck_access();
 		state = route_turn();
 		if (gateway_link != NULL)
 			linkio_flush(gateway_link);
@@ -531,14 +532,14 @@ engine_main(Datum main_arg)
 	before_shmem_exit(say_goodbye, (Datum) 0);
 	pgstat_report_activity(STATE_RUNNING, "opening the replication slot");
 	history_fill_sink(&sink);
-	sink.watches_cb = decide_watches;
+	sink.watches_cb = tables_watches;
 	plugin_set_sink(&sink);
 	wal_open();
 	history_init(wal_confirmed_lsn());
 	policy_init();
 	render_init();
 	subscription_init();
-	decide_init();
+	tables_init();
 	route_init();
 	shared_engine_running();
 	engine_loop();

@@ -331,21 +331,35 @@ fill_tuple(HistoryChange *change, Size offset, uint32 length, HeapTuple tuple)
 	return true;
 }
 
-/* Make *tuple the old row as far as it is known; false if nothing is. */
-bool
-history_oldtuple(HistoryChange *change, HeapTuple tuple)
+static Bitmapset *
+known_columns(HistoryChange *change)
 {
-	return fill_tuple(change, tuples_offset(change->nmissing),
-					  change->oldlen, tuple);
+	Bitmapset  *known = NULL;
+
+	if (change->nmissing == 0)
+		return NULL;
+	known = bms_add_range(NULL, 1, change->schema->desc->natts);
+	for (int i = 0; i < change->nmissing; i++)
+		known = bms_del_member(known, change->missing[i]);
+	return known;
 }
 
-/* Make *tuple the new row; false if there is none. */
-bool
-history_newtuple(HistoryChange *change, HeapTuple tuple)
+/*
+ * Describe a change.  The result points into the record; its set of known
+ * columns is allocated in the current memory context.
+ */
+void
+history_rows(HistoryChange *change, ChangeRows *rows)
 {
-	return fill_tuple(change,
-					  tuples_offset(change->nmissing) + MAXALIGN(change->oldlen),
-					  change->newlen, tuple);
+	Size		old_at = tuples_offset(change->nmissing);
+
+	rows->kind = change->kind;
+	rows->schema = change->schema;
+	rows->has_old = fill_tuple(change, old_at, change->oldlen,
+							   &rows->oldtuple);
+	rows->has_new = fill_tuple(change, old_at + MAXALIGN(change->oldlen),
+							   change->newlen, &rows->newtuple);
+	rows->new_known = known_columns(change);
 }
 
 /*

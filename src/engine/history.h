@@ -51,7 +51,7 @@ typedef struct HistoryTxn
 	TimestampTz commit_time;
 } HistoryTxn;
 
-/* HISTORY_CHANGE; read it through history_oldtuple and its like */
+/* HISTORY_CHANGE; read it through history_rows */
 typedef struct HistoryChange
 {
 	HistoryRecord head;
@@ -73,6 +73,20 @@ typedef struct HistoryTouch
 	Oid			relid;
 } HistoryTouch;
 
+/* A change as its readers see it; the tuples lie in the record */
+typedef struct ChangeRows
+{
+	ChangeKind	kind;
+	RelSchema  *schema;
+	bool		has_old;		/* something of the old row is known: the
+								 * columns of schema->identity */
+	bool		has_new;
+	HeapTupleData oldtuple;
+	HeapTupleData newtuple;
+	Bitmapset  *new_known;		/* attnums that are known of the new row;
+								 * NULL: all */
+} ChangeRows;
+
 /* A place in the stream, between two records */
 typedef struct HistoryCursor
 {
@@ -85,8 +99,7 @@ extern void history_init(XLogRecPtr confirmed);
 extern void history_fill_sink(PluginSink *sink);
 extern HistoryRecord *history_next(HistoryCursor *cursor);
 extern HistoryRecord *history_peek(HistoryCursor *cursor);
-extern bool history_oldtuple(HistoryChange *change, HeapTuple tuple);
-extern bool history_newtuple(HistoryChange *change, HeapTuple tuple);
+extern void history_rows(HistoryChange *change, ChangeRows *rows);
 
 extern void history_forget(HistoryCursor *keep, XLogRecPtr older_than);
 extern Size history_unread(const HistoryCursor *cursor);

@@ -81,6 +81,18 @@ linkio_end(Link *link)
 				 errmsg("message to the gateway is too large")));
 }
 
+/*
+ * Put a string of ours, in the server's encoding, into the message in "out".
+ * A string that has no form in UTF-8 is an error.
+ */
+void
+linkio_put_text(Link *link, const char *text)
+{
+	if (text != NULL && GetDatabaseEncoding() != PG_UTF8)
+		text = pg_server_to_any(text, strlen(text), PG_UTF8);
+	link_put_string(&link->out, text);
+}
+
 /* Bytes that the gateway has not taken yet */
 Size
 linkio_pending(const Link *link)

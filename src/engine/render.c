@@ -126,22 +126,12 @@ append_columns(StringInfo buf, const RelSchema *schema,
 	appendStringInfoChar(buf, ']');
 }
 
-static bool
-is_missing(const HistoryChange *change, int attnum)
-{
-	for (int i = 0; i < change->nmissing; i++)
-		if (change->missing[i] == attnum)
-			return true;
-	return false;
-}
-
 /*
- * {"id":1,...}; with "missing" not NULL, without the values that it says are
- * not known; with "small", without values longer than SMALL_VALUE.
+ * {"id":1,...}; with "known" not NULL, without the values that are not in it; with "small", without values longer than SMALL_VALUE.
  */
 static void
 append_row(StringInfo buf, const RelSchema *schema, HeapTuple tuple,
-		   const Bitmapset *columns, const HistoryChange *missing, bool small)
+		   const Bitmapset *columns, const Bitmapset *known, bool small)
 {
 	int			natts = schema->desc->natts;
 	Datum	   *values = palloc(sizeof(Datum) * natts);
@@ -157,7 +147,7 @@ append_row(StringInfo buf, const RelSchema *schema, HeapTuple tuple,
 		int			start = buf->len;
 		int			value_start;
 
-		if (missing != NULL && is_missing(missing, attnum))
+		if (known != NULL && !bms_is_member(attnum, known))
 			continue;
 		appendStringInfoString(buf, separator);
 		jsonout_append_string(buf, NameStr(att->attname));
@@ -181,14 +171,10 @@ append_row(StringInfo buf, const RelSchema *schema, HeapTuple tuple,
 }
 
 static void
-append_event(StringInfo buf, TimestampTz commit_time, HistoryChange *change,
+append_event(StringInfo buf, TimestampTz commit_time, ChangeRows *rows,
 			 const RenderSpec *spec, bool small)
 {
-	const RelSchema *schema = change->schema;
-	HeapTupleData oldtuple;
-	HeapTupleData newtuple;
-	bool		has_old = history_oldtuple(change, &oldtuple);
-	bool		has_new = history_newtuple(change, &newtuple);
+	const RelSchema *schema = rows->schema;
 
 	appendStringInfo(buf, "{\"type\":\"%s\",\"schema\":",
 					 spec->kind == CHANGE_INSERT ? "INSERT" :
@@ -200,17 +186,20 @@ append_event(StringInfo buf, TimestampTz commit_time, HistoryChange *change,
 	append_timestamp(buf, commit_time);
 	appendStringInfoString(buf, ",\"columns\":");
 	append_columns(buf, schema, spec->columns);
-	if (spec->kind != CHANGE_DELETE && has_new)
+	if (spec->kind != CHANGE_DELETE && rows->has_new)
 	{
 		appendStringInfoString(buf, ",\"record\":");
-		append_row(buf, schema, &newtuple, spec->record, change, small);
+		append_row(buf, schema, &rows->newtuple, spec->record,
+				   rows->new_known, small);
 	}
-	if (spec->kind != CHANGE_INSERT && (has_old || has_new))
+	if (spec->kind != CHANGE_INSERT && (rows->has_old || rows->has_new))
 	{
 		/* no old row in the WAL: its identity is the new one's */
 		appendStringInfoString(buf, ",\"old_record\":");
-		append_row(buf, schema, has_old ? &oldtuple : &newtuple,
-				   spec->old_record, has_old ? NULL : change, small);
+		append_row(buf, schema,
+				   rows->has_old ? &rows->oldtuple : &rows->newtuple,
+				   spec->old_record, rows->has_old ? NULL : rows->new_known,
+				   small);
 	}
 	appendStringInfoString(buf, small ?
 						   ",\"errors\":[\"Error 413: Payload Too Large\"]}" :
@@ -222,16 +211,16 @@ append_event(StringInfo buf, TimestampTz commit_time, HistoryChange *change,
  * long values are left out and "errors" says so.
  */
 void
-render_event(StringInfo buf, TimestampTz commit_time, HistoryChange *change,
+render_event(StringInfo buf, TimestampTz commit_time, ChangeRows *rows,
 			 const RenderSpec *spec)
 {
 	int			start = buf->len;
 
-	append_event(buf, commit_time, change, spec, false);
+	append_event(buf, commit_time, rows, spec, false);
 	if (buf->len - start > rtsync_max_event_size)
 	{
 		buf->len = start;
-		append_event(buf, commit_time, change, spec, true);
+		append_event(buf, commit_time, rows, spec, true);
 	}
 	jsonout_to_utf8(buf, start);
 }

@@ -26,6 +26,6 @@ typedef struct RenderSpec
 
 extern void render_init(void);
 extern void render_event(StringInfo buf, TimestampTz commit_time,
-						 HistoryChange *change, const RenderSpec *spec);
+						 ChangeRows *rows, const RenderSpec *spec);
 
 #endif							/* RTSYNC_RENDER_H */

@@ -27,6 +27,7 @@
 #include "engine/decide.h"
 #include "engine/render.h"
 #include "engine/route.h"
+#include "engine/tables.h"
 #include "engine/wal.h"
 
 /* Bounds of a slice */
@@ -103,7 +104,7 @@ attempt_render(void *arg)
 	spec.old_record = old_columns(match);
 	initStringInfo(&what->buf);
 	principal_enter_role(match->tg->group->principal->roleid, &scope);
-	render_event(&what->buf, what->change->commit_time, what->change->change,
+	render_event(&what->buf, what->change->commit_time, &what->change->rows,
 				 &spec);
 	principal_leave(&scope);
 }
@@ -122,7 +123,7 @@ send_event(Link *link, RoutedChange *change, Match *first, StringInfo data)
 	link_begin(&link->out, LINK_EVENT);
 	link_put_u64(&link->out, wal_epoch());
 	link_put_u64(&link->out, change->commit_lsn);
-	link_put_u32(&link->out, change->change->seq);
+	link_put_u32(&link->out, change->seq);
 	link_put_u32(&link->out, ngroups);
 	for (match = first; match != NULL; match = match->next)
 	{
@@ -157,7 +158,7 @@ withhold_event(Match *first, const ErrorData *error)
 static void
 tell_refetch(RoutedChange *change, Match *match)
 {
-	RelSchema  *schema = change->change->schema;
+	RelSchema  *schema = change->rows.schema;
 
 	match->sent = true;
 	match->tg->group->told_at = 0;
@@ -173,8 +174,8 @@ send_slice(Link *link, Slice *slice, bool carefully)
 	{
 		RoutedChange *change = &slice->changes[i];
 
-		if (change->change == NULL)
-			decide_touched(change->touched);
+		if (change->rows.schema == NULL)
+			tables_touched(change->touched);
 		for (Match *match = change->matches; match != NULL; match = match->next)
 		{
 			RenderAttempt what = {change, match};
@@ -278,13 +279,14 @@ slice_append(Slice *slice)
 static void
 slice_add(Slice *slice, HistoryChange *change)
 {
-	TableRoute *route = decide_route(change->schema);
+	TableRoute *route = tables_route(change->schema);
 	RoutedChange *added;
 
 	if (dlist_is_empty(&route->roles))
 		return;
 	added = slice_append(slice);
-	added->change = change;
+	history_rows(change, &added->rows);
+	added->seq = change->seq;
 	if (route->first == NULL)
 	{
 		route->first = added;
@@ -318,7 +320,7 @@ slice_collect(Slice *slice)
 				return ROUTE_MORE;
 			if (record->type == HISTORY_TOUCH)
 				slice_append(slice)->touched = ((HistoryTouch *) record)->relid;
-			else if (decide_route_pending(((HistoryChange *) record)->schema))
+			else if (tables_route_pending(((HistoryChange *) record)->schema))
 				return ROUTE_MORE;
 			else
 				slice_add(slice, (HistoryChange *) record);

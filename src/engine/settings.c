@@ -27,6 +27,7 @@ char	   *rtsync_publication;
 char	   *rtsync_jwt_secret;
 char	   *rtsync_jwt_secret_file;
 int			rtsync_delete_visibility = DELETE_VISIBILITY_POLICY;
+bool		rtsync_leave_events;
 int			rtsync_policy_timeout;
 
 int			rtsync_coalesce_delay;
@@ -166,6 +167,14 @@ define_access_settings(void)
 							 &rtsync_delete_visibility,
 							 DELETE_VISIBILITY_POLICY,
 							 delete_visibility_options,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("rtsync.leave_events",
+							 "Sends a DELETE when an UPDATE takes a row out of a subscriber's view.",
+							 NULL,
+							 &rtsync_leave_events,
+							 true,
 							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 

@@ -21,6 +21,7 @@ extern char *rtsync_publication;
 extern char *rtsync_jwt_secret;
 extern char *rtsync_jwt_secret_file;
 extern int	rtsync_delete_visibility;
+extern bool rtsync_leave_events;
 extern int	rtsync_policy_timeout;	/* ms */
 
 /* engine */

@@ -27,9 +27,9 @@
 #include "utils/timestamp.h"
 
 #include "engine/catalogs.h"
-#include "engine/decide.h"
 #include "engine/settings.h"
 #include "engine/subscription.h"
+#include "engine/tables.h"
 #include "engine/token.h"
 #include "engine/wal.h"
 
@@ -168,6 +168,7 @@ group_create(char *key, const Principal *principal, const BindingSpec *spec)
 	group->principal->rolename = pstrdup(principal->rolename);
 	group->principal->claims = pstrdup(principal->claims);
 	binding_copy(&group->spec, spec);
+	binding_options(spec, &group->options);
 	dlist_init(&group->bindings);
 	dlist_init(&group->tables);
 	MemoryContextSwitchTo(old);
@@ -177,14 +178,14 @@ group_create(char *key, const Principal *principal, const BindingSpec *spec)
 	entry->group = group;
 	dlist_push_tail(&groups, &group->node);
 	ngroups++;
-	decide_add_group(group);
+	tables_add_group(group);
 	return group;
 }
 
 static void
 group_free(SubscriptionGroup *group)
 {
-	decide_remove_group(group);
+	tables_remove_group(group);
 	hash_search(groups_by_key, &group->key, HASH_REMOVE, NULL);
 	dlist_delete(&group->node);
 	ngroups--;
@@ -300,7 +301,7 @@ tell_channel(Channel *channel, const char *extension, const char *status,
 	link_put_u64(out, channel->id);
 	link_put_string(out, extension);
 	link_put_string(out, status);
-	link_put_string(out, message);
+	linkio_put_text(channel->link, message);
 	link_put_u8(out, then);
 	linkio_end(channel->link);
 }
@@ -426,7 +427,7 @@ refuse_join(Link *link, uint64 id, const char *reason)
 	link_begin(&link->out, LINK_JOIN_REPLY);
 	link_put_u64(&link->out, id);
 	link_put_u8(&link->out, 0);
-	link_put_string(&link->out, reason);
+	linkio_put_text(link, reason);
 	link_put_u32(&link->out, 0);
 	linkio_end(link);
 }
@@ -467,6 +468,8 @@ read_binding(LinkReader *body, BindingSpec *spec)
 		spec->filter = NULL;
 	spec->empty = spec->schema == NULL && spec->table == NULL;
 	spec->options = linkio_cstring(link_get_string(body));
+	if (spec->options != NULL && strcmp(spec->options, "null") == 0)
+		spec->options = NULL;
 	if (spec->schema == NULL && spec->table != NULL)
 		spec->schema = pstrdup("public");
 	spec->schema = wildcard(spec->schema);
@@ -685,6 +688,11 @@ dispatch(Link *link, LinkType type, LinkReader *body)
 			break;
 		case LINK_TOKEN:
 			handle_token(link, body);
+			break;
+		case LINK_PAUSE:
+		case LINK_CONTINUE:
+			link_get_u64(body);
+			link->broken = !link_finished(body);
 			break;
 		case LINK_STATS:
 			gateway_connections = (int) link_get_u32(body);

@@ -32,8 +32,9 @@ typedef struct SubscriptionGroup
 	MemoryContext context;		/* of the group and what hangs on it */
 	Principal  *principal;		/* own copy */
 	BindingSpec spec;			/* own copy */
+	BindingOptions options;		/* of spec */
 	dlist_head	bindings;		/* Binding.in_group */
-	dlist_head	tables;			/* TableGroup.in_group, owned by decide.c */
+	dlist_head	tables;			/* TableGroup.in_group, owned by tables.c */
 	TimestampTz told_at;		/* when its channels were last told of an
 								 * error */
 } SubscriptionGroup;

@@ -86,10 +86,11 @@ typedef enum LinkType
 	LINK_JOIN_REPLY,
 
 	/*
-	 * The groups of a channel's bindings changed (new token).  u64 channel,
-	 * u32 n, n times (u32 id, u32 group), in the order of the join.  Equal
-	 * bindings have equal ids.  The id is what the client is told (never 0); group 0 means that the binding
-	 * receives nothing (the reason follows as LINK_SYSTEM).
+	 * The groups of a channel's bindings changed: a new token, a pause, or its
+	 * end.  u64 channel, u32 n, n times (u32 id, u32 group), in the order of
+	 * the join.  Equal bindings have equal ids.  The id is what the client is
+	 * told (never 0); group 0 means that the binding receives nothing (for a
+	 * lasting reason, which follows as LINK_SYSTEM, or while it is paused).
 	 */
 	LINK_BINDINGS,
 
@@ -148,7 +149,16 @@ typedef enum LinkType
 	 * Now and then, for the views.  u32 connections, u32 channels, u64 frames
 	 * sent, u64 bytes sent, u64 connections closed for being slow.
 	 */
-	LINK_STATS
+	LINK_STATS,
+
+	/*
+	 * Much waits to be sent to the client of this channel: send it no more
+	 * events until LINK_CONTINUE, but keep its place.  u64 channel.
+	 */
+	LINK_PAUSE,
+
+	/* The client has caught up: go on from there.  u64 channel. */
+	LINK_CONTINUE
 } LinkType;
 
 /* What a LINK_SYSTEM message is followed by on the channel */

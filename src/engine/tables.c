@@ -1,0 +1,554 @@
+/*-------------------------------------------------------------------------
+ *
+ * tables.c
+ *	  The tables that somebody listens to, and who.
+ *
+ * Each table that somebody listens to, or that changed, has a TableRoute; on
+ * it hang the roles that listen, as TableRoles, and on these their groups, as
+ * TableGroups, with what decide.c compiled for that group and table.  Table
+ * groups live in their group's context, the rest in TablesContext.
+ *
+ * Here it is also noticed when what a role may see of a table changes without
+ * a change of its rows: by a catalog change (policies, grants, publication),
+ * or by changed rows of other tables that its policies read.  Those concerned
+ * are told to refetch.
+ *
+ * Called by subscription.c when groups come and go, by route.c and decide.c
+ * for the changes, by the plugin (tables_watches), and by engine.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "engine/attempt.h"
+#include "engine/binding.h"
+#include "engine/catalogs.h"
+#include "engine/policy.h"
+#include "engine/publication.h"
+#include "engine/settings.h"
+#include "engine/tables.h"
+#include "engine/wal.h"
+
+/* Instead of the signature of a table's access, which is odd */
+#define NOT_PUBLISHED 2
+
+/* Groups are told of changed dependencies at most so often. */
+#define TELL_INTERVAL_MS 1000
+
+/* A table that policies read */
+typedef struct Watched
+{
+	Oid			relid;			/* hash key */
+	int			count;			/* of table roles that depend on it */
+} Watched;
+
+static MemoryContext TablesContext = NULL;
+static HTAB *routes = NULL;
+static HTAB *watched = NULL;
+static uint64 generation = 1;
+static bool recheck_all;		/* the access to all tables may have changed */
+static bool recheck_some;		/* some route has "recheck" set */
+
+static void recheck_routes(void);
+
+static void
+syscache_cb(Datum arg, int cacheid, uint32 hashvalue)
+{
+	generation++;
+	recheck_all = true;
+}
+
+static void
+relcache_cb(Datum arg, Oid relid)
+{
+	if (routes == NULL)
+		return;
+	if (!OidIsValid(relid))
+		syscache_cb(arg, 0, 0);
+	else
+	{
+		TableRoute *route = hash_search(routes, &relid, HASH_FIND, NULL);
+
+		if (route != NULL)
+		{
+			route->generation = 0;
+			route->recheck = recheck_some = true;
+		}
+	}
+}
+
+/* Prepare; once in the life of the engine. */
+void
+tables_init(void)
+{
+	HASHCTL		ctl = {
+		.keysize = sizeof(Oid),
+		.entrysize = sizeof(TableRoute),
+	};
+
+	TablesContext = AllocSetContextCreate(TopMemoryContext, "rtsync routes",
+										  ALLOCSET_DEFAULT_SIZES);
+	ctl.hcxt = TablesContext;
+	routes = hash_create("rtsync routes", 64, &ctl,
+						 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	ctl.entrysize = sizeof(Watched);
+	watched = hash_create("rtsync watched tables", 64, &ctl,
+						  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	CacheRegisterRelcacheCallback(relcache_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, syscache_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMMEMROLE, syscache_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, syscache_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(TYPEOID, syscache_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, syscache_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(OPEROID, syscache_cb, (Datum) 0);
+}
+
+/*--------------------------------------------------------------------------
+ * Tables and the groups that listen to them
+ *--------------------------------------------------------------------------
+ */
+
+/* Depend on other tables than before. */
+static void
+table_role_watch(TableRole *role, List *dependencies)
+{
+	MemoryContext old;
+	ListCell   *lc;
+
+	foreach(lc, dependencies)
+	{
+		Oid			relid = lfirst_oid(lc);
+		bool		found;
+		Watched    *entry = hash_search(watched, &relid, HASH_ENTER, &found);
+
+		entry->count = found ? entry->count + 1 : 1;
+	}
+	foreach(lc, role->dependencies)
+	{
+		Oid			relid = lfirst_oid(lc);
+		Watched    *entry = hash_search(watched, &relid, HASH_FIND, NULL);
+
+		if (--entry->count == 0)
+			hash_search(watched, &relid, HASH_REMOVE, NULL);
+	}
+	list_free(role->dependencies);
+	old = MemoryContextSwitchTo(TablesContext);
+	role->dependencies = list_copy(dependencies);
+	MemoryContextSwitchTo(old);
+}
+
+static TableRole *
+table_role_find(TableRoute *route, Oid roleid)
+{
+	TableRole  *role;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &route->roles)
+	{
+		role = dlist_container(TableRole, in_route, iter.cur);
+		if (role->roleid == roleid)
+			return role;
+	}
+	role = MemoryContextAllocZero(TablesContext, sizeof(TableRole));
+	role->route = route;
+	role->roleid = roleid;
+	dlist_init(&role->groups);
+	dlist_push_tail(&route->roles, &role->in_route);
+
+	/* its signature and dependencies are found out by the next recheck */
+	route->recheck = recheck_some = true;
+	return role;
+}
+
+static TableGroup *
+table_group_create(TableRoute *route, SubscriptionGroup *group)
+{
+	TableGroup *tg = MemoryContextAllocZero(group->context, sizeof(TableGroup));
+
+	tg->group = group;
+	tg->role = table_role_find(route, group->principal->roleid);
+	dlist_push_tail(&tg->role->groups, &tg->in_role);
+	dlist_push_tail(&group->tables, &tg->in_group);
+	return tg;
+}
+
+static void
+table_group_free(TableGroup *tg)
+{
+	TableRole  *role = tg->role;
+
+	dlist_delete(&tg->in_role);
+	dlist_delete(&tg->in_group);
+	if (tg->context != NULL)
+		MemoryContextDelete(tg->context);
+	pfree(tg);
+	if (dlist_is_empty(&role->groups))
+	{
+		table_role_watch(role, NIL);
+		dlist_delete(&role->in_route);
+		pfree(role);
+	}
+}
+
+static TableGroup *
+table_group_find(TableRoute *route, SubscriptionGroup *group)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &group->tables)
+	{
+		TableGroup *tg = dlist_container(TableGroup, in_group, iter.cur);
+
+		if (tg->role->route == route)
+			return tg;
+	}
+	return NULL;
+}
+
+/* The route of a table, made where there is none */
+static TableRoute *
+route_find(Oid relid)
+{
+	bool		found;
+	TableRoute *route = hash_search(routes, &relid, HASH_ENTER, &found);
+
+	if (!found)
+	{
+		memset((char *) route + sizeof(Oid), 0,
+			   sizeof(TableRoute) - sizeof(Oid));
+		dlist_init(&route->roles);
+	}
+	return route;
+}
+
+/* The table has another name than before: other groups listen to it. */
+static void
+route_rename(TableRoute *route, const char *nspname, const char *relname)
+{
+	dlist_iter	iter;
+
+	if (route->nspname != NULL)
+	{
+		pfree(route->nspname);
+		pfree(route->relname);
+	}
+	route->nspname = MemoryContextStrdup(TablesContext, nspname);
+	route->relname = MemoryContextStrdup(TablesContext, relname);
+
+	dlist_foreach(iter, subscription_groups())
+	{
+		SubscriptionGroup *group = dlist_container(SubscriptionGroup, node,
+												   iter.cur);
+		TableGroup *tg = table_group_find(route, group);
+		bool		matches = binding_matches(&group->spec, nspname, relname);
+
+		if (matches && tg == NULL)
+			table_group_create(route, group);
+		else if (!matches && tg != NULL)
+			table_group_free(tg);
+	}
+}
+
+static bool
+route_has_name(const TableRoute *route, const char *nspname,
+			   const char *relname)
+{
+	return route->nspname != NULL && strcmp(route->nspname, nspname) == 0 &&
+		strcmp(route->relname, relname) == 0;
+}
+
+/* The route of a change's table */
+TableRoute *
+tables_route(RelSchema *schema)
+{
+	TableRoute *route = route_find(schema->relid);
+
+	if (route->schema == schema)
+		return route;
+	if (route->schema != NULL)
+		schema_unref(route->schema);
+	route->schema = schema_ref(schema);
+	route->generation = 0;
+	if (!route_has_name(route, schema->nspname, schema->relname))
+		route_rename(route, schema->nspname, schema->relname);
+	return route;
+}
+
+/* A new group listens to this table, which it names. */
+static void
+listen_to_table(SubscriptionGroup *group, Oid relid)
+{
+	TableRoute *route = route_find(relid);
+	char	   *relname = get_rel_name(relid);
+	char	   *nspname = get_namespace_name(get_rel_namespace(relid));
+
+	if (relname == NULL || nspname == NULL)
+		return;
+	if (route->nspname == NULL)
+		route_rename(route, nspname, relname);
+	if (binding_matches(&group->spec, route->nspname, route->relname) &&
+		table_group_find(route, group) == NULL)
+		table_group_create(route, group);
+}
+
+/*
+ * A new group: from now on it gets what is routed.  Called inside a
+ * transaction on the present.
+ */
+void
+tables_add_group(SubscriptionGroup *group)
+{
+	List	   *tables = binding_tables(&group->spec);
+	ListCell   *lc;
+
+	foreach(lc, tables)
+		listen_to_table(group, lfirst_oid(lc));
+	recheck_routes();
+}
+
+/* The group is about to be freed. */
+void
+tables_remove_group(SubscriptionGroup *group)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &group->tables)
+		table_group_free(dlist_container(TableGroup, in_group, iter.cur));
+}
+
+/*
+ * Is there a route for the table that has changes in another schema waiting?
+ * What is compiled for a group is compiled for one schema, so these must be
+ * decided first.
+ */
+bool
+tables_route_pending(RelSchema *schema)
+{
+	TableRoute *route = hash_search(routes, &schema->relid, HASH_FIND, NULL);
+
+	return route != NULL && route->first != NULL && route->schema != schema;
+}
+
+/*--------------------------------------------------------------------------
+ * Changes of what can be seen that touch no row
+ *--------------------------------------------------------------------------
+ */
+
+static void
+tell_role(TableRole *role, const char *extension, const char *status,
+		  const char *message)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &role->groups)
+	{
+		SubscriptionGroup *group = dlist_container(TableGroup, in_role,
+												   iter.cur)->group;
+
+		group->told_at = 0;		/* this must get through */
+		subscription_tell_group(group, extension, status, message);
+	}
+}
+
+/* Tell a role's groups that its access to the table became another one. */
+static void
+tell_access(TableRole *role, bool published, bool readable)
+{
+	TableRoute *route = role->route;
+
+	if (!published)
+		tell_role(role, "postgres_changes", "error",
+				  psprintf("table %s.%s is no longer published",
+						   route->nspname, route->relname));
+	else if (!readable)
+		tell_role(role, "postgres_changes", "error",
+				  psprintf("permission denied for table %s.%s",
+						   route->nspname, route->relname));
+	else
+		tell_role(role, "rtsync", "refetch",
+				  psprintf("access to table %s.%s has changed",
+						   route->nspname, route->relname));
+}
+
+/* Which tables do the role's policies read, as seen by one of its groups? */
+static List *
+find_dependencies(TableRole *role, TableAccess *access)
+{
+	TableGroup *tg = dlist_head_element(TableGroup, in_role, &role->groups);
+	PrincipalScope scope;
+
+	principal_enter(tg->group->principal, &scope);
+	policy_prepare(access);
+	principal_leave(&scope);
+	return policy_dependencies(access);
+}
+
+/*
+ * See whether what the role may see of the table has changed since its groups
+ * were last told, and tell them: rows may have entered or left their view that
+ * nobody touched.
+ */
+static void
+attempt_recheck(void *arg)
+{
+	TableRole  *role = arg;
+	TableRoute *route = role->route;
+	bool		published = publication_publishes(rtsync_publication,
+												  route->relid);
+	TableAccess *access = policy_table_access(route->relid, role->roleid);
+	uint64		signature = published ? access->signature : NOT_PUBLISHED;
+	bool		first = role->access_signature == 0;
+
+	if (signature == role->access_signature)
+		return;
+	role->access_signature = signature;
+	if (!first)
+		tell_access(role, published, access->readable);
+	table_role_watch(role, find_dependencies(role, access));
+}
+
+static void
+route_recheck(TableRoute *route)
+{
+	dlist_iter	iter;
+
+	route->recheck = false;
+	dlist_foreach(iter, &route->roles)
+	{
+		ErrorData  *error;
+
+		error = attempt(attempt_recheck,
+						dlist_container(TableRole, in_route, iter.cur));
+		if (error != NULL)
+			ereport(LOG,
+					(errcode(error->sqlerrcode),
+					 errmsg("rtsync could not look at the row security of table \"%s.%s\": %s",
+							route->nspname, route->relname, error->message)));
+	}
+}
+
+/* Called inside a transaction on the present. */
+static void
+recheck_routes(void)
+{
+	bool		all = recheck_all;
+	HASH_SEQ_STATUS scan;
+	TableRoute *route;
+
+	recheck_all = recheck_some = false;
+	hash_seq_init(&scan, routes);
+	while ((route = hash_seq_search(&scan)) != NULL)
+		if (all || route->recheck)
+			route_recheck(route);
+}
+
+/*
+ * Has a catalog change that has been accepted changed what subscribers may
+ * see?  Then tell them.  Called outside of any transaction.
+ */
+void
+tables_recheck_access(void)
+{
+	if (!recheck_all && !recheck_some)
+		return;
+	catalogs_begin(wal_decoded_lsn());
+	recheck_routes();
+	catalogs_commit();
+}
+
+/* Does a policy depend on rows of this table? */
+bool
+tables_watches(Oid relid)
+{
+	return hash_search(watched, &relid, HASH_FIND, NULL) != NULL;
+}
+
+static void
+tell_dependency(TableRole *role, TimestampTz now)
+{
+	role->told_at = now;
+	role->tell_later = false;
+	tell_role(role, "rtsync", "refetch",
+			  psprintf("rows that the row security of table %s.%s depends on have changed",
+					   role->route->nspname, role->route->relname));
+}
+
+/* Call a function for each role of each table. */
+static void
+for_each_role(void (*function) (TableRole *role, void *arg), void *arg)
+{
+	HASH_SEQ_STATUS scan;
+	TableRoute *route;
+	dlist_iter	iter;
+
+	hash_seq_init(&scan, routes);
+	while ((route = hash_seq_search(&scan)) != NULL)
+		dlist_foreach(iter, &route->roles)
+			function(dlist_container(TableRole, in_route, iter.cur), arg);
+}
+
+static void
+role_touched(TableRole *role, void *arg)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!list_member_oid(role->dependencies, *(Oid *) arg))
+		return;
+	if (TimestampDifferenceExceeds(role->told_at, now, TELL_INTERVAL_MS))
+		tell_dependency(role, now);
+	else
+		role->tell_later = true;
+}
+
+/*
+ * Rows of a watched table have changed: whoever depends on it refetches.  A
+ * table that changes all the time has its dependents told once a second.
+ */
+void
+tables_touched(Oid relid)
+{
+	for_each_role(role_touched, &relid);
+}
+
+static void
+role_tell_late(TableRole *role, void *arg)
+{
+	if (role->tell_later)
+		tell_dependency(role, GetCurrentTimestamp());
+}
+
+/* Tell what was held back; about once a second. */
+void
+tables_tell_late(void)
+{
+	for_each_role(role_tell_late, NULL);
+}
+
+/*
+ * If catalogs have changed: what was compiled for the groups of the table is
+ * out of date.
+ */
+void
+tables_refresh(TableRoute *route)
+{
+	dlist_iter	roles;
+	dlist_iter	groups;
+
+	if (route->generation == generation)
+		return;
+	route->generation = generation;
+	dlist_foreach(roles, &route->roles)
+	{
+		TableRole  *role = dlist_container(TableRole, in_route, roles.cur);
+
+		dlist_foreach(groups, &role->groups)
+			dlist_container(TableGroup, in_role, groups.cur)->valid = false;
+	}
+}

@@ -1,0 +1,87 @@
+/*-------------------------------------------------------------------------
+ *
+ * tables.h
+ *	  The tables that somebody listens to, and who.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_TABLES_H
+#define RTSYNC_TABLES_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "lib/ilist.h"
+#include "nodes/bitmapset.h"
+#include "nodes/pg_list.h"
+
+#include "engine/filter.h"
+#include "engine/schema.h"
+#include "engine/subscription.h"
+
+/* A table with subscribers */
+typedef struct TableRoute
+{
+	Oid			relid;			/* hash key */
+	char	   *nspname;		/* as the catalogs or the last change had it */
+	char	   *relname;
+	RelSchema  *schema;			/* of the last change seen, a reference; NULL
+								 * if none was */
+	bool		recheck;		/* the access to it may have changed */
+	uint64		generation;		/* of the catalogs that the groups' compiled
+								 * state was made from */
+	dlist_head	roles;			/* TableRole.in_route */
+
+	/* the changes to be decided next */
+	struct RoutedChange *first;
+	struct RoutedChange *last;
+} TableRoute;
+
+/* A role whose groups listen to a table */
+typedef struct TableRole
+{
+	dlist_node	in_route;
+	TableRoute *route;
+	Oid			roleid;
+	dlist_head	groups;			/* TableGroup.in_role; never empty */
+	uint64		access_signature;	/* what the role could see when its groups
+									 * were last told of it; 0: not known */
+	List	   *dependencies;	/* OIDs of tables that its policies read */
+	TimestampTz told_at;		/* its groups were told to refetch because a
+								 * dependency changed */
+	bool		tell_later;		/* ... and it changed again since */
+} TableRole;
+
+/* A group's view of one table */
+typedef struct TableGroup
+{
+	dlist_node	in_role;
+	dlist_node	in_group;
+	SubscriptionGroup *group;
+	TableRole  *role;
+
+	/* compiled from the catalogs and the route's schema */
+	MemoryContext context;
+	bool		valid;
+	uint64		access_generation;	/* of the TableAccess it was made from */
+	Filter	   *filter;			/* NULL: none */
+	Bitmapset  *columns;		/* attnums described in "columns" */
+	Bitmapset  *record;			/* attnums in "record" */
+	Bitmapset  *identity;		/* identity that may be shown */
+	Bitmapset  *key;			/* the part of it that identifies the row */
+} TableGroup;
+
+extern void tables_init(void);
+extern void tables_add_group(SubscriptionGroup *group);
+extern void tables_remove_group(SubscriptionGroup *group);
+
+extern TableRoute *tables_route(RelSchema *schema);
+extern bool tables_route_pending(RelSchema *schema);
+extern void tables_refresh(TableRoute *route);
+
+extern bool tables_watches(Oid relid);
+extern void tables_touched(Oid relid);
+extern void tables_tell_late(void);
+extern void tables_recheck_access(void);
+
+#endif							/* RTSYNC_TABLES_H */
