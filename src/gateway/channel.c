@@ -221,6 +221,49 @@ channels_leave(Connection *connection)
 		leave(LIST_OWNER(Channel, link, link));
 }
 
+/*------------------------------ flow control ----------------------------*/
+
+static void
+set_paused(Channel *channel, bool paused)
+{
+	if (channel->paused == paused || channel->n_bindings == 0)
+		return;
+	channel->paused = paused;
+	link_put_u64(engine_link_begin(paused ? LINK_PAUSE : LINK_CONTINUE),
+				 channel->id);
+	engine_link_end();
+}
+
+/*
+ * Have the engine send no more changes for a connection with a long queue.  A
+ * channel that is still being joined is paused when it is.
+ */
+void
+channels_pause(Connection *connection)
+{
+	ListLink   *link = list_first(&connection->channels);
+
+	for (; link != NULL; link = list_next(&connection->channels, link))
+	{
+		Channel    *channel = LIST_OWNER(Channel, link, link);
+
+		if (channel->joined)
+			set_paused(channel, true);
+	}
+}
+
+/* The queue is short again: the engine goes on where it stopped. */
+void
+channels_continue(Connection *connection)
+{
+	ListLink   *link = list_first(&connection->channels);
+
+	for (; link != NULL; link = list_next(&connection->channels, link))
+		set_paused(LIST_OWNER(Channel, link, link), false);
+}
+
+/*------------------------------- creating -------------------------------*/
+
 static Channel *
 create_channel(Connection *connection, const PhoenixMessage *message,
 			   const JoinRequest *request, Slice token)
@@ -534,6 +577,8 @@ channel_joined(uint64_t id, LinkReader *bindings)
 	free(channel->replaced_join_ref);
 	free(channel->join_request);
 	channel->replaced_join_ref = channel->join_request = NULL;
+	if (channel->connection->paused)
+		set_paused(channel, true);
 	return true;
 }
 

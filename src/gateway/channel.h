@@ -53,6 +53,7 @@ typedef struct Channel
 	char	   *replaced_join_ref;	/* of the instance that this one replaces */
 	uint64_t	token_hash;
 	bool		joined;
+	bool		paused;			/* LINK_PAUSE was sent, LINK_CONTINUE not yet */
 	bool		is_private;
 	bool		broadcast_ack;
 	bool		broadcast_self;
@@ -75,6 +76,10 @@ typedef struct Channels
 extern void channel_message(struct Connection *connection,
 							const PhoenixMessage *message);
 extern void channels_leave(struct Connection *connection);
+
+/* When the connection's queue has grown long, or short again */
+extern void channels_pause(struct Connection *connection);
+extern void channels_continue(struct Connection *connection);
 
 /* From the engine; false means that the message was malformed */
 extern bool channel_joined(uint64_t id, LinkReader *bindings);

@@ -29,6 +29,7 @@ static const NumberSetting number_settings[] = {
 	SETTING(max_channels_per_connection, 100, 1, 1000000),
 	SETTING(max_message_size, 1024 * 1024, 1024, 64 * 1024 * 1024),
 	SETTING(send_queue_size, 4 * 1024 * 1024, 16 * 1024, 1024 * 1024 * 1024),
+	SETTING(send_timeout, 30000, 100, 24 * 3600 * 1000),
 	SETTING(handshake_timeout, 10000, 100, 600000),
 	SETTING(idle_timeout, 60000, 0, 24 * 3600 * 1000),
 	SETTING(error_delay, 1000, 0, 60000),

@@ -21,6 +21,7 @@ typedef struct Config
 	uint32_t	max_channels_per_connection;
 	uint32_t	max_message_size;	/* of a message from a client */
 	uint32_t	send_queue_size;	/* unsent bytes for one client */
+	uint32_t	send_timeout;	/* without the client taking any of them */
 	uint32_t	handshake_timeout;	/* for the whole request head */
 	uint32_t	idle_timeout;		/* without any message from the client */
 	uint32_t	error_delay;		/* before a refusal of a join */

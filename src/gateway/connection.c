@@ -10,8 +10,12 @@
  * may put a pong between two writes.  What the socket does not take of a write
  * stays with the library, the rest with us, until the socket is writable.
  *
- * A client that does not read what we send is closed: when more than
- * send_queue_size waits for it, or when nothing of it moved for idle_timeout.
+ * A client that does not read as fast as we send costs its own connection
+ * time, and nobody anything else.  When HIGH_MARK of send_queue_size waits for
+ * it, the engine is told to pause its channels, and to go on when no more than
+ * LOW_MARK waits; what was under way meanwhile has room up to send_queue_size.
+ * A client that has more than that waiting, or took nothing for send_timeout,
+ * is closed.
  *
  * Closing.  connection_close may be called from anywhere.  It takes the
  * channels away at once; the rest happens at the end of the turn, because
@@ -26,17 +30,17 @@
  */
 #include "gateway/connection.h"
 
-#include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "gateway/gateway.h"
 #include "gateway/log.h"
+#include "gateway/socket.h"
 
 #define GATHER_SIZE 65536		/* of frames concatenated for one write */
 #define WRITES_PER_TURN 16		/* for one connection */
-#define STALL_TIMEOUT 60000		/* ms, where idle_timeout is off */
+#define HIGH_MARK(size) ((size) / 4)	/* bytes waiting that pause channels */
+#define LOW_MARK(size) ((size) / 16)	/* and that let them go on */
 #define MAX_POLITE_CLOSES 256	/* that wait for the client's Close frame */
 
 /* RFC 6455, section 7.4.1, and the IANA registry */
@@ -63,6 +67,7 @@ connections_init(void)
 	list_init(&connections()->by_activity);
 	list_init(&connections()->dirty);
 	list_init(&connections()->blocked);
+	list_init(&connections()->paused);
 	list_init(&connections()->closing);
 	list_init(&connections()->dead);
 }
@@ -241,18 +246,6 @@ write_once(Connection *connection)
 	return true;
 }
 
-/*
- * Is the socket writable now?  Then it is not the client who is slow, but we
- * who did not come round to it.
- */
-static bool
-socket_is_writable(const Connection *connection)
-{
-	struct pollfd request = {lws_get_socket_fd(connection->wsi), POLLOUT, 0};
-
-	return poll(&request, 1, 0) == 1 && (request.revents & POLLOUT) != 0;
-}
-
 static void
 close_as_slow(Connection *connection)
 {
@@ -261,23 +254,90 @@ close_as_slow(Connection *connection)
 	connection_close(connection, CLOSE_TRY_AGAIN_LATER, "client too slow");
 }
 
+/*
+ * What the client's machine has acknowledged.  What the library holds of a
+ * large frame moves without our knowing it; this tells.
+ */
+static uint64_t
+acknowledged_bytes(const Connection *connection)
+{
+	return socket_acknowledged_bytes(lws_get_socket_fd(connection->wsi));
+}
+
+/* What waits for the client, with what the library holds of it */
+static size_t
+waiting_bytes(const Connection *connection)
+{
+	return connection->queued_bytes + connection->library_bytes;
+}
+
 /* Keep the account of a connection whose frames wait for the socket. */
 static void
 note_blocked(Connection *connection, bool progress)
 {
-	size_t		waiting = connection->queued_bytes + connection->library_bytes;
+	size_t		waiting = waiting_bytes(connection);
 	size_t		limit = gateway.config.send_queue_size;
 
+	if (!list_contains(&connection->blocked_link))
+		connection->acknowledged = acknowledged_bytes(connection);
 	if (progress || !list_contains(&connection->blocked_link))
 	{
 		connection->blocked_at = now();
 		list_remove(&connection->blocked_link);
 		list_append(&connections()->blocked, &connection->blocked_link);
 	}
-	/* A single frame may be larger than the limit. */
+	/*
+	 * A single frame may be larger than the limit.  If the socket is
+	 * writable now, it is not the client who is slow, but we who did not come
+	 * round to it.
+	 */
 	if (waiting > limit && connection->queue_count > 0 &&
-		(waiting / 2 > limit || !socket_is_writable(connection)))
+		(waiting / 2 > limit ||
+		 !socket_is_writable(lws_get_socket_fd(connection->wsi))))
 		close_as_slow(connection);
+}
+
+/*
+ * Pause the channels of a connection whose queue has grown long, or let them
+ * go on.  While the engine does not read, both wait: it sends nothing then.
+ */
+static void
+control_flow(Connection *connection)
+{
+	size_t		size = gateway.config.send_queue_size;
+	size_t		waiting = waiting_bytes(connection);
+
+	if (waiting <= LOW_MARK(size) ? !connection->paused :
+		connection->paused || waiting <= HIGH_MARK(size))
+		return;
+	if (connection->close_code != 0 || engine_link_congested())
+		return;
+	connection->paused = !connection->paused;
+	if (connection->paused)
+	{
+		list_append(&connections()->paused, &connection->paused_link);
+		channels_pause(connection);
+	}
+	else
+	{
+		list_remove(&connection->paused_link);
+		channels_continue(connection);
+	}
+}
+
+/* Let those go on that could not be when the engine did not read. */
+void
+connections_check_paused(void)
+{
+	ListLink   *link = list_first(&connections()->paused);
+
+	while (link != NULL)
+	{
+		Connection *connection = LIST_OWNER(Connection, paused_link, link);
+
+		link = list_next(&connections()->paused, link);
+		control_flow(connection);
+	}
 }
 
 /*
@@ -307,6 +367,7 @@ flush(Connection *connection)
 		note_blocked(connection, progress);
 	else
 		list_remove(&connection->blocked_link);
+	control_flow(connection);
 	return true;
 }
 
@@ -389,6 +450,7 @@ connection_close(Connection *connection, uint16_t code, const char *reason)
 	connection->close_reason = reason;
 	list_remove(&connection->activity_link);
 	list_remove(&connection->blocked_link);
+	list_remove(&connection->paused_link);
 	list_append(&connections()->closing, &connection->end_link);
 }
 
@@ -407,6 +469,7 @@ connection_gone(Connection *connection)
 	list_remove(&connection->activity_link);
 	list_remove(&connection->dirty_link);
 	list_remove(&connection->blocked_link);
+	list_remove(&connection->paused_link);
 	list_remove(&connection->end_link);
 	list_append(&connections()->dead, &connection->end_link);
 }
@@ -478,12 +541,37 @@ connections_end_turn(void)
 	}
 }
 
+/* Close those whose sockets took nothing for send_timeout. */
+static void
+check_blocked(void)
+{
+	ListLink   *link;
+
+	while ((link = list_first(&connections()->blocked)) != NULL)
+	{
+		Connection *connection = LIST_OWNER(Connection, blocked_link, link);
+		uint64_t	acknowledged;
+
+		if (now() - connection->blocked_at < gateway.config.send_timeout)
+			break;
+		acknowledged = acknowledged_bytes(connection);
+		if (acknowledged == connection->acknowledged)
+		{
+			close_as_slow(connection);
+			continue;
+		}
+		connection->acknowledged = acknowledged;
+		connection->blocked_at = now();
+		list_remove(link);
+		list_append(&connections()->blocked, link);
+	}
+}
+
 /* Close who has been silent, or has not read, for too long. */
 void
 connections_check_timeouts(void)
 {
 	uint64_t	idle_timeout = gateway.config.idle_timeout;
-	uint64_t	stall_timeout = idle_timeout > 0 ? idle_timeout : STALL_TIMEOUT;
 	ListLink   *link;
 
 	while (idle_timeout > 0 &&
@@ -495,14 +583,7 @@ connections_check_timeouts(void)
 			break;
 		connection_close(connection, CLOSE_NORMAL, "idle timeout");
 	}
-	while ((link = list_first(&connections()->blocked)) != NULL)
-	{
-		Connection *connection = LIST_OWNER(Connection, blocked_link, link);
-
-		if (now() - connection->blocked_at < stall_timeout)
-			break;
-		close_as_slow(connection);
-	}
+	check_blocked();
 }
 
 /*

@@ -43,6 +43,8 @@ typedef struct Connection
 	size_t		queued_bytes;
 	size_t		library_bytes;	/* at most this much of the last write waits */
 	uint64_t	blocked_at;		/* when the socket last took something, ms */
+	uint64_t	acknowledged;	/* bytes that the client had then, at least */
+	bool		paused;			/* its channels are */
 
 	/* What others attach */
 	List		channels;
@@ -54,6 +56,7 @@ typedef struct Connection
 	ListLink	activity_link;
 	ListLink	dirty_link;
 	ListLink	blocked_link;
+	ListLink	paused_link;
 	ListLink	end_link;
 } Connection;
 
@@ -62,6 +65,7 @@ typedef struct Connections
 	List		by_activity;	/* all, the longest silent first */
 	List		dirty;			/* with frames to be sent this turn */
 	List		blocked;		/* with frames that wait for the socket */
+	List		paused;			/* whose channels are paused */
 	List		closing;		/* to be closed at the end of this turn */
 	List		dead;			/* to be freed at the end of this turn */
 	uint32_t	polite_closes;	/* how many wait for the client's Close frame */
@@ -70,6 +74,7 @@ typedef struct Connections
 extern void connections_init(void);
 extern void connections_end_turn(void);
 extern void connections_check_timeouts(void);
+extern void connections_check_paused(void);
 extern void connections_close_all(uint16_t code);
 
 extern bool connection_open(int fd, Slice key, Slice token,

@@ -29,6 +29,7 @@
 #define READ_SIZE (256 * 1024)	/* of one read */
 #define KEEP_SIZE (1024 * 1024) /* larger buffers are freed once empty */
 #define MESSAGES_PER_TURN 64
+#define BYTES_PER_TURN (256 * 1024) /* but one message at least */
 #define OUT_LIMIT (4 * 1024 * 1024)
 
 static void on_poll(uv_poll_t *handle, int status, int events);
@@ -327,8 +328,8 @@ dispatch(uint32_t type, const char *body, size_t length)
 }
 
 /*
- * Handle the messages that have arrived, at most MESSAGES_PER_TURN of them.
- * Returns true if whole messages are left.
+ * Handle the messages that have arrived, at most MESSAGES_PER_TURN of them and
+ * hardly more than BYTES_PER_TURN.  Returns true if whole messages are left.
  */
 static bool
 dispatch_messages(void)
@@ -346,7 +347,8 @@ dispatch_messages(void)
 								  &header);
 		if (whole < 0)
 			end_of_link("a message is too large");
-		if (whole == 0 || n >= MESSAGES_PER_TURN)
+		if (whole == 0 || n >= MESSAGES_PER_TURN ||
+			link->in_start >= BYTES_PER_TURN)
 			break;
 		if (!dispatch(header.type, message + sizeof(header), header.length))
 		{
@@ -391,8 +393,7 @@ read_some(void)
 		wanted = sizeof(header) + header.length - in->length;
 	buffer_reserve(in, wanted);
 	do
-		received = recv(link->fd, in->data + in->length,
-						in->capacity - in->length, MSG_DONTWAIT);
+		received = recv(link->fd, in->data + in->length, wanted, MSG_DONTWAIT);
 	while (received < 0 && errno == EINTR);
 	if (received == 0 || (received < 0 && errno != EAGAIN && errno != EWOULDBLOCK))
 		end_of_link(NULL);

@@ -15,7 +15,7 @@
  *	brake			refusals that are held back
  *	connection		WebSockets: send queue, limits, closing
  *	websocket		libwebsockets
- *	http, request, phoenix, join, frame, config, memory, table, list, log
+ *	http, request, phoenix, join, frame, socket, config, memory, table, list, log
  *
  *-------------------------------------------------------------------------
  */

@@ -67,6 +67,7 @@ on_housekeeping(uv_timer_t *timer)
 	(void) timer;
 	if (now - last_run <= 2 * HOUSEKEEPING_INTERVAL)
 		connections_check_timeouts();
+	connections_check_paused();
 	last_run = now;
 	report_stats();
 }

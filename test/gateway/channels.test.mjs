@@ -56,11 +56,11 @@ test('a join echoes each binding, in order, and adds its id', () => both({}, asy
   const join = last(engine)
   assert.equal(join.topic, 'röom:1')
   assert.deepEqual(join.bindings, [
-    { event: '*', schema: 'public', table: 'todos', filter: null, select: null },
-    { event: 'INSERT', schema: 'public', table: 'todos', filter: 'id=eq.1', select: ['id', 'ü"\\\n'] },
-    { event: 'UPDATE', schema: '*', table: null, filter: '', select: null },
-    { event: 'DELETE', schema: null, table: null, filter: null, select: null },
-    { event: null, schema: null, table: null, filter: null, select: null },
+    { event: '*', schema: 'public', table: 'todos', filter: null, options: null, select: null },
+    { event: 'INSERT', schema: 'public', table: 'todos', filter: 'id=eq.1', options: null, select: ['id', 'ü"\\\n'] },
+    { event: 'UPDATE', schema: '*', table: null, filter: '', options: null, select: null },
+    { event: 'DELETE', schema: null, table: null, filter: null, options: null, select: null },
+    { event: null, schema: null, table: null, filter: null, options: null, select: null },
   ])
 }))
 

@@ -9,7 +9,8 @@ import { once, EventEmitter } from 'node:events'
 
 export const HELLO = 1, CONFIG = 2, AUTH_REPLY = 3, JOIN_REPLY = 4, BINDINGS = 5,
   EVENT = 6, SYSTEM = 7, SHUTDOWN = 8
-export const READY = 101, AUTH = 102, JOIN = 103, LEAVE = 104, TOKEN = 105, STATS = 106
+export const READY = 101, AUTH = 102, JOIN = 103, LEAVE = 104, TOKEN = 105, STATS = 106,
+  PAUSE = 107, CONTINUE = 108
 
 const NULL = 0xffffffff
 
@@ -59,9 +60,14 @@ const parsers = {
   },
   [LEAVE]: r => ({ channel: r.u64() }),
   [TOKEN]: r => ({ channel: r.u64(), token: r.string() }),
+  [PAUSE]: r => ({ channel: r.u64() }),
+  [CONTINUE]: r => ({ channel: r.u64() }),
   [STATS]: r => ({ connections: r.u32(), channels: r.u32(), frames: r.u64(), bytes: r.u64(), slow: r.u64() }),
 }
-const names = { [READY]: 'ready', [AUTH]: 'auth', [JOIN]: 'join', [LEAVE]: 'leave', [TOKEN]: 'token', [STATS]: 'stats' }
+const names = {
+  [READY]: 'ready', [AUTH]: 'auth', [JOIN]: 'join', [LEAVE]: 'leave', [TOKEN]: 'token', [STATS]: 'stats',
+  [PAUSE]: 'pause', [CONTINUE]: 'continue',
+}
 
 export class Engine extends EventEmitter {
   stderr = ''

@@ -236,7 +236,7 @@ test('a slow client that reads on gets the reason', () => withBystander({ send_q
   assert.deepEqual(await slow.waitClosed(), { code: 1013, reason: 'client too slow' })
 }))
 
-test('a client whose socket takes nothing for idle_timeout is closed, though it talks', () => withBystander({ idle_timeout: 1500, send_queue_size: 10000000 }, async engine => {
+test('a client whose socket takes nothing for send_timeout is closed, though it talks', () => withBystander({ send_timeout: 1500, send_queue_size: 10000000 }, async engine => {
   const slow = await Client.open(engine.port)
   await slow.join('realtime:flood', { changes: [{}] })
   slow.socket.pause()
@@ -247,6 +247,81 @@ test('a client whose socket takes nothing for idle_timeout is closed, though it 
   clearInterval(timer)
   slow.socket.resume()
   await slow.waitClosed()
+}))
+
+test('who takes a large message slowly is not closed', () => withBystander({ send_timeout: 700 }, async engine => {
+  const slow = await Client.open(engine.port)
+  await slow.join('realtime:flood', { changes: [{}] })
+  engine.event([1], { filler: 'x'.repeat(12000000) })
+  const start = Date.now()
+  while (slow.messages.length === 0) {
+    assert.ok(!slow.ended && Date.now() - start < 20000)
+    slow.socket.pause()
+    await sleep(200)
+    slow.socket.resume()
+    const before = slow.socket.bytesRead
+    await until(() => slow.socket.bytesRead > before + 1000000 || slow.messages.length > 0, 'bytes')
+  }
+  assert.ok(Date.now() - start > 1500, 'it took its time')
+  await slow.heartbeat()
+  slow.close()
+}))
+
+/* An engine that keeps the events of a paused channel, and sends them later, slice by slice */
+function servePauses(engine, channel, group) {
+  const waiting = []
+  let paused = false
+  engine.onpause = m => { if (m.channel === channel) { paused = true; engine.bindings(channel, [[1000, 0]]) } }
+  engine.oncontinue = m => { if (m.channel === channel) { paused = false; engine.bindings(channel, [[1000, group]]) } }
+  const timer = setInterval(() => { for (let i = 0; i < 20 && !paused && waiting.length > 0; i++) engine.event([group], waiting.shift()) }, 1)
+  return { emit: data => waiting.push(data), end: () => clearInterval(timer) }
+}
+
+test('a client that falls behind is paused, and gets everything when it reads again', () => withBystander({ send_queue_size: 1000000 }, async engine => {
+  const client = await Client.open(engine.port)
+  await client.join('realtime:flood', { ref: '1', changes: [{}] })
+  await client.join('realtime:plain', { ref: '2' })
+  const { channel } = await engine.wait('join', m => m.topic === 'flood')
+  const { emit, end } = servePauses(engine, channel, 1)
+  client.socket.pause()
+  const filler = 'x'.repeat(3000)
+  let n = 0
+  for (; n < 4000; n++) emit({ n, filler })
+  await engine.wait('pause')
+  /* who joins now is paused, once he is joined */
+  client.push({ join_ref: '3', ref: '3', topic: 'realtime:late', event: 'phx_join', payload: { config: { postgres_changes: [{}] } } })
+  const late = await engine.wait('join', m => m.topic === 'late')
+  await engine.wait('pause', m => m.channel === late.channel)
+  assert.ok(!engine.log.some(m => m.name === 'continue'))
+  client.socket.resume()
+  const events = () => client.messages.filter(m => m.topic === 'realtime:flood' && m.event === 'postgres_changes')
+  await until(() => events().length === n, 'all events', 20000)
+  assert.deepEqual(events().map(m => m.payload.data.n), Array.from({ length: n }, (_, i) => i))
+  await engine.wait('continue', m => m.channel === late.channel)
+  for (const id of [channel, late.channel]) {
+    const turns = engine.log.filter(m => m.channel === id && (m.name === 'pause' || m.name === 'continue')).map(m => m.name)
+    assert.deepEqual(turns, turns.map((_, i) => i % 2 ? 'continue' : 'pause'))
+    assert.equal(turns.length % 2, 0)
+  }
+  const plain = engine.log.find(m => m.topic === 'plain').channel
+  assert.ok(!engine.log.some(m => m.name === 'pause' && m.channel === plain))
+  end()
+  client.close()
+}))
+
+test('a client that leaves while it is paused, and an engine that does not read', () => withBystander({ send_queue_size: 200000 }, async engine => {
+  const client = await Client.open(engine.port)
+  await client.join('realtime:flood', { changes: [{}] })
+  client.socket.pause()
+  const filler = 'x'.repeat(10000)
+  while (!engine.log.some(m => m.name === 'pause')) { engine.event([1], { filler }); await sleep(1) }
+  engine.link.pause()
+  client.socket.resume()
+  await sleep(100)
+  client.close()
+  await sleep(100)
+  engine.link.resume()
+  await engine.wait('leave')
 }))
 
 test('an event larger than the send queue reaches a client that reads', () => withEngine({ send_queue_size: 16384 }, async engine => {
