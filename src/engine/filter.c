@@ -88,7 +88,7 @@ static Oid	comparison_operator(Oid type, FilterOp op);
 static Expr *binary_operator(NodeTag tag, Oid opno, const FilterColumn *column,
 							 Node *left, Node *right);
 static Const *parse_value(Oid type, Oid collation, const char *value);
-static void no_operator(const char *op, Oid type) pg_attribute_noreturn();
+static _Noreturn void no_operator(const char *op, Oid type);
 static void try_pattern(Expr *expr);
 static Oid	own_operator(Oid type, const char *name);
 static Oid	btree_member(TypeCacheEntry *entry, int16 strategy);

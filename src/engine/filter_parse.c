@@ -41,23 +41,23 @@ typedef struct Parser
 	char	   *strings;		/* where the next string goes */
 } Parser;
 
+/* In the order of FilterOp */
 static const char *const operator_names[] = {
-	[FILTER_EQ] = "eq",
-	[FILTER_NEQ] = "neq",
-	[FILTER_LT] = "lt",
-	[FILTER_LTE] = "lte",
-	[FILTER_GT] = "gt",
-	[FILTER_GTE] = "gte",
-	[FILTER_IN] = "in",
-	[FILTER_LIKE] = "like",
-	[FILTER_ILIKE] = "ilike",
-	[FILTER_IS] = "is",
-	[FILTER_MATCH] = "match",
-	[FILTER_IMATCH] = "imatch",
-	[FILTER_ISDISTINCT] = "isdistinct"
+	"eq", "neq", "lt", "lte", "gt", "gte", "in", "like", "ilike", "is",
+	"match", "imatch", "isdistinct"
 };
 
 #define NOPERATORS ((int) (sizeof(operator_names) / sizeof(operator_names[0])))
+
+static Span
+make_span(const char *start, const char *end)
+{
+	Span		span;
+
+	span.start = start;
+	span.end = end;
+	return span;
+}
 
 static bool
 is_blank(char c)
@@ -103,8 +103,8 @@ split_at(Span span, char c, Span *before, Span *after)
 		found = memchr(span.start, c, span.end - span.start);
 	if (found == NULL)
 		return false;
-	*before = (Span) {span.start, found};
-	*after = (Span) {found + 1, span.end};
+	*before = make_span(span.start, found);
+	*after = make_span(found + 1, span.end);
 	return true;
 }
 
@@ -152,7 +152,7 @@ next_condition(Span rest, bool *more)
 			break;
 	}
 	*more = p < rest.end;
-	return (Span) {rest.start, p};
+	return make_span(rest.start, p);
 }
 
 /* A value without the quotes around all of it, if it has such. */
@@ -197,7 +197,7 @@ static void
 fail(Parser *parser, const char *error)
 {
 	parser->result->error =
-		keep(parser, (Span) {error, error + strlen(error)});
+		keep(parser, make_span(error, error + strlen(error)));
 }
 
 static void
@@ -289,10 +289,10 @@ parse_condition(Parser *parser, Span text, FilterCondition *condition)
  * A NUL byte ends the text.
  */
 bool
-filter_parse(const char *text, size_t length, FilterParse *result)
+filter_parse(const char *bytes, size_t length, FilterParse *result)
 {
-	const char *nul = length > 0 ? memchr(text, '\0', length) : NULL;
-	Span		rest = {text, nul ? nul : text + length};
+	const char *nul = length > 0 ? memchr(bytes, '\0', length) : NULL;
+	Span		rest = make_span(bytes, nul ? nul : bytes + length);
 	size_t		size = rest.end - rest.start;
 	size_t		max_conditions = 1;
 	bool		more = true;

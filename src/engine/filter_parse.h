@@ -58,7 +58,7 @@ typedef struct FilterParse
 	void	   *memory;			/* holds all of this */
 } FilterParse;
 
-extern bool filter_parse(const char *text, size_t length, FilterParse *result);
+extern bool filter_parse(const char *bytes, size_t length, FilterParse *result);
 extern void filter_parse_free(FilterParse *result);
 
 #endif							/* RTSYNC_FILTER_PARSE_H */

@@ -125,7 +125,7 @@ static uint64 last_generation = 0;
 
 static Verdict check_row(TableAccess *access, const PolicyRow *row);
 static void require_principal(TableAccess *access);
-static void suspend(TableAccess *access) pg_attribute_noreturn();
+static _Noreturn void suspend(TableAccess *access);
 static void refuse_suspended(TableAccess *access);
 static void build_access(TableAccess *access);
 static uint64 access_signature(TableAccess *access);
@@ -271,8 +271,8 @@ suspend(TableAccess *access)
 {
 	FlushErrorState();
 	access->suspended_until =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-									(int64) rtsync_policy_timeout * SUSPENSION_FACTOR);
+		GetCurrentTimestamp() +
+		(int64) rtsync_policy_timeout * SUSPENSION_FACTOR * 1000;
 	ereport(ERROR,
 			(errcode(ERRCODE_QUERY_CANCELED),
 			 errmsg("row security took longer than %d ms",
@@ -435,7 +435,7 @@ read_policies(Relation rel, MemoryContext context)
 		flatten_mutator(compat_expand_generated((Node *) quals, rel), NULL);
 	compiled->sublinks = checkExprHasSubLink((Node *) compiled->quals);
 	rowcheck_columns((Node *) compiled->quals, compiled->desc,
-					&compiled->columns);
+					 &compiled->columns);
 	return compiled;
 }
 
@@ -591,8 +591,8 @@ make_plan(TableAccess *access, CompiledPolicy *compiled)
 	{
 		rowcheck_plan(compiled->quals, &plan);
 		compiled->expr = rowcheck_create(plan.quals, compiled->desc,
-										compiled->columns.attnums,
-										compiled->plan_context);
+										 compiled->columns.attnums,
+										 compiled->plan_context);
 	}
 	if (plan.bound)
 		compiled->claims = pstrdup(principal_current()->claims);
@@ -726,7 +726,7 @@ check_query(CompiledPolicy *compiled, const PolicyRow *row)
 	values = palloc(natts * sizeof(Datum));
 	isnull = palloc(natts * sizeof(bool));
 	if (rowcheck_fetch(compiled->desc, compiled->columns.attnums, row,
-					  values, isnull))
+					   values, isnull))
 	{
 		int			nestlevel = NewGUCNestLevel();
 

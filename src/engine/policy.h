@@ -41,8 +41,8 @@ typedef struct TableAccess
 	bool		row_security;	/* policies apply to this role */
 	bool		reads_session;	/* the answer may depend on the claims, or on
 								 * anything else but the row and the role */
-	const char *undecidable;	/* why policies cannot be evaluated on a tuple,
-								 * for the subscriber; NULL: they can */
+	const char *undecidable;	/* why policies cannot be evaluated on a
+								 * tuple, for the subscriber; NULL: they can */
 	/* private to policy.c */
 	TimestampTz suspended_until;	/* policies took too long; 0: they did not */
 	struct CompiledPolicy *compiled;	/* NULL: no row security */

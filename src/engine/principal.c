@@ -7,9 +7,9 @@
  * that came through PostgREST: current_user and the setting "role" are the
  * token's role, "request.jwt.claims" is the token's payload, search_path is
  * what a new session in this database starts with; session_user remains the
- * engine's.  The setting "role" is assigned while the session is still itself, because it cannot be assigned
- * under SECURITY_LOCAL_USERID_CHANGE; that flag then keeps the code from
- * changing it.  The older settings "request.jwt.claim.NAME" are not made.
+ * engine's.  The setting "role" is assigned while the session is still itself,
+ * because it cannot be assigned under SECURITY_LOCAL_USERID_CHANGE; that flag
+ * then keeps the code from changing it.  The older settings "request.jwt.claim.NAME" are not made.
  *
  * The timeout is a ticking timer, so that an evaluation costs no system call
  * and no look at the clock: a tick that finds the same evaluation running as
@@ -43,7 +43,7 @@
 
 static const Principal *current_principal = NULL;
 
-/* Scopes entered and not left, and the nest level of the outermost's transaction */
+/* Scopes entered and not left, and the transaction nest level of the outermost */
 static int	depth = 0;
 static int	outermost_nest_level = 0;
 

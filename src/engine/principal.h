@@ -26,8 +26,8 @@ typedef struct Principal
 {
 	Oid			roleid;
 	char	   *rolename;
-	char	   *claims;			/* the token's payload, JSON text, valid in the
-								 * server's encoding and valid jsonb */
+	char	   *claims;			/* the token's payload, JSON text, valid in
+								 * the server's encoding and valid jsonb */
 } Principal;
 
 /* What principal_leave needs to restore */

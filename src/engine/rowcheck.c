@@ -270,7 +270,7 @@ rowcheck_reads_session(Node *node)
  */
 RowCheck *
 rowcheck_create(List *quals, TupleDesc desc, const Bitmapset *attnums,
-			   MemoryContext context)
+				MemoryContext context)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(context);
 	RowCheck   *expr = palloc0(sizeof(RowCheck));
@@ -322,7 +322,7 @@ rowcheck_run(RowCheck *expr, const PolicyRow *row)
 
 	slot = ExecClearTuple(expr->slot);
 	if (!rowcheck_fetch(expr->desc, expr->attnums, row,
-					   slot->tts_values, slot->tts_isnull))
+						slot->tts_values, slot->tts_isnull))
 		return VERDICT_UNKNOWN;
 	ExecStoreVirtualTuple(slot);
 
@@ -351,7 +351,7 @@ rowcheck_run(RowCheck *expr, const PolicyRow *row)
  */
 bool
 rowcheck_fetch(TupleDesc desc, const Bitmapset *attnums, const PolicyRow *row,
-			  Datum *values, bool *isnull)
+			   Datum *values, bool *isnull)
 {
 	TupleDesc	rowdesc = row->schema->desc;
 	int			stored = HeapTupleHeaderGetNatts(row->tuple->t_data);

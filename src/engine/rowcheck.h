@@ -67,12 +67,12 @@ extern void rowcheck_plan(List *quals, RowPlan *plan);
 extern bool rowcheck_reads_session(Node *node);
 
 extern RowCheck *rowcheck_create(List *quals, TupleDesc desc,
-							   const Bitmapset *attnums,
-							   MemoryContext context);
+								 const Bitmapset *attnums,
+								 MemoryContext context);
 extern Verdict rowcheck_run(RowCheck *expr, const PolicyRow *row);
 
 extern bool rowcheck_fetch(TupleDesc desc, const Bitmapset *attnums,
-						  const PolicyRow *row, Datum *values, bool *isnull);
+						   const PolicyRow *row, Datum *values, bool *isnull);
 
 /* Plan-time execution of what users wrote, between begin and end */
 extern void rowcheck_watch_begin(void);

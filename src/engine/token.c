@@ -167,7 +167,7 @@ static char *read_secret_file(const char *path, Size *length);
 bool
 token_verify(const char *data, Size length, Token *token, TokenError *error)
 {
-	char	   *text;
+	char	   *cleaned;
 	Bytes		header;
 	Bytes		payload;
 	Bytes		signature;
@@ -178,13 +178,13 @@ token_verify(const char *data, Size length, Token *token, TokenError *error)
 
 	if (length > MAX_TOKEN_SIZE)
 		return refuse(error, &malformed);
-	text = clean_token(data, length);
-	if (text == NULL ||
-		!split_token(text, &header, &payload, &signature, &signed_length))
+	cleaned = clean_token(data, length);
+	if (cleaned == NULL ||
+		!split_token(cleaned, &header, &payload, &signature, &signed_length))
 		return refuse(error, &malformed);
 
 	return check_header(&header, error) &&
-		check_signature(text, signed_length, &signature, error) &&
+		check_signature(cleaned, signed_length, &signature, error) &&
 		check_payload(&payload, token, error) &&
 		check_role(token, error);
 }

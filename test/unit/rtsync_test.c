@@ -290,7 +290,7 @@ static void
 append_base64url(StringInfo buf, const char *data, int length)
 {
 	static const char digits[] =
-	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 	uint32		bits = 0;
 	int			nbits = 0;
 
