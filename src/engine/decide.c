@@ -390,6 +390,16 @@ decide_group_carefully(TableGroup *tg)
 }
 
 static void
+decide_table_group(TableGroup *tg, bool carefully)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (carefully)
+		decide_group_carefully(tg);
+	else
+		decide_group(tg, tg->role->route->first, false);
+}
+
+static void
 decide_role(TableRole *role, bool carefully)
 {
 	dlist_iter	iter;
@@ -398,16 +408,14 @@ decide_role(TableRole *role, bool carefully)
 	{
 		TableGroup *tg = dlist_container(TableGroup, in_role, iter.cur);
 
-		CHECK_FOR_INTERRUPTS();
-		if (carefully)
-			decide_group_carefully(tg);
-		else
-			decide_group(tg, role->route->first, false);
+		if (!tg->group->late)
+			decide_table_group(tg, carefully);
 	}
 }
 
 /*
- * Decide the changes that hang on the routes, for all their groups.  Allocates
+ * Decide the changes that hang on the routes, for all their groups that are
+ * not late.  Allocates
  * the matches in the current memory context.  Not carefully, any error in what
  * users wrote is raised; carefully, it costs only the change and group that
  * it concerns.
@@ -426,6 +434,23 @@ decide_changes(List *routes, bool carefully)
 		dlist_foreach(iter, &route->roles)
 			decide_role(dlist_container(TableRole, in_route, iter.cur),
 						carefully);
+	}
+}
+
+/* Likewise, but for one group alone, late or not. */
+void
+decide_changes_for(SubscriptionGroup *group, bool carefully)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &group->tables)
+	{
+		TableGroup *tg = dlist_container(TableGroup, in_group, iter.cur);
+
+		if (tg->role->route->first == NULL)
+			continue;
+		tables_refresh(tg->role->route);
+		decide_table_group(tg, carefully);
 	}
 }
 

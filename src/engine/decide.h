@@ -59,6 +59,7 @@ typedef struct RoutedChange
 } RoutedChange;
 
 extern void decide_changes(List *routes, bool carefully);
+extern void decide_changes_for(SubscriptionGroup *group, bool carefully);
 extern void decide_report_error(TableGroup *tg, const ErrorData *error);
 extern uint64 decide_errors(void);
 

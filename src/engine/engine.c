@@ -38,6 +38,7 @@
 #include "engine/decide.h"
 #include "engine/gatewayproc.h"
 #include "engine/history.h"
+#include "engine/late.h"
 #include "engine/launcher.h"
 #include "engine/linkio.h"
 #include "engine/plugin.h"
@@ -472,6 +473,7 @@ engine_loop(void)
 		subscription_recheck_roles();
 		tables_recheck_access();
 		state = route_turn();
+		more |= gateway_link != NULL && late_run(gateway_link);
 		if (gateway_link != NULL)
 			linkio_flush(gateway_link);
 		route_forget_history(InvalidXLogRecPtr);

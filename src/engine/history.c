@@ -395,14 +395,42 @@ history_forget(HistoryCursor *keep, XLogRecPtr older_than)
 	}
 }
 
+/* The cursor's position in the stream, which stays good for history_seek */
+uint64
+history_tell(const HistoryCursor *cursor)
+{
+	if (cursor->chunk != NULL)
+		return cursor->chunk->start + cursor->offset;
+	return dlist_is_empty(&chunks) ? stream_end :
+		dlist_head_element(HistoryChunk, node, &chunks)->start;
+}
+
+/* Place a cursor; false if what was there has been forgotten. */
+bool
+history_seek(HistoryCursor *cursor, uint64 position)
+{
+	dlist_iter	iter;
+
+	cursor->chunk = NULL;
+	cursor->offset = 0;
+	dlist_reverse_foreach(iter, &chunks)
+	{
+		HistoryChunk *chunk = dlist_container(HistoryChunk, node, iter.cur);
+
+		if (position < chunk->start)
+			continue;
+		cursor->chunk = chunk;
+		cursor->offset = position - chunk->start;
+		return true;
+	}
+	return position == stream_end && dlist_is_empty(&chunks);
+}
+
 /* Bytes behind the cursor */
 Size
 history_unread(const HistoryCursor *cursor)
 {
-	if (cursor->chunk == NULL)
-		return dlist_is_empty(&chunks) ? 0 :
-			stream_end - dlist_head_element(HistoryChunk, node, &chunks)->start;
-	return stream_end - (cursor->chunk->start + cursor->offset);
+	return stream_end - history_tell(cursor);
 }
 
 /* Is the last transaction unfinished?  Only inside the plugin's callbacks. */

@@ -99,6 +99,8 @@ extern void history_init(XLogRecPtr confirmed);
 extern void history_fill_sink(PluginSink *sink);
 extern HistoryRecord *history_next(HistoryCursor *cursor);
 extern HistoryRecord *history_peek(HistoryCursor *cursor);
+extern uint64 history_tell(const HistoryCursor *cursor);
+extern bool history_seek(HistoryCursor *cursor, uint64 position);
 extern void history_rows(HistoryChange *change, ChangeRows *rows);
 
 extern void history_forget(HistoryCursor *keep, XLogRecPtr older_than);

@@ -35,18 +35,21 @@
 #define SLICE_BYTES ((Size) 1024 * 1024)
 
 /* Routing rests while the gateway has not taken this much. */
-#define LINK_HIGH_WATER ((Size) 8 * 1024 * 1024)
+#define LINK_HIGH_WATER ((Size) 1024 * 1024)
 
 typedef struct Slice
 {
 	int			count;
+	Size		bytes;
 	RoutedChange changes[SLICE_CHANGES];
 	List	   *routes;			/* of TableRoute with changes in it */
+	Link	   *link;
+	struct Channel *late;		/* for whom alone it is; NULL: for all */
 } Slice;
 
 static MemoryContext SliceContext = NULL;
-static HistoryCursor cursor;
-static HistoryTxn current;		/* the transaction at the cursor */
+static HistoryCursor cursor;	/* up to where changes were routed to all */
+static HistoryTxn current;		/* the transaction there */
 static XLogRecPtr done_lsn;
 static TransactionId visible_before = InvalidTransactionId;
 static uint64 events;
@@ -167,15 +170,37 @@ tell_refetch(RoutedChange *change, Match *match)
 									 schema->nspname, schema->relname));
 }
 
+/* Rows that policies read have changed: tell those who depend on them. */
 static void
-send_slice(Link *link, Slice *slice, bool carefully)
+send_touch(Slice *slice, Oid relid)
+{
+	if (slice->late == NULL)
+	{
+		tables_touched(relid);
+		return;
+	}
+	for (int i = 0; i < slice->late->nbindings; i++)
+	{
+		SubscriptionGroup *group = slice->late->bindings[i].group;
+
+		if (group != NULL && tables_group_depends(group, relid))
+		{
+			subscription_tell(slice->late, "rtsync", "refetch",
+							  "rows that row security depends on have changed");
+			return;
+		}
+	}
+}
+
+static void
+send_slice(Slice *slice, bool carefully)
 {
 	for (int i = 0; i < slice->count; i++)
 	{
 		RoutedChange *change = &slice->changes[i];
 
 		if (change->rows.schema == NULL)
-			tables_touched(change->touched);
+			send_touch(slice, change->touched);
 		for (Match *match = change->matches; match != NULL; match = match->next)
 		{
 			RenderAttempt what = {change, match};
@@ -196,11 +221,24 @@ send_slice(Link *link, Slice *slice, bool carefully)
 				withhold_event(match, error);
 			else
 			{
-				send_event(link, change, match, &what.buf);
+				send_event(slice->link, change, match, &what.buf);
 				pfree(what.buf.data);
 			}
 		}
 	}
+}
+
+static void
+decide_slice(Slice *slice, bool carefully)
+{
+	if (slice->late == NULL)
+	{
+		decide_changes(slice->routes, carefully);
+		return;
+	}
+	for (int i = 0; i < slice->late->nbindings; i++)
+		if (slice->late->bindings[i].group != NULL)
+			decide_changes_for(slice->late->bindings[i].group, carefully);
 }
 
 static void
@@ -215,8 +253,9 @@ forget_matches(Slice *slice)
  * prevented it.
  */
 static bool
-try_slice(Link *link, Slice *slice, bool carefully)
+try_slice(Slice *slice, bool carefully)
 {
+	Link	   *link = slice->link;
 	Size		out_length = link->out.length;
 	uint64		events_before = events;
 	volatile bool done = false;
@@ -226,8 +265,8 @@ try_slice(Link *link, Slice *slice, bool carefully)
 	{
 		catalogs_begin(wal_decoded_lsn());
 		MemoryContextSwitchTo(SliceContext);
-		decide_changes(slice->routes, carefully);
-		send_slice(link, slice, carefully);
+		decide_slice(slice, carefully);
+		send_slice(slice, carefully);
 		catalogs_commit();
 		done = true;
 	}
@@ -266,25 +305,25 @@ is_visible(TransactionId xid)
 }
 
 static RoutedChange *
-slice_append(Slice *slice)
+slice_append(Slice *slice, const HistoryTxn *txn)
 {
 	RoutedChange *added = &slice->changes[slice->count++];
 
 	memset(added, 0, sizeof(*added));
-	added->commit_lsn = current.commit_lsn;
-	added->commit_time = current.commit_time;
+	added->commit_lsn = txn->commit_lsn;
+	added->commit_time = txn->commit_time;
 	return added;
 }
 
 static void
-slice_add(Slice *slice, HistoryChange *change)
+slice_add_change(Slice *slice, const HistoryTxn *txn, HistoryChange *change)
 {
 	TableRoute *route = tables_route(change->schema);
 	RoutedChange *added;
 
 	if (dlist_is_empty(&route->roles))
 		return;
-	added = slice_append(slice);
+	added = slice_append(slice, txn);
 	history_rows(change, &added->rows);
 	added->seq = change->seq;
 	if (route->first == NULL)
@@ -297,11 +336,32 @@ slice_add(Slice *slice, HistoryChange *change)
 	route->last = added;
 }
 
-/* Collect the next slice. */
-static RouteState
-slice_collect(Slice *slice)
+/* Add a record to the slice; false if the slice must be ended before it. */
+static bool
+slice_add(Slice *slice, const HistoryTxn *txn, HistoryRecord *record)
 {
-	Size		bytes = 0;
+	if (subscription_group_count() == 0)
+		return true;
+	if (slice->count == SLICE_CHANGES || slice->bytes > SLICE_BYTES)
+		return false;
+	if (record->type == HISTORY_TOUCH)
+		slice_append(slice, txn)->touched = ((HistoryTouch *) record)->relid;
+	else if (record->type == HISTORY_CHANGE)
+	{
+		HistoryChange *change = (HistoryChange *) record;
+
+		if (tables_route_pending(change->schema))
+			return false;
+		slice_add_change(slice, txn, change);
+	}
+	slice->bytes += record->size;
+	return true;
+}
+
+/* Collect the next slice for all. */
+static RouteState
+collect_live(Slice *slice)
+{
 	HistoryRecord *record;
 
 	while ((record = history_peek(&cursor)) != NULL)
@@ -314,34 +374,67 @@ slice_collect(Slice *slice)
 		}
 		else if (record->type == HISTORY_COMMIT)
 			done_lsn = current.end_lsn;
-		else if (subscription_group_count() > 0)
-		{
-			if (slice->count == SLICE_CHANGES || bytes > SLICE_BYTES)
-				return ROUTE_MORE;
-			if (record->type == HISTORY_TOUCH)
-				slice_append(slice)->touched = ((HistoryTouch *) record)->relid;
-			else if (tables_route_pending(((HistoryChange *) record)->schema))
-				return ROUTE_MORE;
-			else
-				slice_add(slice, (HistoryChange *) record);
-			bytes += record->size;
-		}
+		else if (!slice_add(slice, &current, record))
+			return ROUTE_MORE;
 		history_next(&cursor);
 	}
 	return ROUTE_IDLE;
 }
 
+/* Collect the next slice from a place behind the others. */
 static void
-slice_forget(Slice *slice)
+collect_late(Slice *slice, HistoryCursor *from, RoutePosition *place)
+{
+	uint64		end = history_tell(&cursor);
+
+	while (history_tell(from) < end)
+	{
+		HistoryRecord *record = history_peek(from);
+
+		if (record->type == HISTORY_BEGIN)
+			place->txn = *(HistoryTxn *) record;
+		else if (record->type != HISTORY_COMMIT &&
+				 !slice_add(slice, &place->txn, record))
+			break;
+		history_next(from);
+	}
+	place->position = history_tell(from);
+}
+
+static Slice *
+slice_create(Link *link, struct Channel *late)
+{
+	Slice	   *slice = palloc(sizeof(Slice));
+
+	slice->count = 0;
+	slice->bytes = 0;
+	slice->routes = NIL;
+	slice->link = link;
+	slice->late = late;
+	return slice;
+}
+
+/* Decide and send a slice. */
+static void
+slice_route(Slice *slice)
 {
 	ListCell   *lc;
 
+	if (slice->count > 0 && !try_slice(slice, false))
+		try_slice(slice, true);
 	foreach(lc, slice->routes)
 	{
 		TableRoute *route = lfirst(lc);
 
 		route->first = route->last = NULL;
 	}
+}
+
+/* May more be sent?  Not while the gateway does not take what it has. */
+bool
+route_congested(Link *link)
+{
+	return linkio_pending(link) > LINK_HIGH_WATER;
 }
 
 /*
@@ -356,20 +449,54 @@ route_run(Link *link)
 	Slice	   *slice;
 	MemoryContext old;
 
-	if (link != NULL && linkio_pending(link) > LINK_HIGH_WATER)
+	if (link != NULL && route_congested(link))
 		return ROUTE_CONGESTED;
 
 	old = MemoryContextSwitchTo(SliceContext);
-	slice = palloc(sizeof(Slice));
-	slice->count = 0;
-	slice->routes = NIL;
-	state = slice_collect(slice);
-	if (slice->count > 0 && !try_slice(link, slice, false))
-		try_slice(link, slice, true);
-	slice_forget(slice);
+	slice = slice_create(link, NULL);
+	state = collect_live(slice);
+	slice_route(slice);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(SliceContext);
 	return state;
+}
+
+/*
+ * Route a slice from the place of a channel that is late, to it alone, and
+ * move its place.  Returns false if the history has forgotten what is there.
+ * Called outside of any transaction.
+ */
+bool
+route_late(struct Channel *channel)
+{
+	HistoryCursor from;
+	Slice	   *slice;
+	MemoryContext old;
+
+	if (!history_seek(&from, channel->place.position))
+		return false;
+	old = MemoryContextSwitchTo(SliceContext);
+	slice = slice_create(channel->link, channel);
+	collect_late(slice, &from, &channel->place);
+	slice_route(slice);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(SliceContext);
+	return true;
+}
+
+/* Where routing to all has got to */
+void
+route_position(RoutePosition *place)
+{
+	place->position = history_tell(&cursor);
+	place->txn = current;
+}
+
+/* Is a place there? */
+bool
+route_caught_up(const RoutePosition *place)
+{
+	return place->position >= history_tell(&cursor);
 }
 
 /* Bytes of history not yet routed */

@@ -12,7 +12,10 @@
 
 #include "access/xlogdefs.h"
 
+#include "engine/history.h"
 #include "engine/linkio.h"
+
+struct Channel;
 
 typedef enum RouteState
 {
@@ -22,8 +25,19 @@ typedef enum RouteState
 	ROUTE_CONGESTED				/* the gateway does not take what it has */
 } RouteState;
 
+/* Up to where changes were routed: a place between two records */
+typedef struct RoutePosition
+{
+	uint64		position;		/* in the history's stream */
+	HistoryTxn	txn;			/* the transaction there */
+} RoutePosition;
+
 extern void route_init(void);
 extern RouteState route_run(Link *link);
+extern bool route_congested(Link *link);
+extern void route_position(RoutePosition *place);
+extern bool route_late(struct Channel *channel);
+extern bool route_caught_up(const RoutePosition *place);
 extern Size route_unread(void);
 extern void route_forget_history(XLogRecPtr older_than);
 extern XLogRecPtr route_done_lsn(void);

@@ -27,6 +27,7 @@
 #include "utils/timestamp.h"
 
 #include "engine/catalogs.h"
+#include "engine/late.h"
 #include "engine/settings.h"
 #include "engine/subscription.h"
 #include "engine/tables.h"
@@ -151,7 +152,8 @@ binding_number(const BindingSpec *spec)
  */
 
 static SubscriptionGroup *
-group_create(char *key, const Principal *principal, const BindingSpec *spec)
+group_create(char *key, const Principal *principal, const BindingSpec *spec,
+			 bool late)
 {
 	MemoryContext context = AllocSetContextCreate(SubscriptionContext,
 												  "rtsync group",
@@ -163,6 +165,7 @@ group_create(char *key, const Principal *principal, const BindingSpec *spec)
 	group->context = context;
 	group->key = pstrdup(key);
 	group->id = ++last_group_id;
+	group->late = late;
 	group->principal = palloc(sizeof(Principal));
 	group->principal->roleid = principal->roleid;
 	group->principal->rolename = pstrdup(principal->rolename);
@@ -192,21 +195,28 @@ group_free(SubscriptionGroup *group)
 	MemoryContextDelete(group->context);
 }
 
-/* Put a binding into the group it belongs to. */
+/*
+ * Put a binding into the group it belongs to: one that it shares with its
+ * equals, or if it is late, one for it alone.
+ */
 static void
-binding_attach(Binding *binding)
+binding_attach(Binding *binding, bool late)
 {
 	Principal  *principal = &binding->channel->principal;
 	StringInfoData key;
 	GroupEntry *entry;
 
 	initStringInfo(&key);
+	if (late)
+		appendStringInfo(&key, "late " UINT64_FORMAT " %d;",
+						 binding->channel->id,
+						 (int) (binding - binding->channel->bindings));
 	appendStringInfo(&key, "%u;", principal->roleid);
 	binding_append_part(&key, principal->claims);
 	binding_append_key(&key, &binding->spec);
 	entry = hash_search(groups_by_key, &key.data, HASH_FIND, NULL);
 	binding->group = entry != NULL ? entry->group :
-		group_create(key.data, principal, &binding->spec);
+		group_create(key.data, principal, &binding->spec, late);
 	dlist_push_tail(&binding->group->bindings, &binding->in_group);
 }
 
@@ -221,6 +231,26 @@ binding_detach(Binding *binding)
 	binding->group = NULL;
 	if (dlist_is_empty(&group->bindings))
 		group_free(group);
+}
+
+/*
+ * Put the bindings of a channel that can be served into their groups.  Called
+ * in a transaction on the present.
+ */
+void
+subscription_attach(Channel *channel, bool late)
+{
+	for (int i = 0; i < channel->nbindings; i++)
+		if (channel->bindings[i].served)
+			binding_attach(&channel->bindings[i], late);
+}
+
+/* Take the bindings of a channel out of their groups. */
+void
+subscription_detach(Channel *channel)
+{
+	for (int i = 0; i < channel->nbindings; i++)
+		binding_detach(&channel->bindings[i]);
 }
 
 /* All groups, a list of SubscriptionGroup.node */
@@ -271,8 +301,8 @@ channel_find(uint64 id)
 static void
 channel_free(Channel *channel)
 {
-	for (int i = 0; i < channel->nbindings; i++)
-		binding_detach(&channel->bindings[i]);
+	late_forget(channel);
+	subscription_detach(channel);
 	hash_search(channels, &channel->id, HASH_REMOVE, NULL);
 	MemoryContextDelete(channel->context);
 }
@@ -306,6 +336,14 @@ tell_channel(Channel *channel, const char *extension, const char *status,
 	linkio_end(channel->link);
 }
 
+/* Send a "system" message. */
+void
+subscription_tell(Channel *channel, const char *extension, const char *status,
+				  const char *message)
+{
+	tell_channel(channel, extension, status, message, LINK_THEN_NOTHING);
+}
+
 /*
  * Tell the channels of a group something that concerns all of them; nothing
  * if they were told something less than a second ago.
@@ -331,8 +369,8 @@ subscription_tell_group(SubscriptionGroup *group, const char *extension,
 }
 
 /*
- * Give each binding of a channel its group.  problems[i] becomes the reason
- * where a binding cannot be served, NULL where it can.
+ * See which bindings of a channel can be served, and put these into their
+ * groups.  problems[i] becomes the reason where one cannot be, else NULL.
  */
 static void
 channel_subscribe(Channel *channel, char **problems)
@@ -342,9 +380,10 @@ channel_subscribe(Channel *channel, char **problems)
 		Binding    *binding = &channel->bindings[i];
 
 		problems[i] = binding_problem(&channel->principal, &binding->spec);
-		if (problems[i] == NULL)
-			binding_attach(binding);
+		binding->served = problems[i] == NULL;
 	}
+	if (channel->pace != CHANNEL_PAUSED)
+		subscription_attach(channel, channel->pace == CHANNEL_LATE);
 }
 
 /* Put the list of bindings that ends LINK_JOIN_REPLY and LINK_BINDINGS. */
@@ -359,6 +398,18 @@ put_bindings(LinkWriter *out, const Channel *channel)
 		link_put_u32(out, binding->id);
 		link_put_u32(out, binding->group != NULL ? binding->group->id : 0);
 	}
+}
+
+/* Tell the gateway which groups the channel is in now. */
+void
+subscription_send_bindings(Channel *channel)
+{
+	LinkWriter *out = &channel->link->out;
+
+	link_begin(out, LINK_BINDINGS);
+	link_put_u64(out, channel->id);
+	put_bindings(out, channel);
+	linkio_end(channel->link);
 }
 
 /* Tell the client how its bindings fared. */
@@ -650,17 +701,24 @@ handle_token(Link *link, LinkReader *body)
 		channel_free(channel);
 		return;
 	}
-	for (int i = 0; i < channel->nbindings; i++)
-		binding_detach(&channel->bindings[i]);
+	subscription_detach(channel);
 	channel_set_token(channel, &token);
 	problems = palloc0(sizeof(char *) * (channel->nbindings + 1));
 	channel_subscribe(channel, problems);
 
-	link_begin(&link->out, LINK_BINDINGS);
-	link_put_u64(&link->out, id);
-	put_bindings(&link->out, channel);
-	linkio_end(link);
+	subscription_send_bindings(channel);
 	report_bindings(channel, problems);
+}
+
+static void
+handle_pace(Link *link, LinkReader *body, void (*change) (Channel *channel))
+{
+	Channel    *channel = channel_find(link_get_u64(body));
+
+	if (!link_finished(body))
+		link->broken = true;
+	else if (channel != NULL)
+		change(channel);
 }
 
 static void
@@ -690,9 +748,10 @@ dispatch(Link *link, LinkType type, LinkReader *body)
 			handle_token(link, body);
 			break;
 		case LINK_PAUSE:
+			handle_pace(link, body, late_pause);
+			break;
 		case LINK_CONTINUE:
-			link_get_u64(body);
-			link->broken = !link_finished(body);
+			handle_pace(link, body, late_continue);
 			break;
 		case LINK_STATS:
 			gateway_connections = (int) link_get_u32(body);
@@ -707,7 +766,8 @@ dispatch(Link *link, LinkType type, LinkReader *body)
 static bool
 needs_catalogs(LinkType type)
 {
-	return type == LINK_AUTH || type == LINK_JOIN || type == LINK_TOKEN;
+	return type == LINK_AUTH || type == LINK_JOIN || type == LINK_TOKEN ||
+		type == LINK_CONTINUE;
 }
 
 /*
@@ -749,7 +809,7 @@ answer_failure(Link *link, LinkType type, const char *start, Size length)
 void
 subscription_message(Link *link, LinkType type, LinkReader *body)
 {
-	bool		transaction = needs_catalogs(type);
+	volatile bool transaction = needs_catalogs(type);
 	const char *start = body->next;
 	Size		length = body->end - body->next;
 	Size		out_length = link->out.length;

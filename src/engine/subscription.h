@@ -23,6 +23,7 @@
 #include "engine/linkio.h"
 #include "engine/plugin.h"
 #include "engine/principal.h"
+#include "engine/route.h"
 
 typedef struct SubscriptionGroup
 {
@@ -33,11 +34,20 @@ typedef struct SubscriptionGroup
 	Principal  *principal;		/* own copy */
 	BindingSpec spec;			/* own copy */
 	BindingOptions options;		/* of spec */
+	bool		late;			/* of one channel that is behind the others */
 	dlist_head	bindings;		/* Binding.in_group */
 	dlist_head	tables;			/* TableGroup.in_group, owned by tables.c */
 	TimestampTz told_at;		/* when its channels were last told of an
 								 * error */
 } SubscriptionGroup;
+
+/* How a channel gets its changes */
+typedef enum ChannelPace
+{
+	CHANNEL_LIVE,				/* as they are routed */
+	CHANNEL_PAUSED,				/* not for now: the client does not keep up */
+	CHANNEL_LATE				/* from its place in the history */
+} ChannelPace;
 
 struct Channel;
 
@@ -45,7 +55,8 @@ typedef struct Binding
 {
 	dlist_node	in_group;
 	struct Channel *channel;
-	SubscriptionGroup	   *group;			/* NULL if it could not be served */
+	SubscriptionGroup *group;	/* NULL: it gets nothing for now */
+	bool		served;			/* it is to get changes */
 	uint32		id;				/* what the client knows it by */
 	BindingSpec spec;
 } Binding;
@@ -61,6 +72,10 @@ typedef struct Channel
 								 * served */
 	Principal	principal;
 	int64		expires;		/* of the token, seconds of the Unix epoch */
+	ChannelPace pace;
+	dlist_node	in_late;		/* if CHANNEL_LATE: in late.c's list */
+	RoutePosition place;		/* unless CHANNEL_LIVE: what it got */
+	uint64		access_changes;	/* if CHANNEL_PAUSED: how many there had been */
 	int			nbindings;
 	Binding    *bindings;
 } Channel;
@@ -70,6 +85,12 @@ extern void subscription_message(Link *link, LinkType type, LinkReader *body);
 extern void subscription_drop_all(void);
 extern void subscription_recheck_roles(void);
 extern void subscription_check_expiry(void);
+
+extern void subscription_attach(Channel *channel, bool late);
+extern void subscription_detach(Channel *channel);
+extern void subscription_send_bindings(Channel *channel);
+extern void subscription_tell(Channel *channel, const char *extension,
+							  const char *status, const char *message);
 
 extern dlist_head *subscription_groups(void);
 extern int	subscription_group_count(void);

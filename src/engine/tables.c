@@ -53,6 +53,7 @@ static MemoryContext TablesContext = NULL;
 static HTAB *routes = NULL;
 static HTAB *watched = NULL;
 static uint64 generation = 1;
+static uint64 access_changes;
 static bool recheck_all;		/* the access to all tables may have changed */
 static bool recheck_some;		/* some route has "recheck" set */
 
@@ -363,6 +364,7 @@ tell_access(TableRole *role, bool published, bool readable)
 {
 	TableRoute *route = role->route;
 
+	access_changes++;
 	if (!published)
 		tell_role(role, "postgres_changes", "error",
 				  psprintf("table %s.%s is no longer published",
@@ -463,6 +465,13 @@ tables_recheck_access(void)
 	catalogs_commit();
 }
 
+/* How often somebody's access has changed since the start */
+uint64
+tables_access_changes(void)
+{
+	return access_changes;
+}
+
 /* Does a policy depend on rows of this table? */
 bool
 tables_watches(Oid relid)
@@ -515,6 +524,22 @@ void
 tables_touched(Oid relid)
 {
 	for_each_role(role_touched, &relid);
+}
+
+/* Do the policies that a group is subject to read this table? */
+bool
+tables_group_depends(SubscriptionGroup *group, Oid relid)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &group->tables)
+	{
+		TableGroup *tg = dlist_container(TableGroup, in_group, iter.cur);
+
+		if (list_member_oid(tg->role->dependencies, relid))
+			return true;
+	}
+	return false;
 }
 
 static void

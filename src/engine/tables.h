@@ -79,9 +79,11 @@ extern TableRoute *tables_route(RelSchema *schema);
 extern bool tables_route_pending(RelSchema *schema);
 extern void tables_refresh(TableRoute *route);
 
+extern bool tables_group_depends(SubscriptionGroup *group, Oid relid);
 extern bool tables_watches(Oid relid);
 extern void tables_touched(Oid relid);
 extern void tables_tell_late(void);
 extern void tables_recheck_access(void);
+extern uint64 tables_access_changes(void);
 
 #endif							/* RTSYNC_TABLES_H */
