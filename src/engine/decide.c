@@ -16,8 +16,11 @@
  * Of the old row only the replica identity is known.  Where that does not
  * suffice to decide P, rtsync.delete_visibility says what becomes of a DELETE.
  *
- * Changes are decided group by group, so that role and claims are set once per
- * group.  What users wrote (policies, filters) can fail; decide_changes says
+ * The groups of a role are decided together: what their policies take from the
+ * claims is compiled into parameters, so that nobody needs to be entered, and
+ * the index (index.c) finds the few groups that a row can concern.  Where that
+ * is not possible (sub-queries, functions that cannot be looked into), a group
+ * is decided by itself, as its principal.  What users wrote (policies, filters) can fail; decide_changes says
  * what that costs.
  *
  * Called by route.c inside a transaction on the present.
@@ -31,6 +34,7 @@
 
 #include "engine/attempt.h"
 #include "engine/decide.h"
+#include "engine/index.h"
 #include "engine/policy.h"
 #include "engine/settings.h"
 
@@ -54,7 +58,7 @@ table_group_compile(TableGroup *tg, TableAccess *access)
 											ALLOCSET_SMALL_SIZES);
 	else
 		MemoryContextReset(tg->context);
-	tg->valid = false;
+	tg->valid = tg->placed = tg->pure = false;
 	tg->filter = NULL;
 	tg->columns = tg->record = tg->identity = tg->key = NULL;
 
@@ -91,11 +95,25 @@ verdict_and(Verdict a, Verdict b)
 	return a == VERDICT_YES ? b : a;
 }
 
+/*
+ * Do the policies let a row through?  For a pure group nobody needs to be
+ * entered but its role; for others, the principal.
+ */
+static Verdict
+check_policies(TableGroup *tg, TableAccess *access, const PolicyRow *row)
+{
+	if (!tg->pure)
+		return policy_check(access, row);
+	if (tg->access_generation != access->generation)
+		elog(ERROR, "row security changed while a change was decided");
+	return policy_check_folded(access, tg->params, row);
+}
+
 /* P of one row; the filter sees only rows that the policies let through. */
 static Verdict
 check_row(TableGroup *tg, TableAccess *access, const PolicyRow *row)
 {
-	Verdict		verdict = policy_check(access, row);
+	Verdict		verdict = check_policies(tg, access, row);
 
 	if (verdict == VERDICT_NO || tg->filter == NULL)
 		return verdict;
@@ -132,7 +150,7 @@ old_row(ChangeRows *rows, PolicyRow *row)
 
 /* What of the old row an UPDATE may show, its new row being visible */
 static OldPart
-updated_old_part(TableAccess *access, ChangeRows *rows)
+updated_old_part(TableGroup *tg, TableAccess *access, ChangeRows *rows)
 {
 	PolicyRow	row;
 	Verdict		verdict;
@@ -141,7 +159,7 @@ updated_old_part(TableAccess *access, ChangeRows *rows)
 		return OLD_IDENTITY;	/* the new row's own */
 	if (!old_row(rows, &row))
 		return OLD_EMPTY;
-	verdict = policy_check(access, &row);
+	verdict = check_policies(tg, access, &row);
 	if (SCHEMA_OLD_FULL(rows->schema))
 		return verdict == VERDICT_YES ? OLD_IDENTITY : OLD_EMPTY;
 
@@ -215,7 +233,7 @@ decide_stay(TableGroup *tg, TableAccess *access, ChangeRows *rows,
 		return (wanted & EVENT_INSERT) ? OUTCOME_INSERT : OUTCOME_NOTHING;
 	if (!(wanted & EVENT_UPDATE))
 		return OUTCOME_NOTHING;
-	*old = updated_old_part(access, rows);
+	*old = updated_old_part(tg, access, rows);
 	return OUTCOME_UPDATE;
 }
 
@@ -268,24 +286,30 @@ table_group_access(TableGroup *tg)
 	return access;
 }
 
-/* Put each match of a list into the list of the change that it is for. */
+/* The change goes to the group; allocates in the current memory context. */
 static void
-append_matches(Match *match)
+append_match(RoutedChange *change, TableGroup *tg, Outcome outcome,
+			 OldPart old)
 {
-	while (match != NULL)
-	{
-		Match	   *next = match->next;
-		RoutedChange *to = match->to;
+	Match	   *match = palloc0(sizeof(Match));
 
-		match->next = NULL;
-		if (to->last_match != NULL)
-			to->last_match->next = match;
-		else
-			to->matches = match;
-		to->last_match = match;
-		match = next;
-	}
+	match->tg = tg;
+	match->outcome = outcome;
+	match->old = old;
+	if (change->last_match != NULL)
+		change->last_match->next = match;
+	else
+		change->matches = match;
+	change->last_match = match;
 }
+
+typedef struct Found
+{
+	struct Found *next;
+	RoutedChange *change;
+	Outcome		outcome;
+	OldPart		old;
+} Found;
 
 /*
  * Decide the changes of one table for one group, from "change" on, or just
@@ -297,31 +321,260 @@ decide_group(TableGroup *tg, RoutedChange *change, bool only_one)
 	MemoryContext context = CurrentMemoryContext;
 	PrincipalScope scope;
 	TableAccess *access;
-	Match	   *found = NULL;
-	Match	  **tail = &found;
+	Found	   *found = NULL;
+	Found	  **tail = &found;
 
 	principal_enter(tg->group->principal, &scope);
 	access = table_group_access(tg);
 	for (; access != NULL && change != NULL;
 		 change = only_one ? NULL : change->next)
 	{
-		OldPart		part;
-		Outcome		outcome = decide(tg, access, &change->rows, &part);
-		Match	   *match;
+		OldPart		old;
+		Outcome		outcome = decide(tg, access, &change->rows, &old);
+		Found	   *one;
 
 		MemoryContextSwitchTo(context);
 		if (outcome == OUTCOME_NOTHING)
 			continue;
-		match = palloc0(sizeof(Match));
-		match->to = change;
-		match->tg = tg;
-		match->outcome = outcome;
-		match->old = part;
-		*tail = match;
-		tail = &match->next;
+		one = palloc0(sizeof(Found));
+		one->change = change;
+		one->outcome = outcome;
+		one->old = old;
+		*tail = one;
+		tail = &one->next;
 	}
 	principal_leave(&scope);
-	append_matches(found);
+	for (; found != NULL; found = found->next)
+		append_match(found->change, tg, found->outcome, found->old);
+}
+
+/*--------------------------------------------------------------------------
+ * Many groups at once
+ *--------------------------------------------------------------------------
+ */
+
+/* A group that is to be asked, as its principal, about one change */
+typedef struct Deferred
+{
+	struct Deferred *next;
+	TableGroup *tg;
+	RoutedChange *change;
+} Deferred;
+
+/* The changes of a table are being decided for the groups of a role */
+typedef struct RoleTurn
+{
+	TableRole  *role;
+	TableAccess *access;
+	RoutedChange *change;		/* at hand */
+	Deferred   *deferred;		/* newest first */
+} RoleTurn;
+
+typedef struct FoldAttempt
+{
+	TableGroup *tg;
+	TableAccess *access;
+	List	   *quals;
+} FoldAttempt;
+
+static void
+attempt_fold(void *arg)
+{
+	FoldAttempt *what = arg;
+	TableGroup *tg = what->tg;
+
+	tg->pure = policy_fold(what->access, tg->context, &what->quals,
+						   &tg->params);
+}
+
+/*
+ * Find out whether the group is pure, and index it if its policies or its
+ * filter cover the rows that it can get.  The policies' parameters may raise
+ * errors that the policies themselves would not; the group is not pure then.
+ */
+static void
+index_group(TableGroup *tg, TableAccess *access)
+{
+	FoldAttempt what = {tg, access, NIL};
+	List	   *filter_quals = NIL;
+	PredicateIndex *index = tg->role->index;
+
+	if (attempt(attempt_fold, &what) != NULL)
+	{
+		tg->pure = false;
+		what.quals = NIL;
+	}
+	if (tg->filter != NULL && !filter_pure(tg->filter, &filter_quals))
+		tg->pure = false;
+	if ((what.quals != NIL &&
+		 index_insert(index, &tg->item, what.quals, tg->params)) ||
+		(filter_quals != NIL &&
+		 index_insert(index, &tg->item, filter_quals, NULL)))
+		dlist_delete(&tg->in_scan);
+	tg->placed = true;
+}
+
+/*
+ * Compile and index the groups of a role that are not; returns what the role
+ * may see, or NULL if that is nothing.
+ */
+static TableAccess *
+prepare_role(TableRole *role)
+{
+	TableAccess *access = policy_table_access(role->route->relid,
+											  role->roleid);
+	dlist_mutable_iter iter;
+
+	if (role->access_generation != access->generation)
+	{
+		tables_reset_index(role);
+		role->access_generation = access->generation;
+	}
+	if (!access->readable)
+		return NULL;
+	dlist_foreach_modify(iter, &role->scan)
+	{
+		TableGroup *tg = dlist_container(TableGroup, in_scan, iter.cur);
+		PrincipalScope scope;
+
+		if (tg->valid && tg->placed)
+			continue;
+		CHECK_FOR_INTERRUPTS();
+		principal_enter(tg->group->principal, &scope);
+		table_group_compile(tg, access);
+		index_group(tg, access);
+		principal_leave(&scope);
+	}
+	if (role->access_generation != access->generation)
+		elog(ERROR, "row security changed while a change was decided");
+	return access;
+}
+
+/* Decide the change at hand for a group that is pure; else defer it. */
+static void
+decide_candidate(TableGroup *tg, RoleTurn *turn)
+{
+	OldPart		old;
+	Outcome		outcome;
+
+	if (tg->pure)
+	{
+		outcome = decide(tg, turn->access, &turn->change->rows, &old);
+		if (outcome != OUTCOME_NOTHING)
+			append_match(turn->change, tg, outcome, old);
+	}
+	else
+	{
+		Deferred   *deferred = palloc(sizeof(Deferred));
+
+		deferred->next = turn->deferred;
+		deferred->tg = tg;
+		deferred->change = turn->change;
+		turn->deferred = deferred;
+	}
+}
+
+static void
+candidate_cb(IndexItem *item, void *arg)
+{
+	decide_candidate((TableGroup *) ((char *) item - offsetof(TableGroup, item)),
+					 arg);
+}
+
+/* All groups of the role that are indexed are candidates. */
+static void
+decide_all_indexed(RoleTurn *turn)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &turn->role->groups)
+	{
+		TableGroup *tg = dlist_container(TableGroup, in_role, iter.cur);
+
+		if (tg->item.indexed)
+			decide_candidate(tg, turn);
+	}
+}
+
+/*
+ * Can the index tell whom the change may concern?  Not a TRUNCATE, which
+ * concerns all, nor a DELETE that goes to those too who cannot be decided.
+ */
+static bool
+index_decides(ChangeRows *rows)
+{
+	return rows->kind != CHANGE_TRUNCATE &&
+		(rows->kind != CHANGE_DELETE ||
+		 rtsync_delete_visibility != DELETE_VISIBILITY_KEY);
+}
+
+/* Decide the change at hand for the groups that the index finds. */
+static void
+decide_indexed(RoleTurn *turn)
+{
+	static uint64 visit = 0;
+	ChangeRows *rows = &turn->change->rows;
+	PredicateIndex *index = turn->role->index;
+	PolicyRow	row;
+	bool		done = index_decides(rows);
+
+	visit++;
+	if (done && rows->has_new)
+	{
+		row = new_row(rows);
+		done = index_visit(index, &row, visit, candidate_cb, turn);
+	}
+	if (done && rows->has_old && old_row(rows, &row))
+		done = index_visit(index, &row, visit, candidate_cb, turn);
+	if (!done)
+		decide_all_indexed(turn);
+}
+
+/* Decide the changes of the table for the groups that need no principal. */
+static void
+decide_pure(RoleTurn *turn)
+{
+	TableRole  *role = turn->role;
+	PrincipalScope scope;
+	dlist_iter	iter;
+
+	principal_enter_role(role->roleid, &scope);
+	for (turn->change = role->route->first; turn->change != NULL;
+		 turn->change = turn->change->next)
+	{
+		decide_indexed(turn);
+		dlist_foreach(iter, &role->scan)
+		{
+			TableGroup *tg = dlist_container(TableGroup, in_scan, iter.cur);
+
+			if (tg->pure)
+				decide_candidate(tg, turn);
+		}
+	}
+	principal_leave(&scope);
+}
+
+static void
+decide_role(TableRole *role)
+{
+	RoleTurn	turn = {.role = role};
+	dlist_iter	iter;
+
+	turn.access = prepare_role(role);
+	if (turn.access == NULL)
+		return;
+	decide_pure(&turn);
+	for (Deferred *deferred = turn.deferred; deferred != NULL;
+		 deferred = deferred->next)
+		decide_group(deferred->tg, deferred->change, true);
+	dlist_foreach(iter, &role->scan)
+	{
+		TableGroup *tg = dlist_container(TableGroup, in_scan, iter.cur);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!tg->pure)
+			decide_group(tg, role->route->first, false);
+	}
 }
 
 /*--------------------------------------------------------------------------
@@ -390,17 +643,7 @@ decide_group_carefully(TableGroup *tg)
 }
 
 static void
-decide_table_group(TableGroup *tg, bool carefully)
-{
-	CHECK_FOR_INTERRUPTS();
-	if (carefully)
-		decide_group_carefully(tg);
-	else
-		decide_group(tg, tg->role->route->first, false);
-}
-
-static void
-decide_role(TableRole *role, bool carefully)
+decide_role_carefully(TableRole *role)
 {
 	dlist_iter	iter;
 
@@ -408,8 +651,9 @@ decide_role(TableRole *role, bool carefully)
 	{
 		TableGroup *tg = dlist_container(TableGroup, in_role, iter.cur);
 
+		CHECK_FOR_INTERRUPTS();
 		if (!tg->group->late)
-			decide_table_group(tg, carefully);
+			decide_group_carefully(tg);
 	}
 }
 
@@ -432,8 +676,14 @@ decide_changes(List *routes, bool carefully)
 
 		tables_refresh(route);
 		dlist_foreach(iter, &route->roles)
-			decide_role(dlist_container(TableRole, in_route, iter.cur),
-						carefully);
+		{
+			TableRole  *role = dlist_container(TableRole, in_route, iter.cur);
+
+			if (carefully)
+				decide_role_carefully(role);
+			else
+				decide_role(role);
+		}
 	}
 }
 
@@ -450,7 +700,10 @@ decide_changes_for(SubscriptionGroup *group, bool carefully)
 		if (tg->role->route->first == NULL)
 			continue;
 		tables_refresh(tg->role->route);
-		decide_table_group(tg, carefully);
+		if (carefully)
+			decide_group_carefully(tg);
+		else
+			decide_group(tg, tg->role->route->first, false);
 	}
 }
 

@@ -38,7 +38,6 @@ typedef enum OldPart
 typedef struct Match
 {
 	struct Match *next;
-	struct RoutedChange *to;
 	TableGroup *tg;
 	Outcome		outcome;
 	OldPart		old;

@@ -58,6 +58,8 @@ struct Filter
 {
 	Bitmapset  *attnums;
 	RowCheck   *check;			/* NULL: everything matches */
+	List	   *quals;			/* planned */
+	bool		pure;			/* they run no code of a user, nor for long */
 	bool		has_pattern;
 	bool		too_slow;		/* what it was found to be */
 };
@@ -154,6 +156,9 @@ filter_compile(const char *text, Oid relid, const Bitmapset *selectable,
 		filter->attnums = columns.attnums;
 		filter->check = rowcheck_create(plan.quals, desc, columns.attnums,
 										context);
+		filter->quals = plan.quals;
+		filter->pure = !filter->has_pattern && !plan.bound &&
+			!rowcheck_reads_session((Node *) plan.quals);
 	}
 	filter_parse_free(&parse);
 	MemoryContextSwitchTo(oldcontext);
@@ -206,6 +211,17 @@ check_pattern(Filter *filter, const PolicyRow *row)
 				 errmsg("filter took longer than %d ms for a row",
 						PATTERN_TIMEOUT_MS)));
 	return verdict;
+}
+
+/*
+ * Can it be checked without being its principal?  *quals becomes what it
+ * consists of, which lives as long as the filter.
+ */
+bool
+filter_pure(Filter *filter, List **quals)
+{
+	*quals = filter->quals;
+	return filter->check == NULL || filter->pure;
 }
 
 /* The columns that have to be known for an answer. */

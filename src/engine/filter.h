@@ -25,6 +25,7 @@ extern Filter *filter_compile(const char *text, Oid relid,
 							  const Bitmapset *selectable,
 							  MemoryContext context);
 extern Verdict filter_check(Filter *filter, const PolicyRow *row);
+extern bool filter_pure(Filter *filter, List **quals);
 extern const Bitmapset *filter_needed_columns(Filter *filter);
 
 #endif							/* RTSYNC_FILTER_H */

@@ -73,14 +73,12 @@
 #include "utils/tuplestore.h"
 
 #include "engine/compat.h"
+#include "engine/fold.h"
 #include "engine/policy.h"
 #include "engine/settings.h"
 
 /* The name of the row in the queries that we build */
 #define ROW_NAME "rtsync_row"
-
-/* How often to start again when locking tables brings invalidations */
-#define MAX_REPLANS 10
 
 /* Policies that took too long rest for this many times the timeout */
 #define SUSPENSION_FACTOR 10
@@ -105,6 +103,9 @@ typedef struct CompiledPolicy
 	MemoryContext run_context;	/* for one evaluation of the query */
 	char	   *claims;			/* good for these only; NULL: for all */
 	RowCheck   *expr;			/* without sub-queries */
+	Folded		folded;			/* likewise: what depends on the session taken
+								 * out ... */
+	RowCheck   *folded_expr;	/* ... if the rest depends on it no more */
 	PlannedStmt *query;			/* with sub-queries */
 	EphemeralNamedRelation row; /* the query's row, its store set at each run */
 	QueryEnvironment *query_env;
@@ -137,7 +138,9 @@ static Node *flatten_mutator(Node *node, void *context);
 static Node *trivial_subselect(SubLink *sublink);
 static void describe_compiled(TableAccess *access, CompiledPolicy *compiled);
 static void ensure_plan(TableAccess *access);
+static bool has_plan(CompiledPolicy *compiled);
 static void make_plan(TableAccess *access, CompiledPolicy *compiled);
+static void fold_plan(CompiledPolicy *compiled, RowPlan *plan);
 static void plan_query(CompiledPolicy *compiled, RowPlan *plan);
 static RangeTblEntry *row_rte(TupleDesc desc);
 static void lock_tables(PlannedStmt *plan);
@@ -528,35 +531,37 @@ describe_compiled(TableAccess *access, CompiledPolicy *compiled)
 /*
  * Have a plan that is good for the current principal, and the locks to run it.
  * May build the access anew.
+ *
+ * Locking the tables of an old plan may bring the news that it is out of date.
+ * Planning takes the same locks before it looks at anything, so that a new
+ * plan can be used at once, even if unrelated news came with them and marked
+ * it for the next time.
  */
 static void
 ensure_plan(TableAccess *access)
 {
-	for (int i = 0; i < MAX_REPLANS; i++)
+	if (access->valid && has_plan(access->compiled))
 	{
-		CompiledPolicy *compiled;
-
-		if (!access->valid)
-			build_access(access);
-		compiled = access->compiled;
-		if (compiled == NULL || access->undecidable != NULL)
-			return;
-
-		if (!compiled->planned ||
-			(compiled->claims != NULL &&
-			 strcmp(compiled->claims, principal_current()->claims) != 0))
-			make_plan(access, compiled);
-
-		/* the locks may bring the news that the plan is out of date */
-		if (compiled->query != NULL)
-			lock_tables(compiled->query);
+		if (access->compiled->query != NULL)
+			lock_tables(access->compiled->query);
 		if (access->valid)
 			return;
 	}
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("row security of table %u changes too often to be evaluated",
-					access->relid)));
+
+	if (!access->valid)
+		build_access(access);
+	if (access->compiled != NULL && access->undecidable == NULL &&
+		!has_plan(access->compiled))
+		make_plan(access, access->compiled);
+}
+
+/* Is there a plan, and is it good for the claims of the principal? */
+static bool
+has_plan(CompiledPolicy *compiled)
+{
+	return compiled != NULL && compiled->planned &&
+		(compiled->claims == NULL ||
+		 strcmp(compiled->claims, principal_current()->claims) == 0);
 }
 
 /*
@@ -575,6 +580,7 @@ make_plan(TableAccess *access, CompiledPolicy *compiled)
 	compiled->relation_oids = NIL;
 	compiled->inval_items = NIL;
 	compiled->expr = NULL;
+	compiled->folded_expr = NULL;
 	compiled->query = NULL;
 	compiled->claims = NULL;
 	if (compiled->plan_context != NULL)
@@ -593,6 +599,8 @@ make_plan(TableAccess *access, CompiledPolicy *compiled)
 		compiled->expr = rowcheck_create(plan.quals, compiled->desc,
 										 compiled->columns.attnums,
 										 compiled->plan_context);
+		if (!plan.bound)
+			fold_plan(compiled, &plan);
 	}
 	if (plan.bound)
 		compiled->claims = pstrdup(principal_current()->claims);
@@ -605,6 +613,56 @@ make_plan(TableAccess *access, CompiledPolicy *compiled)
 	/* what was read may be out of date already */
 	if (invalidations != invalidations_before)
 		access->valid = false;
+}
+
+/* Take out of planned conditions what depends on the session alone. */
+static void
+fold_plan(CompiledPolicy *compiled, RowPlan *plan)
+{
+	fold_session(plan->quals, &compiled->folded);
+	if (compiled->folded.pure)
+		compiled->folded_expr = rowcheck_create(compiled->folded.quals,
+												compiled->desc,
+												compiled->columns.attnums,
+												compiled->plan_context);
+}
+
+/*
+ * Can rows be checked for many principals without becoming each of them?
+ * Then returns true and evaluates the parameters of the principal that has
+ * been entered, into the context given; without any, *params is NULL.  They
+ * are good for as long as the access has the same generation, as is *quals,
+ * the conditions over these parameters.  Errors like policy_check's.
+ */
+bool
+policy_fold(TableAccess *access, MemoryContext context, List **quals,
+			ParamListInfo *params)
+{
+	*quals = NIL;
+	*params = NULL;
+	policy_prepare(access);
+	if (!access->readable || access->undecidable != NULL)
+		return false;
+	if (!access->row_security)
+		return true;
+	if (access->compiled->folded_expr == NULL)
+		return false;
+	*quals = access->compiled->folded.quals;
+	*params = fold_evaluate(&access->compiled->folded, context);
+	return true;
+}
+
+/*
+ * policy_check for the principal whose parameters these are, if policy_fold
+ * said that it can be; no principal needs to be entered.
+ */
+Verdict
+policy_check_folded(TableAccess *access, ParamListInfo params,
+					const PolicyRow *row)
+{
+	if (!access->row_security)
+		return VERDICT_YES;
+	return rowcheck_run_with(access->compiled->folded_expr, params, row);
 }
 
 /*

@@ -13,6 +13,7 @@
 
 #include "datatype/timestamp.h"
 #include "nodes/bitmapset.h"
+#include "nodes/params.h"
 #include "nodes/pg_list.h"
 
 #include "engine/principal.h"
@@ -55,6 +56,10 @@ extern const Bitmapset *policy_needed_columns(TableAccess *access,
 											  bool *all);
 extern Verdict policy_check(TableAccess *access, const PolicyRow *row);
 extern void policy_prepare(TableAccess *access);
+extern bool policy_fold(TableAccess *access, MemoryContext context,
+						List **quals, ParamListInfo *params);
+extern Verdict policy_check_folded(TableAccess *access, ParamListInfo params,
+								   const PolicyRow *row);
 extern List *policy_dependencies(TableAccess *access);
 
 #endif							/* RTSYNC_POLICY_H */

@@ -313,6 +313,13 @@ build_state(RowCheck *expr)
 Verdict
 rowcheck_run(RowCheck *expr, const PolicyRow *row)
 {
+	return rowcheck_run_with(expr, NULL, row);
+}
+
+/* Likewise, with values for the parameters in the conditions. */
+Verdict
+rowcheck_run_with(RowCheck *expr, ParamListInfo params, const PolicyRow *row)
+{
 	TupleTableSlot *slot;
 	bool		result;
 	int			nestlevel = 0;
@@ -332,6 +339,7 @@ rowcheck_run(RowCheck *expr, const PolicyRow *row)
 
 	expr->running = true;
 	expr->econtext->ecxt_scantuple = slot;
+	expr->econtext->ecxt_param_list_info = params;
 	result = ExecQual(expr->state, expr->econtext);
 	ResetExprContext(expr->econtext);
 	expr->running = false;

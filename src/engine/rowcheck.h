@@ -14,6 +14,7 @@
 #include "access/htup.h"
 #include "access/tupdesc.h"
 #include "nodes/bitmapset.h"
+#include "nodes/params.h"
 #include "nodes/pg_list.h"
 #include "utils/rel.h"
 
@@ -70,6 +71,8 @@ extern RowCheck *rowcheck_create(List *quals, TupleDesc desc,
 								 const Bitmapset *attnums,
 								 MemoryContext context);
 extern Verdict rowcheck_run(RowCheck *expr, const PolicyRow *row);
+extern Verdict rowcheck_run_with(RowCheck *expr, ParamListInfo params,
+								 const PolicyRow *row);
 
 extern bool rowcheck_fetch(TupleDesc desc, const Bitmapset *attnums,
 						   const PolicyRow *row, Datum *values, bool *isnull);

@@ -161,6 +161,8 @@ table_role_find(TableRoute *route, Oid roleid)
 	role->route = route;
 	role->roleid = roleid;
 	dlist_init(&role->groups);
+	dlist_init(&role->scan);
+	role->index = index_create(TablesContext);
 	dlist_push_tail(&route->roles, &role->in_route);
 
 	/* its signature and dependencies are found out by the next recheck */
@@ -177,6 +179,8 @@ table_group_create(TableRoute *route, SubscriptionGroup *group)
 	tg->role = table_role_find(route, group->principal->roleid);
 	dlist_push_tail(&tg->role->groups, &tg->in_role);
 	dlist_push_tail(&group->tables, &tg->in_group);
+	if (!group->late)
+		dlist_push_tail(&tg->role->scan, &tg->in_scan);
 	return tg;
 }
 
@@ -187,12 +191,17 @@ table_group_free(TableGroup *tg)
 
 	dlist_delete(&tg->in_role);
 	dlist_delete(&tg->in_group);
+	if (tg->item.indexed)
+		index_remove(role->index, &tg->item);
+	else if (!tg->group->late)
+		dlist_delete(&tg->in_scan);
 	if (tg->context != NULL)
 		MemoryContextDelete(tg->context);
 	pfree(tg);
 	if (dlist_is_empty(&role->groups))
 	{
 		table_role_watch(role, NIL);
+		index_delete(role->index);
 		dlist_delete(&role->in_route);
 		pfree(role);
 	}
@@ -557,23 +566,40 @@ tables_tell_late(void)
 }
 
 /*
+ * What was compiled for the groups of the role is out of date: all of them are
+ * to be compiled, and indexed, anew.
+ */
+void
+tables_reset_index(TableRole *role)
+{
+	dlist_iter	iter;
+
+	index_delete(role->index);
+	role->index = index_create(TablesContext);
+	role->access_generation = 0;
+	dlist_foreach(iter, &role->groups)
+	{
+		TableGroup *tg = dlist_container(TableGroup, in_role, iter.cur);
+
+		tg->valid = false;
+		if (tg->item.indexed)
+			dlist_push_tail(&role->scan, &tg->in_scan);
+		tg->item.indexed = false;
+	}
+}
+
+/*
  * If catalogs have changed: what was compiled for the groups of the table is
  * out of date.
  */
 void
 tables_refresh(TableRoute *route)
 {
-	dlist_iter	roles;
-	dlist_iter	groups;
+	dlist_iter	iter;
 
 	if (route->generation == generation)
 		return;
 	route->generation = generation;
-	dlist_foreach(roles, &route->roles)
-	{
-		TableRole  *role = dlist_container(TableRole, in_route, roles.cur);
-
-		dlist_foreach(groups, &role->groups)
-			dlist_container(TableGroup, in_role, groups.cur)->valid = false;
-	}
+	dlist_foreach(iter, &route->roles)
+		tables_reset_index(dlist_container(TableRole, in_route, iter.cur));
 }

@@ -16,6 +16,7 @@
 #include "nodes/pg_list.h"
 
 #include "engine/filter.h"
+#include "engine/index.h"
 #include "engine/schema.h"
 #include "engine/subscription.h"
 
@@ -44,6 +45,11 @@ typedef struct TableRole
 	TableRoute *route;
 	Oid			roleid;
 	dlist_head	groups;			/* TableGroup.in_role; never empty */
+	dlist_head	scan;			/* TableGroup.in_scan: those of them that must
+								 * be asked about each row */
+	PredicateIndex *index;		/* of the others, but for late ones */
+	uint64		access_generation;	/* of the TableAccess that the index was
+									 * made from */
 	uint64		access_signature;	/* what the role could see when its groups
 									 * were last told of it; 0: not known */
 	List	   *dependencies;	/* OIDs of tables that its policies read */
@@ -57,14 +63,20 @@ typedef struct TableGroup
 {
 	dlist_node	in_role;
 	dlist_node	in_group;
+	dlist_node	in_scan;		/* unless it is late, or item is indexed */
+	IndexItem	item;
 	SubscriptionGroup *group;
 	TableRole  *role;
 
 	/* compiled from the catalogs and the route's schema */
 	MemoryContext context;
 	bool		valid;
+	bool		placed;			/* it was also seen whether it can be indexed */
 	uint64		access_generation;	/* of the TableAccess it was made from */
 	Filter	   *filter;			/* NULL: none */
+	bool		pure;			/* rows can be checked for it without becoming
+								 * its principal ... */
+	ParamListInfo params;		/* ... with these parameters of the policies */
 	Bitmapset  *columns;		/* attnums described in "columns" */
 	Bitmapset  *record;			/* attnums in "record" */
 	Bitmapset  *identity;		/* identity that may be shown */
@@ -78,6 +90,7 @@ extern void tables_remove_group(SubscriptionGroup *group);
 extern TableRoute *tables_route(RelSchema *schema);
 extern bool tables_route_pending(RelSchema *schema);
 extern void tables_refresh(TableRoute *route);
+extern void tables_reset_index(TableRole *role);
 
 extern bool tables_group_depends(SubscriptionGroup *group, Oid relid);
 extern bool tables_watches(Oid relid);

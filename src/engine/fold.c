@@ -1,0 +1,162 @@
+/*-------------------------------------------------------------------------
+ *
+ * fold.c
+ *	  Taking out of conditions what depends on the session alone.
+ *
+ * A policy says "owner = uid()", and uid() is, once inlined, an expression
+ * over current_setting('request.jwt.claims').  For one principal it has one
+ * value.  So we replace such expressions by parameters, evaluate them once
+ * for each principal, and can then check rows for many principals with the
+ * same prepared conditions, without becoming each of them in turn; and we can
+ * look for the principals of a row instead of trying them all (index.c).
+ *
+ * Taken out is the largest part of an expression that reads no column and
+ * whose functions are immutable, or are current_setting, or say who the
+ * current user is.  A function that a user wrote and that could not be
+ * inlined stays, as does now().
+ *
+ * Taking a part out of a CASE or an OR means that it is evaluated even where
+ * the server would not: an error in it must not count (see decide.c).
+ *
+ * Called by policy.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_proc.h"
+#include "executor/executor.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "utils/datum.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+
+#include "engine/fold.h"
+#include "engine/rowcheck.h"
+
+/* Does the function depend on something that may change from row to row? */
+static bool
+varying_function(Oid funcid, void *context)
+{
+	if (funcid == F_CURRENT_SETTING_TEXT || funcid == F_CURRENT_SETTING_TEXT_BOOL)
+		return false;
+	return func_volatile(funcid) != PROVOLATILE_IMMUTABLE;
+}
+
+static bool
+varying_walker(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	switch (nodeTag(node))
+	{
+		case T_Var:
+		case T_Param:
+		case T_SubLink:
+		case T_SubPlan:
+		case T_AlternativeSubPlan:
+		case T_Aggref:
+		case T_GroupingFunc:
+		case T_WindowFunc:
+		case T_CaseTestExpr:
+		case T_CoerceToDomain:
+		case T_CoerceToDomainValue:
+		case T_NextValueExpr:
+			return true;
+		case T_SQLValueFunction:
+			switch (((SQLValueFunction *) node)->op)
+			{
+				case SVFOP_CURRENT_ROLE:
+				case SVFOP_CURRENT_USER:
+				case SVFOP_USER:
+				case SVFOP_SESSION_USER:
+				case SVFOP_CURRENT_CATALOG:
+					return false;
+				default:
+					return true;
+			}
+		default:
+			break;
+	}
+	if (check_functions_in_node(node, varying_function, context))
+		return true;
+	return expression_tree_walker(node, varying_walker, context);
+}
+
+/* The parameter for an expression, the same for equal ones */
+static Node *
+parameter(Node *node, Folded *folded)
+{
+	Param	   *param = makeNode(Param);
+	ListCell   *lc;
+
+	param->paramkind = PARAM_EXTERN;
+	param->paramtype = exprType(node);
+	param->paramtypmod = exprTypmod(node);
+	param->paramcollid = exprCollation(node);
+	param->location = -1;
+	foreach(lc, folded->params)
+	{
+		param->paramid++;
+		if (equal(lfirst(lc), node))
+			return (Node *) param;
+	}
+	folded->params = lappend(folded->params, node);
+	param->paramid++;
+	return (Node *) param;
+}
+
+static Node *
+fold_mutator(Node *node, void *context)
+{
+	if (node == NULL || IsA(node, Const))
+		return node;
+	if (!IsA(node, List) && !varying_walker(node, NULL))
+		return parameter(node, context);
+	return expression_tree_mutator(node, fold_mutator, context);
+}
+
+/*
+ * Fold planned conditions without sub-queries; allocates in the current
+ * memory context.
+ */
+void
+fold_session(List *quals, Folded *folded)
+{
+	folded->params = NIL;
+	folded->quals = (List *) fold_mutator((Node *) quals, folded);
+	folded->pure = !rowcheck_reads_session((Node *) folded->quals);
+}
+
+/*
+ * Evaluate the parameters as the principal that has been entered.  The values
+ * live in the context given.  Errors of the expressions are raised.
+ */
+ParamListInfo
+fold_evaluate(const Folded *folded, MemoryContext context)
+{
+	int			n = list_length(folded->params);
+	ExprContext *econtext = CreateStandaloneExprContext();
+	MemoryContext old = MemoryContextSwitchTo(context);
+	ParamListInfo values = makeParamList(n);
+
+	for (int i = 0; i < n; i++)
+	{
+		Expr	   *expr = list_nth(folded->params, i);
+		ParamExternData *value = &values->params[i];
+		int16		typlen;
+		bool		byval;
+
+		value->ptype = exprType((Node *) expr);
+		value->pflags = PARAM_FLAG_CONST;
+		value->value = ExecEvalExprSwitchContext(ExecInitExpr(expr, NULL),
+												 econtext, &value->isnull);
+		get_typlenbyval(value->ptype, &typlen, &byval);
+		if (!value->isnull)
+			value->value = datumCopy(value->value, byval, typlen);
+	}
+	MemoryContextSwitchTo(old);
+	FreeExprContext(econtext, true);
+	return values;
+}

@@ -1,0 +1,30 @@
+/*-------------------------------------------------------------------------
+ *
+ * fold.h
+ *	  Taking out of conditions what depends on the session alone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_FOLD_H
+#define RTSYNC_FOLD_H
+
+#include "postgres.h"
+
+#include "nodes/params.h"
+#include "nodes/pg_list.h"
+
+/* Planned conditions with parameters in the place of expressions that have
+ * one value for all rows that a principal asks about */
+typedef struct Folded
+{
+	List	   *quals;			/* Param n stands for the nth of ... */
+	List	   *params;			/* ... these expressions */
+	bool		pure;			/* what is left gives everybody the same
+								 * answer, and runs no code of a user */
+} Folded;
+
+extern void fold_session(List *quals, Folded *folded);
+extern ParamListInfo fold_evaluate(const Folded *folded,
+								   MemoryContext context);
+
+#endif							/* RTSYNC_FOLD_H */

@@ -1,0 +1,40 @@
+/*-------------------------------------------------------------------------
+ *
+ * index.h
+ *	  From a row to those whom it may concern.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_INDEX_H
+#define RTSYNC_INDEX_H
+
+#include "postgres.h"
+
+#include "lib/ilist.h"
+#include "nodes/params.h"
+#include "nodes/pg_list.h"
+
+#include "engine/rowcheck.h"
+
+/* Opaque: a hash from (column, value) to items */
+typedef struct PredicateIndex PredicateIndex;
+
+/* To be embedded in what is indexed; zero it before the first use */
+typedef struct IndexItem
+{
+	dlist_head	entries;		/* private */
+	bool		indexed;
+	uint64		visit;			/* the last visit that came by */
+} IndexItem;
+
+extern PredicateIndex *index_create(MemoryContext parent);
+extern void index_delete(PredicateIndex *index);
+extern bool index_insert(PredicateIndex *index, IndexItem *item,
+						 List *quals, ParamListInfo params);
+extern void index_remove(PredicateIndex *index, IndexItem *item);
+extern bool index_visit(PredicateIndex *index, const PolicyRow *row,
+						uint64 visit,
+						void (*function) (IndexItem *item, void *arg),
+						void *arg);
+
+#endif							/* RTSYNC_INDEX_H */
