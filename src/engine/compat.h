@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "parser/parse_relation.h"
 #include "replication/logical.h"
+#include "replication/message.h"
 #include "replication/output_plugin.h"
 #include "replication/reorderbuffer.h"
 #include "replication/slot.h"
@@ -145,6 +146,18 @@ compat_slot_invalidated(void)
 #endif
 }
 
+/* Write a logical message; it is not flushed */
+static inline XLogRecPtr
+compat_log_message(const char *prefix, const char *data, Size size,
+				   bool transactional)
+{
+#if PG_VERSION_NUM >= 170000
+	return LogLogicalMessage(prefix, data, size, transactional, false);
+#else
+	return LogLogicalMessage(prefix, data, size, transactional);
+#endif
+}
+
 /* Does the current user own a database? */
 static inline bool
 compat_owns_database(Oid dboid)
@@ -206,14 +219,14 @@ compat_namespace_usage(Oid nspid, Oid roleid)
 #endif
 }
 
-/* Make a hand-made range table entry one that needs the SELECT privilege */
+/* Make a hand-made range table entry one that needs this privilege */
 static inline void
-compat_require_select(Query *query, RangeTblEntry *rte)
+compat_require_privilege(Query *query, RangeTblEntry *rte, AclMode mode)
 {
 #if PG_VERSION_NUM >= 160000
-	addRTEPermissionInfo(&query->rteperminfos, rte)->requiredPerms = ACL_SELECT;
+	addRTEPermissionInfo(&query->rteperminfos, rte)->requiredPerms = mode;
 #else
-	rte->requiredPerms = ACL_SELECT;
+	rte->requiredPerms = mode;
 #endif
 }
 

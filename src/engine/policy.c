@@ -25,7 +25,7 @@
  *	  If the planner executed a user's function for a constant, the plan is
  *	  good only for the claims that it saw, and is made again for others.
  *
- * The cache is by (table, role).  Invalidation callbacks only mark entries, at
+ * The cache is by (table, role, command).  Invalidation callbacks only mark entries, at
  * any moment, also while one is being built; marked entries are built again by
  * the next lookup.  An entry under construction is in a memory context that is
  * not yet the cache's, and which the next construction deletes if an error
@@ -87,6 +87,7 @@ typedef struct AccessKey
 {
 	Oid			relid;
 	Oid			roleid;
+	CmdType		command;
 } AccessKey;
 
 typedef struct CompiledPolicy
@@ -101,7 +102,8 @@ typedef struct CompiledPolicy
 	bool		planned;
 	MemoryContext plan_context;
 	MemoryContext run_context;	/* for one evaluation of the query */
-	char	   *claims;			/* good for these only; NULL: for all */
+	char	   *bound_to;		/* good for this principal only; NULL: for
+								 * all */
 	RowCheck   *expr;			/* without sub-queries */
 	Folded		folded;			/* likewise: what depends on the session taken
 								 * out ... */
@@ -125,15 +127,18 @@ static uint64 invalidations = 0;
 static uint64 last_generation = 0;
 
 static Verdict check_row(TableAccess *access, const PolicyRow *row);
+static TableAccess *get_access(Oid relid, Oid roleid, CmdType command);
 static void require_principal(TableAccess *access);
 static _Noreturn void suspend(TableAccess *access);
 static void refuse_suspended(TableAccess *access);
 static void build_access(TableAccess *access);
 static uint64 access_signature(TableAccess *access);
 static void read_privileges(TableAccess *access, Relation rel);
-static Bitmapset *selectable_columns(Relation rel, Oid roleid);
-static CompiledPolicy *read_policies(Relation rel, MemoryContext context);
-static List *security_quals(Relation rel);
+static Bitmapset *permitted_columns(Relation rel, Oid roleid, AclMode mode);
+static CompiledPolicy *read_policies(Relation rel, CmdType command,
+									 MemoryContext context);
+static List *security_quals(Relation rel, CmdType command);
+static List *check_quals(List *checks);
 static Node *flatten_mutator(Node *node, void *context);
 static Node *trivial_subselect(SubLink *sublink);
 static void describe_compiled(TableAccess *access, CompiledPolicy *compiled);
@@ -187,7 +192,30 @@ policy_init(void)
 TableAccess *
 policy_table_access(Oid relid, Oid roleid)
 {
-	AccessKey	key = {relid, roleid};
+	return get_access(relid, roleid, CMD_SELECT);
+}
+
+/*
+ * Likewise for adding rows: policy_check then says whether the role may add
+ * the row, as INSERT without RETURNING would.
+ */
+TableAccess *
+policy_insert_access(Oid relid, Oid roleid)
+{
+	return get_access(relid, roleid, CMD_INSERT);
+}
+
+/* Counts what may have changed an access: the same number, the same answers */
+uint64
+policy_invalidations(void)
+{
+	return invalidations;
+}
+
+static TableAccess *
+get_access(Oid relid, Oid roleid, CmdType command)
+{
+	AccessKey	key = {relid, roleid, command};
 	TableAccess *access;
 	bool		found;
 
@@ -337,6 +365,7 @@ build_access(TableAccess *access)
 	TableAccess new = {
 		.relid = access->relid,
 		.roleid = access->roleid,
+		.command = access->command,
 		.function_changes = access->function_changes,
 	};
 
@@ -355,7 +384,7 @@ build_access(TableAccess *access)
 											 true) == RLS_ENABLED)
 		{
 			new.row_security = true;
-			new.compiled = read_policies(rel, context);
+			new.compiled = read_policies(rel, new.command, context);
 			describe_compiled(&new, new.compiled);
 		}
 		table_close(rel, AccessShareLock);
@@ -400,16 +429,18 @@ read_privileges(TableAccess *access, Relation rel)
 		return;
 	if (!compat_namespace_usage(RelationGetNamespace(rel), access->roleid))
 		return;
-	access->columns = selectable_columns(rel, access->roleid);
+	access->columns = permitted_columns(rel, access->roleid,
+										access->command == CMD_INSERT ?
+										ACL_INSERT : ACL_SELECT);
 	access->readable = !bms_is_empty(access->columns);
 }
 
 static Bitmapset *
-selectable_columns(Relation rel, Oid roleid)
+permitted_columns(Relation rel, Oid roleid, AclMode mode)
 {
 	Oid			relid = RelationGetRelid(rel);
 	TupleDesc	desc = RelationGetDescr(rel);
-	bool		all = pg_class_aclcheck(relid, roleid, ACL_SELECT) == ACLCHECK_OK;
+	bool		all = pg_class_aclcheck(relid, roleid, mode) == ACLCHECK_OK;
 	Bitmapset  *result = NULL;
 
 	for (int i = 0; i < desc->natts; i++)
@@ -419,18 +450,18 @@ selectable_columns(Relation rel, Oid roleid)
 		if (TupleDescAttr(desc, i)->attisdropped)
 			continue;
 		if (all ||
-			pg_attribute_aclcheck(relid, attnum, roleid, ACL_SELECT) == ACLCHECK_OK)
+			pg_attribute_aclcheck(relid, attnum, roleid, mode) == ACLCHECK_OK)
 			result = bms_add_member(result, attnum);
 	}
 	return result;
 }
 
-/* The conditions that the server would add to a SELECT by the current role. */
+/* The conditions that the server would add to a command by the current role. */
 static CompiledPolicy *
-read_policies(Relation rel, MemoryContext context)
+read_policies(Relation rel, CmdType command, MemoryContext context)
 {
 	CompiledPolicy *compiled = palloc0(sizeof(CompiledPolicy));
-	List	   *quals = security_quals(rel);
+	List	   *quals = security_quals(rel, command);
 
 	compiled->context = context;
 	compiled->desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
@@ -447,7 +478,7 @@ read_policies(Relation rel, MemoryContext context)
  * else no conditions come back, and these would look the same as none.
  */
 static List *
-security_quals(Relation rel)
+security_quals(Relation rel, CmdType command)
 {
 	Query	   *query = makeNode(Query);
 	RangeTblEntry *rte = makeNode(RangeTblEntry);
@@ -460,18 +491,34 @@ security_quals(Relation rel)
 	rte->relid = RelationGetRelid(rel);
 	rte->relkind = rel->rd_rel->relkind;
 	rte->rellockmode = AccessShareLock;
-	query->commandType = CMD_SELECT;
+	query->commandType = command;
+	query->resultRelation = command == CMD_INSERT ? 1 : 0;
 	query->rtable = list_make1(rte);
-	compat_require_select(query, rte);
+	compat_require_privilege(query, rte, command == CMD_INSERT ?
+							 ACL_INSERT : ACL_SELECT);
 
 	get_row_security_policies(query, rte, 1, &quals, &checks,
 							  &has_row_security, &has_sublinks);
+	if (command == CMD_INSERT)
+		quals = check_quals(checks);
 
 	/* at least "false" must have come back */
 	if (!has_row_security || quals == NIL)
 		elog(ERROR, "no row security found for table \"%s\"",
 			 RelationGetRelationName(rel));
 	return copyObject(quals);
+}
+
+/* The conditions of a list of WithCheckOption, which a new row must meet */
+static List *
+check_quals(List *checks)
+{
+	List	   *quals = NIL;
+	ListCell   *lc;
+
+	foreach(lc, checks)
+		quals = lappend(quals, lfirst_node(WithCheckOption, lc)->qual);
+	return quals;
 }
 
 /* Replace "(SELECT expression)" by the expression. */
@@ -555,13 +602,13 @@ ensure_plan(TableAccess *access)
 		make_plan(access, access->compiled);
 }
 
-/* Is there a plan, and is it good for the claims of the principal? */
+/* Is there a plan, and is it good for the principal? */
 static bool
 has_plan(CompiledPolicy *compiled)
 {
 	return compiled != NULL && compiled->planned &&
-		(compiled->claims == NULL ||
-		 strcmp(compiled->claims, principal_current()->claims) == 0);
+		(compiled->bound_to == NULL ||
+		 strcmp(compiled->bound_to, principal_identity()) == 0);
 }
 
 /*
@@ -582,7 +629,7 @@ make_plan(TableAccess *access, CompiledPolicy *compiled)
 	compiled->expr = NULL;
 	compiled->folded_expr = NULL;
 	compiled->query = NULL;
-	compiled->claims = NULL;
+	compiled->bound_to = NULL;
 	if (compiled->plan_context != NULL)
 		MemoryContextReset(compiled->plan_context);
 	else
@@ -603,7 +650,7 @@ make_plan(TableAccess *access, CompiledPolicy *compiled)
 			fold_plan(compiled, &plan);
 	}
 	if (plan.bound)
-		compiled->claims = pstrdup(principal_current()->claims);
+		compiled->bound_to = principal_identity();
 	MemoryContextSwitchTo(oldcontext);
 
 	compiled->relation_oids = plan.relation_oids;

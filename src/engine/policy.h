@@ -20,15 +20,17 @@
 #include "engine/rowcheck.h"
 
 /*
- * What a role may see of a table: privileges and compiled policies.  Cached
- * per (table, role).  The struct stays where it is for the life of the
- * process; what it says is good until the current transaction ends or an
- * invalidation is accepted, whichever comes first, so get it anew.
+ * What a role may see of a table, or with CMD_INSERT add to it: privileges
+ * and compiled policies.  Cached per (table, role, command).  The struct stays
+ * where it is for the life of the process; what it says is good until the
+ * current transaction ends or an invalidation is accepted, whichever comes
+ * first, so get it anew.
  */
 typedef struct TableAccess
 {
 	Oid			relid;			/* hash key */
 	Oid			roleid;			/* hash key */
+	CmdType		command;		/* hash key: CMD_SELECT or CMD_INSERT */
 	bool		valid;
 	uint64		generation;		/* changes whenever the access was looked at
 								 * anew: what was derived from it (filters,
@@ -36,9 +38,9 @@ typedef struct TableAccess
 	uint64		signature;		/* the same for as long as the role may see
 								 * the same of the table, never 0 */
 	uint32		function_changes;	/* of functions that the policies call */
-	bool		readable;		/* SELECT on the table or on some column, and
-								 * USAGE on its schema */
-	Bitmapset  *columns;		/* attnums that the role may SELECT */
+	bool		readable;		/* the privilege for the command on the table
+								 * or on some column, and USAGE on its schema */
+	Bitmapset  *columns;		/* attnums that the role has it for */
 	bool		row_security;	/* policies apply to this role */
 	bool		reads_session;	/* the answer may depend on the claims, or on
 								 * anything else but the row and the role */
@@ -52,6 +54,8 @@ typedef struct TableAccess
 
 extern void policy_init(void);
 extern TableAccess *policy_table_access(Oid relid, Oid roleid);
+extern TableAccess *policy_insert_access(Oid relid, Oid roleid);
+extern uint64 policy_invalidations(void);
 extern const Bitmapset *policy_needed_columns(TableAccess *access,
 											  bool *all);
 extern Verdict policy_check(TableAccess *access, const PolicyRow *row);

@@ -54,6 +54,8 @@ static volatile uint32 evaluation = 0;
 static volatile uint32 seen_evaluation = 0;
 static volatile int cancels = 0;
 
+static void forbid_nesting(void);
+static void save_topic(const char *topic);
 static void enter(Oid roleid, PrincipalScope *scope);
 static void save_setting(const char *name, const char *value);
 static void start_timer(void);
@@ -75,8 +77,9 @@ principal_enter(const Principal *principal, PrincipalScope *scope)
 	Oid			userid;
 	int			sec_context;
 
+	forbid_nesting();
 	GetUserIdAndSecContext(&userid, &sec_context);
-	if (depth > 0 || sec_context != 0)
+	if (sec_context != 0)
 		elog(ERROR, "a principal cannot be entered inside another");
 
 	nestlevel = NewGUCNestLevel();
@@ -87,11 +90,50 @@ principal_enter(const Principal *principal, PrincipalScope *scope)
 				 errmsg("role \"%s\" is no longer the one that the token named",
 						principal->rolename)));
 	save_setting("request.jwt.claims", principal->claims);
+	save_topic(principal->topic);
 
 	enter(principal->roleid, scope);
 	scope->save_userid = userid;
 	scope->save_nestlevel = nestlevel;
 	current_principal = principal;
+}
+
+/*
+ * Let the code run for the user that we are already, in a backend that is not
+ * the engine: role and claims are as the session has them.
+ */
+void
+principal_enter_session(const Principal *principal, PrincipalScope *scope)
+{
+	int			nestlevel = NewGUCNestLevel();
+
+	forbid_nesting();
+	if (GetUserId() != principal->roleid)
+		elog(ERROR, "the session's user is not the principal");
+	save_topic(principal->topic);
+
+	enter(principal->roleid, scope);
+	scope->save_nestlevel = nestlevel;
+	current_principal = principal;
+}
+
+static void
+forbid_nesting(void)
+{
+	if (depth > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("row security cannot be asked inside row security")));
+}
+
+/* Policies that came from Supabase read the second. */
+static void
+save_topic(const char *topic)
+{
+	if (topic == NULL)
+		return;
+	save_setting("rtsync.topic", topic);
+	save_setting("realtime.topic", topic);
 }
 
 /*
@@ -156,6 +198,16 @@ const Principal *
 principal_current(void)
 {
 	return current_principal;
+}
+
+char *
+principal_identity(void)
+{
+	const Principal *principal = current_principal;
+
+	return psprintf("%zu:%s%s%s", strlen(principal->claims), principal->claims,
+					principal->topic ? ":" : "",
+					principal->topic ? principal->topic : "");
 }
 
 void

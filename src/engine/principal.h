@@ -28,6 +28,8 @@ typedef struct Principal
 	char	   *rolename;
 	char	   *claims;			/* the token's payload, JSON text, valid in
 								 * the server's encoding and valid jsonb */
+	const char *topic;			/* the channel that it is about, for
+								 * rtsync.topic(); NULL: none */
 } Principal;
 
 /* What principal_leave needs to restore */
@@ -43,11 +45,18 @@ typedef struct PrincipalScope
 extern void principal_enter(const Principal *principal, PrincipalScope *scope);
 extern void principal_leave(PrincipalScope *scope);
 
+/* The principal is this session's user, with the claims that it has set */
+extern void principal_enter_session(const Principal *principal,
+									PrincipalScope *scope);
+
 /* For role only, without claims (catalog lookups, planning, rendering) */
 extern void principal_enter_role(Oid roleid, PrincipalScope *scope);
 
 /* Whoever was entered last and not left; NULL: nobody, or a role only */
 extern const Principal *principal_current(void);
+
+/* All that tells it from others of its role, palloc'd */
+extern char *principal_identity(void);
 
 /* One evaluation ends, another begins: each has the whole timeout */
 extern void principal_progress(void);

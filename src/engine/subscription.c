@@ -166,7 +166,7 @@ group_create(char *key, const Principal *principal, const BindingSpec *spec,
 	group->key = pstrdup(key);
 	group->id = ++last_group_id;
 	group->late = late;
-	group->principal = palloc(sizeof(Principal));
+	group->principal = palloc0(sizeof(Principal));
 	group->principal->roleid = principal->roleid;
 	group->principal->rolename = pstrdup(principal->rolename);
 	group->principal->claims = pstrdup(principal->claims);

@@ -76,6 +76,7 @@ attnums_arg(Datum array)
 static void
 principal_arg(Principal *principal, const char *rolename, const char *claims)
 {
+	memset(principal, 0, sizeof(*principal));
 	principal->roleid = get_role_oid(rolename, false);
 	principal->rolename = pstrdup(rolename);
 	principal->claims = pstrdup(claims);
