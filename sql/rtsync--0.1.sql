@@ -75,6 +75,131 @@ CREATE FUNCTION rtsync.role() RETURNS pg_catalog.text
 LANGUAGE SQL STABLE PARALLEL SAFE
 RETURN NULLIF(pg_catalog.current_setting('request.jwt.claims', true), '')::pg_catalog.jsonb OPERATOR(pg_catalog.->>) 'role';
 
+CREATE FUNCTION rtsync.topic() RETURNS pg_catalog.text
+LANGUAGE SQL STABLE PARALLEL SAFE
+RETURN NULLIF(pg_catalog.current_setting('rtsync.topic', true), '');
+
+COMMENT ON FUNCTION rtsync.topic() IS 'topic of the channel that row security is asked about, null elsewhere';
 COMMENT ON FUNCTION rtsync.jwt() IS 'claims of the current token, null without one';
 COMMENT ON FUNCTION rtsync.uid() IS 'claim "sub" of the current token';
 COMMENT ON FUNCTION rtsync.role() IS 'claim "role" of the current token';
+
+--
+-- Messages.  The row security of this table decides about private channels:
+-- SELECT lets a role receive, INSERT lets it send.  It also holds what was
+-- sent with "persist", for replay.
+--
+-- The privileges that everybody has are on the columns that name a channel
+-- alone: policies need no GRANT beside them, and yet nobody can read a payload
+-- or store a message with SQL.
+--
+CREATE TABLE rtsync.messages (
+  topic pg_catalog.text NOT NULL,
+  extension pg_catalog.text NOT NULL,
+  payload pg_catalog.jsonb,
+  event pg_catalog.text,
+  private pg_catalog.bool NOT NULL DEFAULT false,
+  updated_at pg_catalog.timestamp NOT NULL DEFAULT (pg_catalog.now() AT TIME ZONE 'UTC'),
+  inserted_at pg_catalog.timestamp NOT NULL DEFAULT (pg_catalog.now() AT TIME ZONE 'UTC'),
+  id pg_catalog.uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+  binary_payload pg_catalog.bytea,
+  expires_at pg_catalog.timestamp,
+  PRIMARY KEY (id, inserted_at)
+) PARTITION BY RANGE (inserted_at);
+CREATE INDEX messages_replay ON rtsync.messages (topic, inserted_at DESC)
+  WHERE private AND extension OPERATOR(pg_catalog.=) 'broadcast';
+CREATE TABLE rtsync.messages_default PARTITION OF rtsync.messages DEFAULT;
+ALTER TABLE rtsync.messages ENABLE ROW LEVEL SECURITY;
+ALTER TABLE rtsync.messages_default ENABLE ROW LEVEL SECURITY;
+REVOKE ALL ON rtsync.messages, rtsync.messages_default FROM PUBLIC;
+GRANT SELECT (topic, extension), INSERT (topic, extension) ON rtsync.messages TO PUBLIC;
+
+--
+-- The key that proves that a logical message is one of ours.  Only C code
+-- reads it.  Row security keeps it from pg_read_all_data, too.  It is not
+-- dumped: a restored database has a key of its own.
+--
+CREATE TABLE rtsync.secret (key pg_catalog.bytea NOT NULL);
+ALTER TABLE rtsync.secret ENABLE ROW LEVEL SECURITY;
+REVOKE ALL ON rtsync.secret FROM PUBLIC;
+INSERT INTO rtsync.secret SELECT pg_catalog.sha256(
+  pg_catalog.uuid_send(pg_catalog.gen_random_uuid()) OPERATOR(pg_catalog.||)
+  pg_catalog.uuid_send(pg_catalog.gen_random_uuid()));
+
+--
+-- Sending.  Everybody may call these; row security decides what comes of it.
+--
+CREATE FUNCTION rtsync.send(
+  payload pg_catalog.jsonb,
+  event pg_catalog.text,
+  topic pg_catalog.text,
+  private pg_catalog.bool DEFAULT true,
+  transactional pg_catalog.bool DEFAULT true,
+  persist pg_catalog.bool DEFAULT false,
+  ttl pg_catalog.interval DEFAULT NULL
+) RETURNS pg_catalog.uuid
+AS 'MODULE_PATHNAME', 'rtsync_sql_send'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rtsync.send IS 'broadcasts JSON to a topic when this transaction commits; returns the message''s id';
+
+CREATE FUNCTION rtsync.send_binary(
+  payload pg_catalog.bytea,
+  event pg_catalog.text,
+  topic pg_catalog.text,
+  private pg_catalog.bool DEFAULT true,
+  transactional pg_catalog.bool DEFAULT true,
+  persist pg_catalog.bool DEFAULT false,
+  ttl pg_catalog.interval DEFAULT NULL
+) RETURNS pg_catalog.uuid
+AS 'MODULE_PATHNAME', 'rtsync_sql_send_binary'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rtsync.send_binary IS 'broadcasts bytes to a topic when this transaction commits; returns the message''s id';
+
+CREATE FUNCTION rtsync.broadcast_changes() RETURNS pg_catalog.trigger
+AS 'MODULE_PATHNAME', 'rtsync_sql_broadcast_trigger'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rtsync.broadcast_changes() IS 'trigger: broadcasts the row''s change to a topic, in which {column} stands for a value';
+
+CREATE FUNCTION rtsync.broadcast_changes(
+  topic_name pg_catalog.text,
+  event_name pg_catalog.text,
+  operation pg_catalog.text,
+  table_name pg_catalog.text,
+  table_schema pg_catalog.text,
+  new pg_catalog.record,
+  old pg_catalog.record,
+  level pg_catalog.text DEFAULT 'ROW'
+) RETURNS pg_catalog.void
+AS 'MODULE_PATHNAME', 'rtsync_sql_broadcast_changes'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rtsync.broadcast_changes(text, text, text, text, text, record, record, text) IS 'broadcasts a row''s change to a topic, from a trigger function';
+
+--
+-- What the functions of install_supabase_compat() are made of: never an error,
+-- but a warning; private messages are stored for replay
+--
+CREATE FUNCTION rtsync.send_or_warn(pg_catalog.jsonb, pg_catalog.text, pg_catalog.text, pg_catalog.bool)
+RETURNS pg_catalog.void
+AS 'MODULE_PATHNAME', 'rtsync_sql_send_or_warn'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION rtsync.send_binary_or_warn(pg_catalog.bytea, pg_catalog.text, pg_catalog.text, pg_catalog.bool)
+RETURNS pg_catalog.void
+AS 'MODULE_PATHNAME', 'rtsync_sql_send_binary_or_warn'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION rtsync.broadcast_changes_or_warn(
+  pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text,
+  pg_catalog.record, pg_catalog.record, pg_catalog.text)
+RETURNS pg_catalog.void
+AS 'MODULE_PATHNAME', 'rtsync_sql_broadcast_changes_or_warn'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+REVOKE ALL ON FUNCTION rtsync.send, rtsync.send_binary, rtsync.send_or_warn,
+  rtsync.send_binary_or_warn, rtsync.broadcast_changes(),
+  rtsync.broadcast_changes(text, text, text, text, text, record, record, text),
+  rtsync.broadcast_changes_or_warn FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION rtsync.send, rtsync.send_binary, rtsync.send_or_warn,
+  rtsync.send_binary_or_warn, rtsync.broadcast_changes(),
+  rtsync.broadcast_changes(text, text, text, text, text, record, record, text),
+  rtsync.broadcast_changes_or_warn TO PUBLIC;

@@ -3,7 +3,7 @@
  * settings.c
  *	  The rtsync.* settings: definitions, defaults and checks.
  *
- * All of them may be set in the configuration file, where a reload changes
+ * All but rtsync.topic may be set in the configuration file, where a reload changes
  * them, and for one database with ALTER DATABASE, where they take effect when
  * its engine starts again (hooks.c sees to that at once).  Only superusers
  * may set them: the engine acts on them with all rights.
@@ -29,6 +29,11 @@ char	   *rtsync_jwt_secret_file;
 int			rtsync_delete_visibility = DELETE_VISIBILITY_POLICY;
 bool		rtsync_leave_events;
 int			rtsync_policy_timeout;
+
+char	   *rtsync_messages_table;
+int			rtsync_messages_retention;
+bool		rtsync_private_only;
+static char *topic;
 
 int			rtsync_coalesce_delay;
 int			rtsync_history_size;
@@ -61,6 +66,21 @@ check_publication(char **newval, void **extra, GucSource source)
 		return false;
 	}
 	return true;
+}
+
+/* Which schema an unqualified name is in would be up to whoever sends. */
+static bool
+check_messages_table(char **newval, void **extra, GucSource source)
+{
+	char	   *copy = pstrdup(*newval);
+	List	   *names;
+	bool		ok = SplitIdentifierString(copy, '.', &names) &&
+		list_length(names) == 2;
+
+	if (!ok)
+		GUC_check_errdetail("It must be the name of a table with its schema.");
+	pfree(copy);
+	return ok;
 }
 
 /*
@@ -184,6 +204,39 @@ define_access_settings(void)
 			   &rtsync_policy_timeout, 1000, 10, 3600 * 1000, GUC_UNIT_MS);
 }
 
+/* Broadcasts from SQL, and what private channels are decided by */
+static void
+define_message_settings(void)
+{
+	define_string("rtsync.messages_table",
+				  "Sets the table whose row security decides about private channels.",
+				  "Messages that are to be replayed are stored in it, too.",
+				  &rtsync_messages_table, "rtsync.messages", 0,
+				  check_messages_table);
+
+	define_int("rtsync.messages_retention",
+			   "Sets the time for which stored messages are kept.",
+			   NULL,
+			   &rtsync_messages_retention, 72 * 60, 1, 365 * 24 * 60,
+			   GUC_UNIT_MIN);
+
+	DefineCustomBoolVariable("rtsync.private_only",
+							 "Refuses public channels.",
+							 NULL,
+							 &rtsync_private_only, false,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+
+	/* read by rtsync.topic(); what a session sets itself is never believed */
+	DefineCustomStringVariable("rtsync.topic",
+							   "Shows the topic that row security is asked about.",
+							   "Set by rtsync while a policy is evaluated.",
+							   &topic, "",
+							   PGC_USERSET,
+							   GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE,
+							   NULL, NULL, NULL);
+}
+
 /* From the WAL to the link */
 static void
 define_engine_settings(void)
@@ -280,6 +333,7 @@ void
 settings_define(void)
 {
 	define_access_settings();
+	define_message_settings();
 	define_engine_settings();
 	define_gateway_settings();
 

@@ -24,6 +24,11 @@ extern int	rtsync_delete_visibility;
 extern bool rtsync_leave_events;
 extern int	rtsync_policy_timeout;	/* ms */
 
+/* messages and channels */
+extern char *rtsync_messages_table;
+extern int	rtsync_messages_retention;	/* minutes */
+extern bool rtsync_private_only;
+
 /* engine */
 extern int	rtsync_coalesce_delay;	/* us */
 extern int	rtsync_history_size;	/* kB */

@@ -1,0 +1,380 @@
+/*-------------------------------------------------------------------------
+ *
+ * messages_table.c
+ *	  The table of messages: whose row security gives the rights on private
+ *	  channels, and which holds what is to be replayed.
+ *
+ * The setting rtsync.messages_table names it.  If it is partitioned, the
+ * engine keeps a partition for each day, called messages_YYYY_MM_DD, from
+ * today to DAYS_AHEAD days ahead, and drops those whose messages are all older
+ * than rtsync.messages_retention.  A day without a partition of its own (the
+ * engine did not run) goes to the default partition, so that storing a message
+ * never fails for want of one.
+ *
+ * The engine makes its changes in transactions of its own, each step by
+ * itself: with a lock_timeout, since it must not wait for others, and what
+ * fails is tried again the next time.
+ *
+ * Times in the table are in UTC and without a time zone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+#include "utils/varlena.h"
+
+#include "engine/attempt.h"
+#include "engine/catalogs.h"
+#include "engine/messages_table.h"
+#include "engine/settings.h"
+#include "engine/wal.h"
+
+#define DAYS_AHEAD 2
+#define LOCK_TIMEOUT "100ms"
+
+/* Rows deleted in one step */
+#define DELETE_ROWS 1000
+
+/* "messages_YYYY_MM_DD" */
+#define PARTITION_NAME "messages_%04d_%02d_%02d"
+
+/*
+ * The table that rtsync.messages_table names, InvalidOid if there is none.
+ * No privilege is asked for.
+ */
+Oid
+messages_table_oid(void)
+{
+	char	   *copy = pstrdup(rtsync_messages_table);
+	List	   *names;
+	Oid			nspid;
+	Oid			relid = InvalidOid;
+
+	if (SplitIdentifierString(copy, '.', &names) && list_length(names) == 2)
+	{
+		nspid = get_namespace_oid(linitial(names), true);
+		if (OidIsValid(nspid))
+			relid = get_relname_relid(lsecond(names), nspid);
+	}
+	list_free(names);
+	pfree(copy);
+	return relid;
+}
+
+/* The table's name as SQL text */
+static char *
+table_name(Oid relid)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
+}
+
+static void
+set_local(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*--------------------------------------------------------------------------
+ * Storing, in a backend that sends
+ *--------------------------------------------------------------------------
+ */
+
+/* The time of a message: later than that of the one before */
+static Timestamp
+next_time(void)
+{
+	static Timestamp last = 0;
+	Timestamp	now = GetCurrentTimestamp();
+
+	if (now <= last)
+		now = last + 1;
+	last = now;
+	return now;
+}
+
+/* Insert the row, as the current user. */
+static void
+insert_message(Oid relid, const Message *message, const Interval *ttl)
+{
+	char	   *sql;
+	pg_uuid_t	id = message->id;
+	Oid			types[] = {UUIDOID, TEXTOID, TEXTOID, TEXTOID, BYTEAOID,
+	BOOLOID, TIMESTAMPOID, INTERVALOID};
+	Datum		values[8];
+	char		nulls[] = "        ";
+	int			result;
+
+	values[0] = UUIDPGetDatum(&id);
+	values[1] = PointerGetDatum(cstring_to_text_with_len(message->topic.data,
+														 message->topic.length));
+	values[2] = PointerGetDatum(cstring_to_text_with_len(message->event.data,
+														 message->event.length));
+	values[3] = values[4] =
+		PointerGetDatum(cstring_to_text_with_len(message->payload.data,
+												 message->payload.length));
+	nulls[message->json ? 4 : 3] = 'n';
+	values[5] = BoolGetDatum(message->private);
+	values[6] = TimestampGetDatum(next_time());
+	if (ttl != NULL)
+		values[7] = IntervalPGetDatum(ttl);
+	else
+		nulls[7] = 'n';
+
+	sql = psprintf("INSERT INTO %s (id, topic, event, payload, binary_payload, private,"
+				   " extension, inserted_at, updated_at, expires_at)"
+				   " VALUES ($1, $2, $3, $4::pg_catalog.jsonb, $5, $6,"
+				   " 'broadcast', $7, $7, $7 OPERATOR(pg_catalog.+) $8)",
+				   table_name(relid));
+	if ((result = SPI_execute_with_args(sql, lengthof(types), types, values,
+										nulls, false, 0)) != SPI_OK_INSERT)
+		elog(ERROR, "could not store message: %s",
+			 SPI_result_code_string(result));
+}
+
+/*
+ * Store a message for replay; its parts are in the server's encoding here.
+ * The right to do so has been checked: the row is written as the table's
+ * owner.
+ */
+void
+messages_table_store(const Message *message, const Interval *ttl)
+{
+	Oid			relid = messages_table_oid();
+	Relation	rel = table_open(relid, RowExclusiveLock);
+	Oid			userid;
+	int			sec_context;
+	int			nestlevel = NewGUCNestLevel();
+
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(rel->rd_rel->relowner,
+						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	set_local("search_path", "pg_catalog, pg_temp");
+	SPI_connect();
+	insert_message(relid, message, ttl);
+	SPI_finish();
+	AtEOXact_GUC(false, nestlevel);
+	SetUserIdAndSecContext(userid, sec_context);
+	table_close(rel, NoLock);
+}
+
+/*--------------------------------------------------------------------------
+ * Keeping the partitions, in the engine
+ *--------------------------------------------------------------------------
+ */
+
+/* One step of the maintenance */
+typedef struct Step
+{
+	Oid			relid;
+	int			day;			/* days since 2000-01-01 */
+	Oid			partition;
+} Step;
+
+static void
+execute(const char *sql)
+{
+	int			result;
+
+	SPI_connect();
+	if ((result = SPI_execute(sql, false, 0)) < 0)
+		elog(ERROR, "\"%s\" failed: %s", sql, SPI_result_code_string(result));
+	SPI_finish();
+}
+
+/* Today, in days since 2000-01-01 */
+static int
+today(void)
+{
+	return (int) (GetCurrentTimestamp() / USECS_PER_DAY);
+}
+
+static char *
+day_text(const char *format, int day)
+{
+	int			year;
+	int			month;
+	int			mday;
+
+	j2date(day + POSTGRES_EPOCH_JDATE, &year, &month, &mday);
+	return psprintf(format, year, month, mday);
+}
+
+/* The day that a partition is for, -1 if its name does not say */
+static int
+partition_day(Oid partition)
+{
+	char	   *name = get_rel_name(partition);
+	int			year;
+	int			month;
+	int			mday;
+	int			day;
+
+	if (name == NULL ||
+		sscanf(name, PARTITION_NAME, &year, &month, &mday) != 3)
+		return -1;
+	day = date2j(year, month, mday) - POSTGRES_EPOCH_JDATE;
+	return strcmp(name, day_text(PARTITION_NAME, day)) == 0 ? day : -1;
+}
+
+static bool
+is_partitioned(Oid relid)
+{
+	return get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE;
+}
+
+/* Does the extension own the table?  Then it is to own its partitions too. */
+static bool
+is_member(Oid relid)
+{
+	return getExtensionOfObject(RelationRelationId, relid) ==
+		get_extension_oid("rtsync", true);
+}
+
+/* Make the partition of a day. */
+static void
+create_partition(void *arg)
+{
+	Step	   *step = arg;
+	char	   *parent = table_name(step->relid);
+	char	   *name;
+
+	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(step->relid)),
+									  day_text(PARTITION_NAME, step->day));
+	execute(psprintf("CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",
+					 name, parent));
+	execute(psprintf("REVOKE ALL ON TABLE %s FROM PUBLIC", name));
+	execute(psprintf("ALTER TABLE %s ENABLE ROW LEVEL SECURITY", name));
+	execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM ('%s') TO ('%s')",
+					 parent, name,
+					 day_text("%04d-%02d-%02d", step->day),
+					 day_text("%04d-%02d-%02d", step->day + 1)));
+	if (is_member(step->relid))
+		execute(psprintf("ALTER EXTENSION rtsync ADD TABLE %s", name));
+}
+
+static void
+drop_partition(void *arg)
+{
+	Step	   *step = arg;
+	char	   *name = table_name(step->partition);
+
+	if (is_member(step->partition))
+		execute(psprintf("ALTER EXTENSION rtsync DROP TABLE %s", name));
+	execute(psprintf("DROP TABLE %s", name));
+}
+
+/* Delete what is too old where it cannot be dropped, and what has expired. */
+static void
+delete_rows(void *arg)
+{
+	Step	   *step = arg;
+	char	   *name = table_name(step->partition);
+
+	execute(psprintf("DELETE FROM %s WHERE ctid IN (SELECT ctid FROM %s"
+					 " WHERE inserted_at < (pg_catalog.now() AT TIME ZONE 'UTC') - '%d minutes'::pg_catalog.interval"
+					 " OR expires_at < (pg_catalog.now() AT TIME ZONE 'UTC') LIMIT %d)",
+					 name, name, rtsync_messages_retention, DELETE_ROWS));
+}
+
+/* Do a step, or leave it for the next time. */
+static void
+try_step(void (*function) (void *arg), Step *step)
+{
+	ErrorData  *error = attempt(function, step);
+
+	if (error != NULL)
+		ereport(DEBUG1,
+				(errmsg_internal("rtsync could not maintain table %u: %s",
+								 step->relid, error->message)));
+}
+
+static void
+maintain_partitions(Oid relid)
+{
+	Step		step = {.relid = relid};
+	List	   *partitions = find_inheritance_children(relid, NoLock);
+	int			oldest = today() - (rtsync_messages_retention + 60 * 24 - 1) / (60 * 24);
+	Bitmapset  *days = NULL;
+	ListCell   *lc;
+
+	foreach(lc, partitions)
+	{
+		int			day;
+
+		step.partition = lfirst_oid(lc);
+		day = partition_day(step.partition);
+		if (day >= today())
+			days = bms_add_member(days, day - today());
+		if (day >= 0 && day < oldest)
+			try_step(drop_partition, &step);
+		else if (day <= today())
+			try_step(delete_rows, &step);
+	}
+	for (int i = 0; i <= DAYS_AHEAD; i++)
+	{
+		step.day = today() + i;
+		if (!bms_is_member(i, days))
+			try_step(create_partition, &step);
+	}
+}
+
+/*
+ * Make the partitions that will be needed and give up those that are not.
+ * Called by the engine now and then, outside of any transaction.
+ */
+void
+messages_table_maintain(void)
+{
+	MemoryContext old = CurrentMemoryContext;
+
+	if (RecoveryInProgress())
+		return;
+	PG_TRY();
+	{
+		Oid			relid;
+		int			nestlevel;
+
+		catalogs_begin(wal_decoded_lsn());
+		XactReadOnly = false;
+		nestlevel = NewGUCNestLevel();
+		set_local("search_path", "pg_catalog, pg_temp");
+		set_local("lock_timeout", LOCK_TIMEOUT);
+		set_local("synchronous_commit", "off");
+		relid = messages_table_oid();
+		if (OidIsValid(relid) && is_partitioned(relid))
+			maintain_partitions(relid);
+		AtEOXact_GUC(false, nestlevel);
+		catalogs_commit();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(old);
+		EmitErrorReport();
+		FlushErrorState();
+		catalogs_abort();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+}
