@@ -107,12 +107,46 @@ parameter(Node *node, Folded *folded)
 	return (Node *) param;
 }
 
+/*
+ * Is this an expression of its own?  There are nodes in an expression that are
+ * but a part of the node above, like the WHEN of a CASE: they have no type,
+ * and a parameter cannot stand in their place.
+ */
+static bool
+is_value(Node *node)
+{
+	switch (nodeTag(node))
+	{
+		case T_FuncExpr:
+		case T_OpExpr:
+		case T_DistinctExpr:
+		case T_NullIfExpr:
+		case T_ScalarArrayOpExpr:
+		case T_BoolExpr:
+		case T_NullTest:
+		case T_BooleanTest:
+		case T_CaseExpr:
+		case T_CoalesceExpr:
+		case T_MinMaxExpr:
+		case T_SQLValueFunction:
+		case T_RelabelType:
+		case T_CoerceViaIO:
+		case T_ArrayCoerceExpr:
+		case T_CollateExpr:
+		case T_ArrayExpr:
+		case T_SubscriptingRef:
+			return true;
+		default:
+			return false;
+	}
+}
+
 static Node *
 fold_mutator(Node *node, void *context)
 {
 	if (node == NULL || IsA(node, Const))
 		return node;
-	if (!IsA(node, List) && !varying_walker(node, NULL))
+	if (is_value(node) && !varying_walker(node, NULL))
 		return parameter(node, context);
 	return expression_tree_mutator(node, fold_mutator, context);
 }
