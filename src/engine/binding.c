@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "utils/builtins.h"
@@ -92,10 +93,19 @@ option_bool(const char *name, const JsonbValue *value)
 	return value->val.boolean;
 }
 
+static char *
+option_string(const char *name, const JsonbValue *value)
+{
+	if (value->type != jbvString)
+		unknown_option(name);
+	return pnstrdup(value->val.string.val, value->val.string.len);
+}
+
 /*
  * Read the binding's options, which are
  *
  *		view	boolean: an UPDATE that brings a row into the view is an INSERT
+ *		where	string: a condition over the row, in SQL (where.c)
  *
  * Anything else, or not of that type, is an error.
  */
@@ -126,6 +136,8 @@ binding_options(const BindingSpec *spec, BindingOptions *options)
 		JsonbIteratorNext(&iterator, &value, true);
 		if (strcmp(name, "view") == 0)
 			options->view = option_bool(name, &value);
+		else if (strcmp(name, "where") == 0)
+			options->where = option_string(name, &value);
 		else
 			unknown_option(name);
 	}
@@ -194,6 +206,14 @@ binding_selected(const BindingSpec *spec, TupleDesc desc,
 	return result;
 }
 
+/* A binding that is being checked */
+typedef struct CheckAttempt
+{
+	const Principal *principal;
+	const BindingSpec *spec;
+	char	   *hint;			/* result; NULL: none */
+} CheckAttempt;
+
 /* The published table that a binding names, or InvalidOid */
 static Oid
 published_table(const BindingSpec *spec)
@@ -207,18 +227,42 @@ published_table(const BindingSpec *spec)
 	return relid;
 }
 
-static void
-check_table_binding(const Principal *principal, const BindingSpec *spec)
+/* Is everything that a decision reads known of the old row of a DELETE? */
+static bool
+identity_suffices(Relation rel, TableAccess *access, Filter *filter)
 {
+	bool		all = false;
+	const Bitmapset *needed = policy_needed_columns(access, &all);
+	Bitmapset  *identity;
+	Bitmapset  *known = NULL;
+	int			attnum = -1;
+
+	if (rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL)
+		return true;
+	identity = RelationGetIndexAttrBitmap(rel,
+										  INDEX_ATTR_BITMAP_IDENTITY_KEY);
+	while ((attnum = bms_next_member(identity, attnum)) >= 0)
+		known = bms_add_member(known,
+							   attnum + FirstLowInvalidHeapAttributeNumber);
+	return !all && bms_is_subset(needed, known) &&
+		(filter == NULL || bms_is_subset(filter_needed_columns(filter), known));
+}
+
+static void
+check_table_binding(CheckAttempt *what, const BindingOptions *options)
+{
+	const BindingSpec *spec = what->spec;
 	Oid			relid = published_table(spec);
 	TableAccess *access;
+	Filter	   *filter = NULL;
+	Relation	rel;
 
 	if (!OidIsValid(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table \"%s.%s\" is not published",
 						spec->schema, spec->table)));
-	access = policy_table_access(relid, principal->roleid);
+	access = policy_table_access(relid, what->principal->roleid);
 	if (!access->readable)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -227,16 +271,20 @@ check_table_binding(const Principal *principal, const BindingSpec *spec)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("%s", access->undecidable)));
+	rel = table_open(relid, AccessShareLock);
 	if (spec->nselect >= 0)
-	{
-		Relation	rel = table_open(relid, AccessShareLock);
-
 		binding_selected(spec, RelationGetDescr(rel), access->columns);
-		table_close(rel, AccessShareLock);
-	}
-	if (spec->filter != NULL)
-		filter_compile(spec->filter, relid, access->columns,
-					   CurrentMemoryContext);
+	if (spec->filter != NULL || options->where != NULL)
+		filter = filter_compile(spec->filter, options->where, relid,
+								access->columns, CurrentMemoryContext);
+	if ((spec->events & EVENT_DELETE) &&
+		!identity_suffices(rel, access, filter))
+		what->hint = psprintf("A DELETE from table %s.%s, or an UPDATE that takes a row out of view, may be withheld: "
+							  "what decides about it is not part of the table's replica identity. "
+							  "Use ALTER TABLE %s.%s REPLICA IDENTITY FULL.",
+							  spec->schema, spec->table,
+							  spec->schema, spec->table);
+	table_close(rel, AccessShareLock);
 }
 
 /*
@@ -291,12 +339,6 @@ explain_error(const BindingSpec *spec, const ErrorData *error)
 					"(raise_exception) " : "", error->message);
 }
 
-typedef struct CheckAttempt
-{
-	const Principal *principal;
-	const BindingSpec *spec;
-} CheckAttempt;
-
 static void
 attempt_check(void *arg)
 {
@@ -305,26 +347,35 @@ attempt_check(void *arg)
 	PrincipalScope scope;
 
 	binding_options(what->spec, &options);
+	if (options.where != NULL &&
+		(what->spec->schema == NULL || what->spec->table == NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_RAISE_EXCEPTION),
+				 errmsg("\"where\" needs a schema and a table")));
 	if (what->spec->schema == NULL || what->spec->table == NULL)
 		check_wildcard_binding(what->spec);
 	else
 	{
 		principal_enter(what->principal, &scope);
-		check_table_binding(what->principal, what->spec);
+		check_table_binding(what, &options);
 		principal_leave(&scope);
 	}
 }
 
 /*
  * Why this binding cannot be served to this principal: the message for the
- * client, palloc'd, or NULL if it can.  Called inside a transaction on the
+ * client, palloc'd, or NULL if it can; *hint is then what the client's author
+ * should know, or NULL.  Called inside a transaction on the
  * present; names and filters are looked up with the principal's rights.
  */
 char *
-binding_problem(const Principal *principal, const BindingSpec *spec)
+binding_problem(const Principal *principal, const BindingSpec *spec,
+				char **hint)
 {
-	CheckAttempt what = {principal, spec};
+	CheckAttempt what = {principal, spec, NULL};
 	ErrorData  *error;
+
+	*hint = NULL;
 
 	for (int i = 0; i < spec->nselect; i++)
 		if (spec->select[i] == NULL)
@@ -337,7 +388,10 @@ binding_problem(const Principal *principal, const BindingSpec *spec)
 					   "Provide an explicit schema and table name.");
 	error = attempt(attempt_check, &what);
 	if (error == NULL)
+	{
+		*hint = what.hint;
 		return NULL;
+	}
 	if (error->sqlerrcode == ERRCODE_UNDEFINED_TABLE ||
 		error->sqlerrcode == ERRCODE_INVALID_SCHEMA_NAME)
 		return psprintf("Unable to subscribe to changes with given parameters. "

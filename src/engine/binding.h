@@ -39,6 +39,7 @@ typedef struct BindingSpec
 typedef struct BindingOptions
 {
 	bool		view;			/* a row that enters the view is an INSERT */
+	char	   *where;			/* condition in SQL; NULL: none */
 } BindingOptions;
 
 extern void binding_append_part(StringInfo key, const char *part);
@@ -51,6 +52,6 @@ extern Bitmapset *binding_selected(const BindingSpec *spec, TupleDesc desc,
 extern void binding_options(const BindingSpec *spec, BindingOptions *options);
 extern List *binding_tables(const BindingSpec *spec);
 extern char *binding_problem(const Principal *principal,
-							 const BindingSpec *spec);
+							 const BindingSpec *spec, char **hint);
 
 #endif							/* RTSYNC_BINDING_H */

@@ -74,9 +74,10 @@ table_group_compile(TableGroup *tg, TableAccess *access)
 	}
 	else
 		tg->record = tg->columns = shown;
-	if (spec->filter != NULL)
-		tg->filter = filter_compile(spec->filter, schema->relid,
-									access->columns, tg->context);
+	if (spec->filter != NULL || tg->group->options.where != NULL)
+		tg->filter = filter_compile(spec->filter, tg->group->options.where,
+									schema->relid, access->columns,
+									tg->context);
 	MemoryContextSwitchTo(old);
 	tg->access_generation = access->generation;
 	tg->valid = true;

@@ -39,6 +39,7 @@
 #include "engine/compat.h"
 #include "engine/filter.h"
 #include "engine/filter_parse.h"
+#include "engine/where.h"
 
 #define SYNTAX_ERROR_PREFIX "Error parsing `filter` params: "
 
@@ -72,6 +73,10 @@ typedef struct FilterColumn
 	Oid			collation;
 } FilterColumn;
 
+static List *parse_filter(Filter *filter, const char *text, Relation rel,
+						  const Bitmapset *selectable);
+static void prepare_filter(Filter *filter, List *quals, TupleDesc desc,
+						   MemoryContext context);
 static bool is_pattern(FilterOp op);
 static Verdict check_pattern(Filter *filter, const PolicyRow *row);
 static List *compile_conditions(Filter *filter, const FilterParse *parse,
@@ -112,7 +117,8 @@ filter_syntax_error(const char *text)
 }
 
 /*
- * Compile a filter, in the server's encoding, for a table.  "selectable" are
+ * Compile a filter and a "where" (where.c), both in the server's encoding and
+ * either of them NULL, for a table.  "selectable" are
  * the columns that it may name.  Runs the input functions of the columns'
  * types: call it as the principal's role, with an active snapshot.
  *
@@ -121,16 +127,36 @@ filter_syntax_error(const char *text)
  * and operators give.
  */
 Filter *
-filter_compile(const char *text, Oid relid, const Bitmapset *selectable,
-			   MemoryContext context)
+filter_compile(const char *text, const char *where, Oid relid,
+			   const Bitmapset *selectable, MemoryContext context)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(context);
 	Filter	   *filter = palloc0(sizeof(Filter));
+	Relation	rel = table_open(relid, AccessShareLock);
+	TupleDesc	desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
+	List	   *quals = NIL;
+
+	if (text != NULL)
+		quals = parse_filter(filter, text, rel, selectable);
+	if (where != NULL)
+	{
+		quals = list_concat(quals, where_parse(where, rel, selectable));
+		filter->has_pattern = true;	/* who knows */
+	}
+	quals = (List *) compat_expand_generated((Node *) quals, rel);
+	table_close(rel, AccessShareLock);
+	if (quals != NIL)
+		prepare_filter(filter, quals, desc, context);
+	MemoryContextSwitchTo(oldcontext);
+	return filter;
+}
+
+/* The conditions of a filter's text */
+static List *
+parse_filter(Filter *filter, const char *text, Relation rel,
+			 const Bitmapset *selectable)
+{
 	FilterParse parse;
-	Relation	rel;
-	RowPlan		plan;
-	RowColumns	columns;
-	TupleDesc	desc;
 	List	   *quals;
 
 	if (!filter_parse(text, strlen(text), &parse))
@@ -142,27 +168,26 @@ filter_compile(const char *text, Oid relid, const Bitmapset *selectable,
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg_internal(SYNTAX_ERROR_PREFIX "too many conditions, the maximum is %d",
 								 MAX_CONDITIONS)));
-
-	if (parse.nconditions > 0)
-	{
-		rel = table_open(relid, AccessShareLock);
-		desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
-		quals = compile_conditions(filter, &parse, rel, selectable);
-		quals = (List *) compat_expand_generated((Node *) quals, rel);
-		table_close(rel, AccessShareLock);
-
-		rowcheck_columns((Node *) quals, desc, &columns);
-		rowcheck_plan(quals, &plan);
-		filter->attnums = columns.attnums;
-		filter->check = rowcheck_create(plan.quals, desc, columns.attnums,
-										context);
-		filter->quals = plan.quals;
-		filter->pure = !filter->has_pattern && !plan.bound &&
-			!rowcheck_reads_session((Node *) plan.quals);
-	}
+	quals = compile_conditions(filter, &parse, rel, selectable);
 	filter_parse_free(&parse);
-	MemoryContextSwitchTo(oldcontext);
-	return filter;
+	return quals;
+}
+
+static void
+prepare_filter(Filter *filter, List *quals, TupleDesc desc,
+			   MemoryContext context)
+{
+	RowPlan		plan;
+	RowColumns	columns;
+
+	rowcheck_columns((Node *) quals, desc, &columns);
+	rowcheck_plan(quals, &plan);
+	filter->attnums = columns.attnums;
+	filter->check = rowcheck_create(plan.quals, desc, columns.attnums,
+									context);
+	filter->quals = plan.quals;
+	filter->pure = !filter->has_pattern && !plan.bound &&
+		!rowcheck_reads_session((Node *) plan.quals);
 }
 
 /* Does the row match?  As the principal's role, with an active snapshot. */

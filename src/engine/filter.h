@@ -21,7 +21,7 @@
 typedef struct Filter Filter;
 
 extern char *filter_syntax_error(const char *text);
-extern Filter *filter_compile(const char *text, Oid relid,
+extern Filter *filter_compile(const char *text, const char *where, Oid relid,
 							  const Bitmapset *selectable,
 							  MemoryContext context);
 extern Verdict filter_check(Filter *filter, const PolicyRow *row);

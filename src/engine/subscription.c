@@ -370,16 +370,18 @@ subscription_tell_group(SubscriptionGroup *group, const char *extension,
 
 /*
  * See which bindings of a channel can be served, and put these into their
- * groups.  problems[i] becomes the reason where one cannot be, else NULL.
+ * groups.  problems[i] becomes the reason where one cannot be, else NULL, and
+ * hints[i] what the client's author should know, or NULL.
  */
 static void
-channel_subscribe(Channel *channel, char **problems)
+channel_subscribe(Channel *channel, char **problems, char **hints)
 {
 	for (int i = 0; i < channel->nbindings; i++)
 	{
 		Binding    *binding = &channel->bindings[i];
 
-		problems[i] = binding_problem(&channel->principal, &binding->spec);
+		problems[i] = binding_problem(&channel->principal, &binding->spec,
+									  &hints[i]);
 		binding->served = problems[i] == NULL;
 	}
 	if (channel->pace != CHANNEL_PAUSED)
@@ -414,7 +416,7 @@ subscription_send_bindings(Channel *channel)
 
 /* Tell the client how its bindings fared. */
 static void
-report_bindings(Channel *channel, char **problems)
+report_bindings(Channel *channel, char **problems, char **hints)
 {
 	bool		ok = channel->nbindings > 0;
 
@@ -429,6 +431,10 @@ report_bindings(Channel *channel, char **problems)
 	if (ok)
 		tell_channel(channel, "postgres_changes", "ok",
 					 "Subscribed to PostgreSQL", LINK_THEN_NOTHING);
+	for (int i = 0; i < channel->nbindings; i++)
+		if (hints[i] != NULL)
+			tell_channel(channel, "rtsync", "hint", hints[i],
+						 LINK_THEN_NOTHING);
 }
 
 /*--------------------------------------------------------------------------
@@ -603,7 +609,7 @@ channel_set_token(Channel *channel, const Token *token)
  */
 static char *
 join_problem(Channel *channel, bool private, LinkString string,
-			 char **problems)
+			 char **problems, char **hints)
 {
 	Token		token;
 	TokenError	error;
@@ -617,7 +623,7 @@ join_problem(Channel *channel, bool private, LinkString string,
 		return psprintf("Unauthorized: You do not have permissions to read from this Channel topic: %s",
 						channel->topic);
 	channel_set_token(channel, &token);
-	channel_subscribe(channel, problems);
+	channel_subscribe(channel, problems, hints);
 	if (channel->wait)
 		for (int i = 0; i < channel->nbindings; i++)
 			if (problems[i] != NULL)
@@ -635,6 +641,7 @@ handle_join(Link *link, LinkReader *body)
 	Channel    *channel;
 	ChannelEntry *entry;
 	char	  **problems;
+	char	  **hints;
 	char	   *reason;
 
 	if (channel_find(id) != NULL ||
@@ -649,7 +656,8 @@ handle_join(Link *link, LinkReader *body)
 	entry->channel = channel;
 
 	problems = palloc0(sizeof(char *) * (channel->nbindings + 1));
-	reason = join_problem(channel, private, token, problems);
+	hints = palloc0(sizeof(char *) * (channel->nbindings + 1));
+	reason = join_problem(channel, private, token, problems, hints);
 	if (reason != NULL)
 	{
 		refuse_join(link, id, reason);
@@ -662,7 +670,7 @@ handle_join(Link *link, LinkReader *body)
 	link_put_string(&link->out, NULL);
 	put_bindings(&link->out, channel);
 	linkio_end(link);
-	report_bindings(channel, problems);
+	report_bindings(channel, problems, hints);
 }
 
 static void
@@ -686,6 +694,7 @@ handle_token(Link *link, LinkReader *body)
 	Token		token;
 	TokenError	error;
 	char	  **problems;
+	char	  **hints;
 
 	if (!link_finished(body))
 	{
@@ -704,10 +713,11 @@ handle_token(Link *link, LinkReader *body)
 	subscription_detach(channel);
 	channel_set_token(channel, &token);
 	problems = palloc0(sizeof(char *) * (channel->nbindings + 1));
-	channel_subscribe(channel, problems);
+	hints = palloc0(sizeof(char *) * (channel->nbindings + 1));
+	channel_subscribe(channel, problems, hints);
 
 	subscription_send_bindings(channel);
-	report_bindings(channel, problems);
+	report_bindings(channel, problems, hints);
 }
 
 static void

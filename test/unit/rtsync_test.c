@@ -14,6 +14,7 @@
 #include <openssl/hmac.h>
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -24,6 +25,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/typcache.h"
 
 #include "engine/filter.h"
@@ -100,6 +102,41 @@ row_arg(Oid relid, HeapTupleHeader header, RelSchema *schema, HeapTuple tuple)
 	tuple->t_data = header;
 }
 
+/*
+ * Does the check with the principal's parameters say the same?  It may not be
+ * possible, and evaluating the parameters may fail where the policy does not.
+ */
+static void
+compare_folded(TableAccess *access, const PolicyRow *row, Verdict expected)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ParamListInfo params;
+	List	   *quals;
+	volatile bool possible = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		possible = policy_fold(access, context, &quals, &params);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+
+	if (possible && access->readable &&
+		policy_check_folded(access, params, row) != expected)
+		elog(ERROR, "the answer with parameters differs");
+}
+
 static Verdict
 check_as(Oid relid, const Principal *principal, const PolicyRow *row)
 {
@@ -114,6 +151,7 @@ check_as(Oid relid, const Principal *principal, const PolicyRow *row)
 	/* what the first evaluation does must not matter to the next */
 	if (policy_check(access, row) != verdict)
 		elog(ERROR, "the second answer differs from the first");
+	compare_folded(access, row, verdict);
 	principal_leave(&scope);
 	return verdict;
 }
@@ -229,7 +267,7 @@ rt_filter(PG_FUNCTION_ARGS)
 		row.known = attnums_arg(PG_GETARG_DATUM(4));
 	access = policy_table_access(relid, principal.roleid);
 	principal_enter(&principal, &scope);
-	filter = filter_compile(text_to_cstring(PG_GETARG_TEXT_PP(2)), relid,
+	filter = filter_compile(text_to_cstring(PG_GETARG_TEXT_PP(2)), NULL, relid,
 							access->columns, CurrentMemoryContext);
 	verdict = filter_check(filter, &row);
 	Assert(verdict == filter_check(filter, &row));
