@@ -15,6 +15,7 @@
 #endif
 
 #include "access/attmap.h"
+#include "access/genam.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_database.h"
@@ -166,6 +167,17 @@ compat_owns_database(Oid dboid)
 	return object_ownercheck(DatabaseRelationId, dboid, GetUserId());
 #else
 	return pg_database_ownercheck(dboid, GetUserId());
+#endif
+}
+
+static inline IndexScanDesc
+compat_index_beginscan(Relation rel, Relation index, Snapshot snapshot,
+					   int nkeys)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan(rel, index, snapshot, NULL, nkeys, 0);
+#else
+	return index_beginscan(rel, index, snapshot, nkeys, 0);
 #endif
 }
 

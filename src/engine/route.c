@@ -25,6 +25,7 @@
 #include "engine/attempt.h"
 #include "engine/catalogs.h"
 #include "engine/decide.h"
+#include "engine/refill.h"
 #include "engine/render.h"
 #include "engine/route.h"
 #include "engine/tables.h"
@@ -231,6 +232,9 @@ send_slice(Slice *slice, bool carefully)
 static void
 decide_slice(Slice *slice, bool carefully)
 {
+	for (int i = 0; i < slice->count; i++)
+		if (slice->changes[i].rows.schema != NULL)
+			refill_rows(&slice->changes[i].rows);
 	if (slice->late == NULL)
 	{
 		decide_changes(slice->routes, carefully);
