@@ -18,7 +18,7 @@
  *
  * The groups of a role are decided together: what their policies take from the
  * claims is compiled into parameters, so that nobody needs to be entered, and
- * the index (index.c) finds the few groups that a row can concern.  Where that
+ * the index (predicate.c) finds the few groups that a row can concern.  Where that
  * is not possible (sub-queries, functions that cannot be looked into), a group
  * is decided by itself, as its principal.  What users wrote (policies, filters) can fail; decide_changes says
  * what that costs.
@@ -34,8 +34,8 @@
 
 #include "engine/attempt.h"
 #include "engine/decide.h"
-#include "engine/index.h"
 #include "engine/policy.h"
+#include "engine/predicate.h"
 #include "engine/settings.h"
 
 static uint64 errors;
@@ -408,9 +408,9 @@ index_group(TableGroup *tg, TableAccess *access)
 	if (tg->filter != NULL && !filter_pure(tg->filter, &filter_quals))
 		tg->pure = false;
 	if ((what.quals != NIL &&
-		 index_insert(index, &tg->item, what.quals, tg->params)) ||
+		 predicate_insert(index, &tg->item, what.quals, tg->params)) ||
 		(filter_quals != NIL &&
-		 index_insert(index, &tg->item, filter_quals, NULL)))
+		 predicate_insert(index, &tg->item, filter_quals, NULL)))
 		dlist_delete(&tg->in_scan);
 	tg->placed = true;
 }
@@ -523,10 +523,10 @@ decide_indexed(RoleTurn *turn)
 	if (done && rows->has_new)
 	{
 		row = new_row(rows);
-		done = index_visit(index, &row, visit, candidate_cb, turn);
+		done = predicate_visit(index, &row, visit, candidate_cb, turn);
 	}
 	if (done && rows->has_old && old_row(rows, &row))
-		done = index_visit(index, &row, visit, candidate_cb, turn);
+		done = predicate_visit(index, &row, visit, candidate_cb, turn);
 	if (!done)
 		decide_all_indexed(turn);
 }

@@ -8,7 +8,7 @@
  * value.  So we replace such expressions by parameters, evaluate them once
  * for each principal, and can then check rows for many principals with the
  * same prepared conditions, without becoming each of them in turn; and we can
- * look for the principals of a row instead of trying them all (index.c).
+ * look for the principals of a row instead of trying them all (predicate.c).
  *
  * Taken out is the largest part of an expression that reads no column and
  * whose functions are immutable, or are current_setting, or say who the

@@ -162,7 +162,7 @@ table_role_find(TableRoute *route, Oid roleid)
 	role->roleid = roleid;
 	dlist_init(&role->groups);
 	dlist_init(&role->scan);
-	role->index = index_create(TablesContext);
+	role->index = predicate_create(TablesContext);
 	dlist_push_tail(&route->roles, &role->in_route);
 
 	/* its signature and dependencies are found out by the next recheck */
@@ -192,7 +192,7 @@ table_group_free(TableGroup *tg)
 	dlist_delete(&tg->in_role);
 	dlist_delete(&tg->in_group);
 	if (tg->item.indexed)
-		index_remove(role->index, &tg->item);
+		predicate_remove(role->index, &tg->item);
 	else if (!tg->group->late)
 		dlist_delete(&tg->in_scan);
 	if (tg->context != NULL)
@@ -201,7 +201,7 @@ table_group_free(TableGroup *tg)
 	if (dlist_is_empty(&role->groups))
 	{
 		table_role_watch(role, NIL);
-		index_delete(role->index);
+		predicate_delete(role->index);
 		dlist_delete(&role->in_route);
 		pfree(role);
 	}
@@ -574,8 +574,8 @@ tables_reset_index(TableRole *role)
 {
 	dlist_iter	iter;
 
-	index_delete(role->index);
-	role->index = index_create(TablesContext);
+	predicate_delete(role->index);
+	role->index = predicate_create(TablesContext);
 	role->access_generation = 0;
 	dlist_foreach(iter, &role->groups)
 	{

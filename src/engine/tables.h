@@ -16,7 +16,7 @@
 #include "nodes/pg_list.h"
 
 #include "engine/filter.h"
-#include "engine/index.h"
+#include "engine/predicate.h"
 #include "engine/schema.h"
 #include "engine/subscription.h"
 

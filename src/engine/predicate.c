@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * index.c
+ * predicate.c
  *	  From a row to those whom it may concern.
  *
  * Most conditions have the form "column = value of this subscriber", with
@@ -42,7 +42,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
-#include "engine/index.h"
+#include "engine/predicate.h"
 
 /* A condition with more values than this is not worth indexing. */
 #define MAX_KEYS 1000
@@ -98,7 +98,7 @@ static bool cover_clause(Cover *cover, Node *clause);
 
 /* Make an empty index. */
 PredicateIndex *
-index_create(MemoryContext parent)
+predicate_create(MemoryContext parent)
 {
 	MemoryContext context = AllocSetContextCreate(parent,
 												  "rtsync predicate index",
@@ -119,7 +119,7 @@ index_create(MemoryContext parent)
 
 /* Free it.  The items that are still in it must not be removed any more. */
 void
-index_delete(PredicateIndex *index)
+predicate_delete(PredicateIndex *index)
 {
 	MemoryContextDelete(index->context);
 }
@@ -389,7 +389,7 @@ insert_key(PredicateIndex *index, IndexItem *item, IndexKey *key)
  * nothing done, if they do not cover the rows that pass.
  */
 bool
-index_insert(PredicateIndex *index, IndexItem *item, List *quals,
+predicate_insert(PredicateIndex *index, IndexItem *item, List *quals,
 			 ParamListInfo params)
 {
 	Cover	   *cover = palloc(sizeof(Cover));
@@ -412,7 +412,7 @@ index_insert(PredicateIndex *index, IndexItem *item, List *quals,
 
 /* Take an item out of the index that it is in. */
 void
-index_remove(PredicateIndex *index, IndexItem *item)
+predicate_remove(PredicateIndex *index, IndexItem *item)
 {
 	dlist_mutable_iter iter;
 
@@ -459,7 +459,7 @@ visit_bucket(PredicateIndex *index, IndexKey *key, uint64 visit,
  * is not the one that the items were indexed for.
  */
 bool
-index_visit(PredicateIndex *index, const PolicyRow *row, uint64 visit,
+predicate_visit(PredicateIndex *index, const PolicyRow *row, uint64 visit,
 			void (*function) (IndexItem *item, void *arg), void *arg)
 {
 	TupleDesc	desc = row->schema->desc;

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * index.h
+ * predicate.h
  *	  From a row to those whom it may concern.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef RTSYNC_INDEX_H
-#define RTSYNC_INDEX_H
+#ifndef RTSYNC_PREDICATE_H
+#define RTSYNC_PREDICATE_H
 
 #include "postgres.h"
 
@@ -27,14 +27,14 @@ typedef struct IndexItem
 	uint64		visit;			/* the last visit that came by */
 } IndexItem;
 
-extern PredicateIndex *index_create(MemoryContext parent);
-extern void index_delete(PredicateIndex *index);
-extern bool index_insert(PredicateIndex *index, IndexItem *item,
+extern PredicateIndex *predicate_create(MemoryContext parent);
+extern void predicate_delete(PredicateIndex *index);
+extern bool predicate_insert(PredicateIndex *index, IndexItem *item,
 						 List *quals, ParamListInfo params);
-extern void index_remove(PredicateIndex *index, IndexItem *item);
-extern bool index_visit(PredicateIndex *index, const PolicyRow *row,
+extern void predicate_remove(PredicateIndex *index, IndexItem *item);
+extern bool predicate_visit(PredicateIndex *index, const PolicyRow *row,
 						uint64 visit,
 						void (*function) (IndexItem *item, void *arg),
 						void *arg);
 
-#endif							/* RTSYNC_INDEX_H */
+#endif							/* RTSYNC_PREDICATE_H */
