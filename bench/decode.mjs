@@ -15,7 +15,7 @@ const WORKLOADS = [
   { name: '10rows', rows: 10, transactions: 50_000 },
   { name: '1000rows', rows: 1000, transactions: 500 },
 ];
-const ROUNDS = 2;
+const ROUNDS = 3;
 
 await createRole('reader');
 await createTable('sentinel', 'id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY', { roles: ['reader'] });

@@ -393,3 +393,51 @@ test('a subscriber that reads after an event finds the row', async () => {
   await Promise.all(checks);
   assert.equal(missing, 0);
 });
+
+test('delete_visibility = key sends the key of what cannot be decided to every subscriber', async () => {
+  const set = async (value) => {
+    await sql(`ALTER SYSTEM SET rtsync.delete_visibility = ${value}`);
+    await sql('SELECT pg_reload_conf()');
+  };
+  const one = await viewer(1, ['keyed']);
+  await set('key');
+  let id = 100;
+  await until('a DELETE', async () => {
+    await sql(`INSERT INTO keyed VALUES (${++id}, '${user(2)}')`);
+    const seen = await one.seen(`DELETE FROM keyed WHERE id = ${id}`);
+    return seen.length > 0 && assert.deepEqual(seen, [['DELETE', { id }]]) === undefined;
+  }, { every: 50 });
+  await set('policy');
+  await until('no DELETE', async () => {
+    await sql(`INSERT INTO keyed VALUES (${++id}, '${user(2)}')`);
+    return (await one.seen(`DELETE FROM keyed WHERE id = ${id}`)).length === 0;
+  }, { every: 50 });
+});
+
+test("the publication's row filter, column list and operations hold for everybody", async () => {
+  await createTable('narrow', 'id int PRIMARY KEY, level int, secret text', { roles: ['e2e_viewer'] });
+  await sql('ALTER PUBLICATION rtsync DROP TABLE narrow');
+  await sql('ALTER TABLE narrow REPLICA IDENTITY FULL');
+  await sql('ALTER PUBLICATION rtsync ADD TABLE narrow WHERE (level > 5)');
+  const one = await viewer(1, ['narrow']);
+  assert.deepEqual((await one.seen("INSERT INTO narrow VALUES (1, 1, 'a'), (2, 9, 'b')")).map(([, r]) => r.id), [2]);
+  assert.deepEqual((await one.seen('UPDATE narrow SET level = 3 WHERE id = 2')).map(([type]) => type), ['DELETE']);
+
+  await createTable('columns', 'id int PRIMARY KEY, shown int, secret text', { roles: ['e2e_viewer'] });
+  await sql('ALTER PUBLICATION rtsync DROP TABLE columns');
+  await sql('ALTER PUBLICATION rtsync ADD TABLE columns (id, shown)');
+  const two = await viewer(1, ['columns']);
+  assert.deepEqual(await two.seen("INSERT INTO columns VALUES (1, 1, 'a')"), [['INSERT', { id: 1, shown: 1 }]]);
+});
+
+test('the rows of a partition are told under its name', async () => {
+  await sql(`DROP TABLE IF EXISTS parted;
+    CREATE TABLE parted (id int PRIMARY KEY, body text) PARTITION BY RANGE (id);
+    CREATE TABLE parted_low PARTITION OF parted FOR VALUES FROM (0) TO (100);
+    CREATE TABLE parted_high PARTITION OF parted FOR VALUES FROM (100) TO (200);
+    GRANT SELECT ON parted, parted_low, parted_high TO e2e_viewer;
+    ALTER PUBLICATION rtsync ADD TABLE parted`);
+  const one = await viewer(1, ['parted_low']);
+  assert.deepEqual(await one.seen("INSERT INTO parted VALUES (1, 'low'), (101, 'high')"),
+    [['INSERT', { id: 1, body: 'low' }]]);
+});
