@@ -484,6 +484,7 @@ refuse_join(Link *link, uint64 id, const char *reason)
 	link_begin(&link->out, LINK_JOIN_REPLY);
 	link_put_u64(&link->out, id);
 	link_put_u8(&link->out, 0);
+	link_put_u8(&link->out, 0);
 	linkio_put_text(link, reason);
 	link_put_u32(&link->out, 0);
 	linkio_end(link);
@@ -667,6 +668,7 @@ handle_join(Link *link, LinkReader *body)
 	link_begin(&link->out, LINK_JOIN_REPLY);
 	link_put_u64(&link->out, id);
 	link_put_u8(&link->out, 1);
+	link_put_u8(&link->out, LINK_MAY_ALL);
 	link_put_string(&link->out, NULL);
 	put_bindings(&link->out, channel);
 	linkio_end(link);

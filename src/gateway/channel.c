@@ -15,64 +15,16 @@
  */
 #include "gateway/channel.h"
 
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/broadcast.h"
 #include "gateway/gateway.h"
 #include "gateway/join.h"
 #include "gateway/log.h"
 
-#define PREFIX "realtime:"
-#define PREFIX_LENGTH (sizeof(PREFIX) - 1)
-
 static const Slice no_response = {"{}", 2};
-
-/*-------------------------------- topics --------------------------------*/
-
-static Topic *
-share_topic(Slice name)
-{
-	uint64_t	hash = hash_bytes(name.data, name.length, 0);
-	TableNode  *node = table_find(&gateway.channels.topics, hash);
-	Buffer		json = {0};
-	Topic	   *topic;
-
-	for (; node != NULL; node = table_find_next(node))
-	{
-		topic = TABLE_OWNER(Topic, by_name, node);
-		if (topic->name.length == name.length &&
-			memcmp(topic->name.data, name.data, name.length) == 0)
-		{
-			topic->references++;
-			return topic;
-		}
-	}
-	topic = allocate_zero(sizeof(Topic));
-	topic->references = 1;
-	topic->name = (Slice) {copy_bytes(name.data, name.length), name.length};
-	buffer_append_json_string(&json, name);
-	topic->json = buffer_slice(&json);
-	table_insert(&gateway.channels.topics, &topic->by_name, hash);
-	return topic;
-}
-
-static void
-release_topic(Topic *topic)
-{
-	if (--topic->references > 0)
-		return;
-	table_remove(&gateway.channels.topics, &topic->by_name);
-	free((char *) topic->name.data);
-	free((char *) topic->json.data);
-	free(topic);
-}
-
-/* The topic without "realtime:", as the engine and system messages want it */
-static Slice
-sub_topic(Slice name)
-{
-	return (Slice) {name.data + PREFIX_LENGTH, name.length - PREFIX_LENGTH};
-}
 
 /*---------------------------- finding channels --------------------------*/
 
@@ -113,6 +65,32 @@ find_by_topic(const Connection *connection, Slice topic)
 			return channel;
 	}
 	return NULL;
+}
+
+/*
+ * The channel that a message is for, or NULL.  The names in a binary message
+ * may be garbled (see phoenix.c): then its join_ref tells, unless that is
+ * ambiguous.
+ */
+static Channel *
+find_for(const Connection *connection, const PhoenixMessage *message)
+{
+	Channel    *channel = find_by_topic(connection, message->topic);
+	ListLink   *link = list_first(&connection->channels);
+
+	if (channel != NULL || !message->binary)
+		return channel;
+	for (; link != NULL; link = list_next(&connection->channels, link))
+	{
+		Channel    *candidate = LIST_OWNER(Channel, link, link);
+
+		if (strcmp(candidate->join_ref, message->join_ref) != 0)
+			continue;
+		if (channel != NULL)
+			return NULL;
+		channel = candidate;
+	}
+	return channel;
 }
 
 /*-------------------------------- replies -------------------------------*/
@@ -188,14 +166,18 @@ free_channel(Channel *channel)
 {
 	for (uint32_t i = 0; i < channel->n_bindings; i++)
 		fanout_unsubscribe(&channel->bindings[i]);
+	if (channel->room != NULL)
+		presence_leave(channel);
+	room_leave(channel);
 	table_remove(&gateway.channels.by_id, &channel->by_id);
 	table_remove(&gateway.channels.by_topic, &channel->by_topic);
 	list_remove(&channel->link);
 	channel->connection->n_channels--;
 	gateway.stats.channels--;
-	release_topic(channel->topic);
+	topic_release(channel->topic);
 	free_entry_texts(channel);
 	free(channel->bindings);
+	free((char *) channel->presence_key.data);
 	free(channel->join_ref);
 	free(channel->join_request);
 	free(channel->replaced_join_ref);
@@ -266,13 +248,13 @@ channels_continue(Connection *connection)
 
 static Channel *
 create_channel(Connection *connection, const PhoenixMessage *message,
-			   const JoinRequest *request, Slice token)
+			   JoinRequest *request, Slice token)
 {
 	Channel    *channel = allocate_zero(sizeof(Channel));
 
 	channel->id = ++gateway.channels.last_id;
 	channel->connection = connection;
-	channel->topic = share_topic(message->topic);
+	channel->topic = topic_share(message->topic);
 	/* A client that sends no join_ref knows its channel by the ref. */
 	channel->join_ref = strdup(strcmp(message->join_ref, "null") != 0 ?
 							   message->join_ref : message->ref);
@@ -282,6 +264,9 @@ create_channel(Connection *connection, const PhoenixMessage *message,
 	channel->broadcast_ack = request->broadcast_ack;
 	channel->broadcast_self = request->broadcast_self;
 	channel->presence = request->presence;
+	if (request->presence_key != NULL)
+		channel->presence_key = slice_of(request->presence_key);
+	request->presence_key = NULL;
 	channel->n_bindings = request->n_entries;
 	if (request->n_entries > 0)
 	{
@@ -309,7 +294,7 @@ static bool
 ask_engine(const Channel *channel, const JoinRequest *request, Slice token)
 {
 	LinkWriter *writer = engine_link_begin(LINK_JOIN);
-	Slice		topic = sub_topic(channel->topic->name);
+	Slice		topic = topic_sub_topic(channel->topic->name);
 
 	link_put_u64(writer, channel->id);
 	link_put_bytes(writer, topic.data, topic.length);
@@ -338,7 +323,7 @@ replace_channel(Channel *old)
 
 static void
 start_join(Connection *connection, const PhoenixMessage *message,
-		   const JoinRequest *request)
+		   JoinRequest *request)
 {
 	Slice		token = request->token.data != NULL ? request->token :
 		connection->token;
@@ -362,30 +347,55 @@ start_join(Connection *connection, const PhoenixMessage *message,
 	}
 }
 
+/*
+ * The payload of a message that concerns the channel itself.  NULL, as if there
+ * were none, if it holds what we cannot represent.
+ */
+static json_t *
+parse_payload(const PhoenixMessage *message)
+{
+	return json_loadb(message->payload.data, message->payload.length,
+					  JSON_DECODE_ANY, NULL);
+}
+
 static void
 on_join(Connection *connection, const PhoenixMessage *message)
 {
 	JoinRequest request;
+	json_t	   *payload;
 
-	if (message->topic.length < PREFIX_LENGTH ||
-		memcmp(message->topic.data, PREFIX, PREFIX_LENGTH) != 0)
+	if (!topic_is_valid(message->topic))
+	{
 		reply(connection, message, message->join_ref, false,
 			  SLICE("{\"reason\":\"unmatched topic\"}"));
-	else if (message->topic.length == PREFIX_LENGTH)
+		return;
+	}
+	if (message->topic.length == TOPIC_PREFIX_LENGTH)
+	{
 		refuse(connection, message,
 			   SLICE("TopicNameRequired: You must provide a topic name"));
-	else if (engine_link_congested())
+		return;
+	}
+	if (engine_link_congested())
+	{
 		refuse(connection, message,
 			   SLICE("RealtimeRestarting: Realtime is restarting, please standby"));
-	else
-	{
-		if (join_parse(message->payload, &request))
-			start_join(connection, message, &request);
-		else
-			refuse(connection, message,
-				   SLICE("InvalidJoinPayload: Too many postgres_changes"));
-		join_release(&request);
+		return;
 	}
+	payload = parse_payload(message);
+	if (payload == NULL)
+	{
+		refuse(connection, message,
+			   SLICE("InvalidJoinPayload: The payload cannot be read"));
+		return;
+	}
+	if (join_parse(payload, &request))
+		start_join(connection, message, &request);
+	else
+		refuse(connection, message,
+			   SLICE("InvalidJoinPayload: Too many postgres_changes"));
+	join_release(&request);
+	json_decref(payload);
 }
 
 /* A leave may concern an instance that was replaced: then nothing is left. */
@@ -405,18 +415,14 @@ on_leave(Connection *connection, Channel *channel, const PhoenixMessage *message
 	leave(channel);
 }
 
-/* A new token for the channel.  There is no reply. */
+/* The channel goes on under another token. */
 static void
-on_access_token(Connection *connection, Channel *channel,
-				const PhoenixMessage *message)
+set_token(Channel *channel, Slice token)
 {
-	Slice		token = join_token(message->payload);
-	uint64_t	hash;
+	Connection *connection = channel->connection;
+	uint64_t	hash = hash_bytes(token.data, token.length, 0);
 	LinkWriter *writer;
 
-	if (token.data == NULL)
-		return;
-	hash = hash_bytes(token.data, token.length, 0);
 	if (hash == channel->token_hash)
 		return;
 	if (engine_link_congested())
@@ -433,24 +439,69 @@ on_access_token(Connection *connection, Channel *channel,
 		connection_close(connection, 1009, "token too big");
 }
 
-/* Broadcast is not served yet: say so where an answer is expected. */
+/* A new token for the channel.  There is no reply. */
 static void
-on_broadcast(Connection *connection, Channel *channel,
-			 const PhoenixMessage *message)
+on_access_token(Channel *channel, const PhoenixMessage *message)
 {
-	if (channel->broadcast_ack && phoenix_has_ref(message))
-		reply(connection, message, channel->join_ref, false,
-			  SLICE("{\"reason\":\"broadcast is not supported\"}"));
+	json_t	   *payload = parse_payload(message);
+	Slice		token = join_token(payload);
+
+	if (token.data != NULL)
+		set_token(channel, token);
+	json_decref(payload);
 }
 
-/* Presence is not served yet either; its client always expects an answer. */
+/* A message for the other members: answered if the join asked for that */
 static void
-on_presence(Connection *connection, Channel *channel,
-			const PhoenixMessage *message)
+on_broadcast(Channel *channel, const PhoenixMessage *message)
 {
+	Slice		response;
+	bool		sent = broadcast_push(channel, message, &response);
+
+	if (channel->broadcast_ack && phoenix_has_ref(message))
+		reply(channel->connection, message, channel->join_ref, sent, response);
+}
+
+/* Send a system message, and what it is followed by. */
+static void
+send_system(Channel *channel, Slice extension, Slice status, Slice text,
+			LinkThen then)
+{
+	send_and_release(channel->connection,
+					 phoenix_encode_system(channel->connection->version,
+										   channel->join_ref,
+										   channel->topic->json, extension,
+										   status, text,
+										   topic_sub_topic(channel->topic->name)));
+	if (then == LINK_THEN_NOTHING)
+		return;
+	send_close(channel, channel->join_ref,
+			   then == LINK_THEN_CLOSE ? "phx_close" : "phx_error");
+	leave(channel);
+}
+
+/* What a member says about itself; its client always expects an answer. */
+static void
+on_presence(Channel *channel, const PhoenixMessage *message)
+{
+	Connection *connection = channel->connection;
+	PresenceResult result = presence_push(channel, message);
+	Slice		response = no_response;
+
+	if (result == PRESENCE_TOO_LARGE || result == PRESENCE_TOO_OFTEN)
+	{
+		send_system(channel, SLICE("system"), SLICE("error"),
+					result == PRESENCE_TOO_LARGE ?
+					SLICE("Track message size exceeded") :
+					SLICE("Client presence rate limit exceeded"),
+					LINK_THEN_CLOSE);
+		return;
+	}
+	if (result == PRESENCE_NOT_A_MAP)
+		response = SLICE("{\"reason\":\"Presence track payload must be a map\"}");
 	if (phoenix_has_ref(message))
-		reply(connection, message, channel->join_ref, false,
-			  SLICE("{\"reason\":\"presence is not supported\"}"));
+		reply(connection, message, channel->join_ref, result == PRESENCE_OK,
+			  response);
 }
 
 /* Events of the topic "phoenix", which is not a channel */
@@ -480,17 +531,19 @@ channel_message(Connection *connection, const PhoenixMessage *message)
 		on_join(connection, message);
 		return;
 	}
-	channel = find_by_topic(connection, message->topic);
+	channel = find_for(connection, message);
 	if (slice_equals(event, "phx_leave"))
 		on_leave(connection, channel, message);
 	else if (channel == NULL)
 		reply_unmatched(connection, message);
 	else if (slice_equals(event, "access_token"))
-		on_access_token(connection, channel, message);
+		on_access_token(channel, message);
+	else if (!channel->joined)
+		reply_unmatched(connection, message);
 	else if (slice_equals(event, "broadcast"))
-		on_broadcast(connection, channel, message);
+		on_broadcast(channel, message);
 	else if (slice_equals(event, "presence"))
-		on_presence(connection, channel, message);
+		on_presence(channel, message);
 	else
 		log_client("a client sent an unknown event");
 }
@@ -554,7 +607,7 @@ send_join_reply(Channel *channel)
 
 /* The engine serves the channel.  False if the message is malformed. */
 bool
-channel_joined(uint64_t id, LinkReader *bindings)
+channel_joined(uint64_t id, uint8_t rights, LinkReader *bindings)
 {
 	Channel    *channel = find_by_id(id);
 
@@ -565,13 +618,10 @@ channel_joined(uint64_t id, LinkReader *bindings)
 	send_join_reply(channel);
 	channel->joined = true;
 	free_entry_texts(channel);
-	/* The client waits for it before it believes any presence. */
-	if (channel->presence)
-		send_and_release(channel->connection,
-						 phoenix_encode(channel->connection->version,
-										channel->join_ref, NULL,
-										channel->topic->json, "presence_state",
-										no_response));
+	channel->rights = rights;
+	room_enter(&channel->topic->rooms[channel->is_private], channel);
+	/* The client waits for the state before it believes any presence. */
+	presence_enter(channel);
 	if (channel->replaced_join_ref != NULL)
 		send_close(channel, channel->replaced_join_ref, "phx_close");
 	free(channel->replaced_join_ref);
@@ -609,6 +659,20 @@ channel_refused(uint64_t id, Slice reason)
 	brake_hold(connection, frame);
 }
 
+/* The channel may do more, or less. */
+void
+channel_set_rights(uint64_t id, uint8_t rights)
+{
+	Channel    *channel = find_by_id(id);
+	uint8_t		before;
+
+	if (channel == NULL || !channel->joined)
+		return;
+	before = channel->rights;
+	channel->rights = rights;
+	presence_rights_changed(channel, before);
+}
+
 /* Pass on a system message, and what it is followed by. */
 void
 channel_system(uint64_t id, Slice extension, Slice status, Slice text,
@@ -616,17 +680,6 @@ channel_system(uint64_t id, Slice extension, Slice status, Slice text,
 {
 	Channel    *channel = find_by_id(id);
 
-	if (channel == NULL)
-		return;
-	send_and_release(channel->connection,
-					 phoenix_encode_system(channel->connection->version,
-										   channel->join_ref,
-										   channel->topic->json, extension,
-										   status, text,
-										   sub_topic(channel->topic->name)));
-	if (then == LINK_THEN_NOTHING)
-		return;
-	send_close(channel, channel->join_ref,
-			   then == LINK_THEN_CLOSE ? "phx_close" : "phx_error");
-	leave(channel);
+	if (channel != NULL)
+		send_system(channel, extension, status, text, then);
 }

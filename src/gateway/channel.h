@@ -10,21 +10,14 @@
 
 #include "gateway/list.h"
 #include "gateway/phoenix.h"
+#include "gateway/rate.h"
 #include "gateway/table.h"
+#include "gateway/topic.h"
 #include "link/link.h"
 
 struct Connection;
 struct Channel;
-
-/* A topic's name, shared by all channels that have it */
-typedef struct Topic
-{
-	TableNode	by_name;
-	uint32_t	references;
-	Slice		name;			/* with "realtime:" */
-	Slice		json;			/* as a JSON string */
-	struct ChangeFrame *frames; /* of the change being sent, see fanout.c */
-} Topic;
+struct Meta;
 
 /* One entry of a channel's postgres_changes */
 typedef struct Binding
@@ -38,7 +31,7 @@ typedef struct Binding
 
 /*
  * Until "joined" the engine has not answered: join_request is the ref to reply
- * to, and entry_texts what to reply with.
+ * to, and entry_texts what to reply with.  From then on it is in a room.
  */
 typedef struct Channel
 {
@@ -57,7 +50,13 @@ typedef struct Channel
 	bool		is_private;
 	bool		broadcast_ack;
 	bool		broadcast_self;
-	bool		presence;
+	bool		presence;		/* wants to know who is there */
+	uint8_t		rights;			/* a sum of LinkRights */
+	Room	   *room;
+	uint32_t	room_position;	/* among its members */
+	Slice		presence_key;	/* a JSON string; data NULL: not needed yet */
+	struct Meta *meta;			/* how it is tracked, or NULL */
+	Rate		presence_calls;
 	uint32_t	n_bindings;
 	char	  **entry_texts;
 	Binding    *bindings;
@@ -68,7 +67,6 @@ typedef struct Channels
 {
 	Table		by_id;
 	Table		by_topic;
-	Table		topics;
 	uint64_t	last_id;
 } Channels;
 
@@ -82,9 +80,10 @@ extern void channels_pause(struct Connection *connection);
 extern void channels_continue(struct Connection *connection);
 
 /* From the engine; false means that the message was malformed */
-extern bool channel_joined(uint64_t id, LinkReader *bindings);
+extern bool channel_joined(uint64_t id, uint8_t rights, LinkReader *bindings);
 extern bool channel_rebound(uint64_t id, LinkReader *bindings);
 extern void channel_refused(uint64_t id, Slice reason);
+extern void channel_set_rights(uint64_t id, uint8_t rights);
 extern void channel_system(uint64_t id, Slice extension, Slice status,
 						   Slice text, LinkThen then);
 

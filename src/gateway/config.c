@@ -27,11 +27,19 @@ typedef struct NumberSetting
 static const NumberSetting number_settings[] = {
 	SETTING(max_connections, 10000, 1, 1000000),
 	SETTING(max_channels_per_connection, 100, 1, 1000000),
+	SETTING(max_connections_per_address, 0, 0, 1000000),
+	SETTING(max_joins_per_second, 500, 0, 1000000),
+	SETTING(max_messages_per_second, 1000, 0, 1000000),
 	SETTING(max_message_size, 1024 * 1024, 1024, 64 * 1024 * 1024),
+	SETTING(max_payload_size, 1000 * 1000, 100, 64 * 1024 * 1024),
+	SETTING(max_presence_size, 10 * 1024, 100, 1024 * 1024),
+	SETTING(max_presence_calls, 300, 0, 1000000),
+	SETTING(presence_interval, 50, 0, 10000),
 	SETTING(send_queue_size, 4 * 1024 * 1024, 16 * 1024, 1024 * 1024 * 1024),
 	SETTING(send_timeout, 30000, 100, 24 * 3600 * 1000),
 	SETTING(handshake_timeout, 10000, 100, 600000),
 	SETTING(idle_timeout, 60000, 0, 24 * 3600 * 1000),
+	SETTING(no_channel_timeout, 600000, 0, 24 * 3600 * 1000),
 	SETTING(error_delay, 1000, 0, 60000),
 };
 

@@ -13,17 +13,28 @@
 
 #include "gateway/memory.h"
 
-/* Sizes in bytes, times in milliseconds; 0 turns idle_timeout off */
+/*
+ * Sizes in bytes, times in milliseconds.  0 turns off the timeouts that allow
+ * for it, and the limits per second or address.
+ */
 typedef struct Config
 {
 	char	   *allowed_origins;	/* list separated by commas, "*" for any */
 	uint32_t	max_connections;
 	uint32_t	max_channels_per_connection;
+	uint32_t	max_connections_per_address;
+	uint32_t	max_joins_per_second;	/* of one connection */
+	uint32_t	max_messages_per_second;	/* likewise, of all kinds */
 	uint32_t	max_message_size;	/* of a message from a client */
+	uint32_t	max_payload_size;	/* of a broadcast */
+	uint32_t	max_presence_size;	/* of what a member says about itself */
+	uint32_t	max_presence_calls; /* of one channel within 30 s */
+	uint32_t	presence_interval;	/* in which its changes are collected */
 	uint32_t	send_queue_size;	/* unsent bytes for one client */
 	uint32_t	send_timeout;	/* without the client taking any of them */
 	uint32_t	handshake_timeout;	/* for the whole request head */
 	uint32_t	idle_timeout;		/* without any message from the client */
+	uint32_t	no_channel_timeout; /* of a connection that joined nothing */
 	uint32_t	error_delay;		/* before a refusal of a join */
 } Config;
 

@@ -51,6 +51,7 @@ typedef struct Connection
 	uint32_t	n_channels;
 	List		held_back;		/* refusals, see brake.c */
 	size_t		held_back_bytes;
+	size_t		presence_bytes; /* of what its channels say about themselves */
 
 	/* Membership in the lists of Connections */
 	ListLink	activity_link;

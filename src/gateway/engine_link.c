@@ -23,6 +23,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "gateway/broadcast.h"
 #include "gateway/gateway.h"
 #include "gateway/log.h"
 
@@ -230,10 +231,11 @@ on_join_reply(LinkReader *reader)
 {
 	uint64_t	id = link_get_u64(reader);
 	bool		ok = link_get_u8(reader) != 0;
+	uint8_t		rights = link_get_u8(reader);
 	Slice		reason = get_slice(reader);
 
 	if (ok)
-		return channel_joined(id, reader);
+		return channel_joined(id, rights, reader);
 	if (!reader->failed && reader->next < reader->end &&
 		link_get_u32(reader) != 0)
 		return false;
@@ -286,6 +288,46 @@ on_system(LinkReader *reader)
 }
 
 static bool
+on_rights(LinkReader *reader)
+{
+	uint64_t	id = link_get_u64(reader);
+	uint8_t		rights = link_get_u8(reader);
+
+	if (!link_finished(reader))
+		return false;
+	channel_set_rights(id, rights);
+	return true;
+}
+
+static bool
+on_broadcast(LinkReader *reader)
+{
+	PhoenixBroadcast broadcast = {0};
+	Buffer		metadata = {0};
+	bool		is_private = link_get_u8(reader) != 0;
+	Slice		topic = get_slice(reader);
+	Slice		id;
+
+	broadcast.event = get_slice(reader);
+	broadcast.payload_is_json = link_get_u8(reader) != 0;
+	broadcast.payload = get_slice(reader);
+	id = get_slice(reader);
+	if (!link_finished(reader) || topic.data == NULL ||
+		broadcast.event.data == NULL || broadcast.payload.data == NULL)
+		return false;
+	if (id.data != NULL)
+	{
+		buffer_append_string(&metadata, "{\"id\":");
+		buffer_append_json_string(&metadata, id);
+		buffer_append(&metadata, "}", 1);
+		broadcast.metadata = buffer_slice(&metadata);
+	}
+	broadcast_send(is_private, topic, &broadcast);
+	buffer_release(&metadata);
+	return true;
+}
+
+static bool
 on_shutdown(LinkReader *reader)
 {
 	uint32_t	why = link_get_u32(reader);
@@ -322,6 +364,10 @@ dispatch(uint32_t type, const char *body, size_t length)
 			return on_system(&reader);
 		case LINK_SHUTDOWN:
 			return on_shutdown(&reader);
+		case LINK_RIGHTS:
+			return on_rights(&reader);
+		case LINK_BROADCAST:
+			return on_broadcast(&reader);
 		default:
 			return false;
 	}

@@ -11,11 +11,14 @@
  *	main			starts and stops everything
  *	engine_link		the engine's messages, in and out
  *	admission		sockets up to the verdict about their handshake
- *	channel, fanout	topics that were joined, and who gets which change
+ *	channel			channels: joined, left, and what is said on them
+ *	broadcast, presence, fanout		what members of a topic are sent
+ *	topic			topics, and who is in which
  *	brake			refusals that are held back
  *	connection		WebSockets: send queue, limits, closing
  *	websocket		libwebsockets
- *	http, request, phoenix, join, frame, socket, config, memory, table, list, log
+ *	http, request, phoenix, join, jsontext, frame, socket, config, memory, table,
+ *	list, rate, log
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +34,8 @@
 #include "gateway/connection.h"
 #include "gateway/engine_link.h"
 #include "gateway/fanout.h"
+#include "gateway/presence.h"
+#include "gateway/topic.h"
 #include "gateway/websocket.h"
 
 typedef struct GatewayStats
@@ -53,6 +58,8 @@ typedef struct Gateway
 	Brake		brake;
 	Channels	channels;
 	Fanout		fanout;
+	Presences	presences;
+	Topics		topics;
 	WebSocket	websocket;
 } Gateway;
 

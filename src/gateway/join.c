@@ -50,6 +50,30 @@ join_token(const json_t *payload)
 }
 
 /*
+ * The presence key as a JSON string, which the caller frees, or NULL if one is
+ * to be made.  Numbers and booleans are taken for their text.
+ */
+static char *
+presence_key(const json_t *key)
+{
+	Buffer		result = {0};
+	char	   *text = NULL;
+
+	if (json_is_string(key) && json_string_length(key) > 0)
+		buffer_append_json_string(&result, json_slice(key));
+	else if (json_is_number(key) || json_is_boolean(key))
+	{
+		text = json_dumps(key, JSON_ENCODE_ANY);
+		buffer_append_json_string(&result, slice_of(text));
+		free(text);
+	}
+	else
+		return NULL;
+	buffer_append(&result, "", 1);
+	return result.data;
+}
+
+/*
  * Parse the payload, which must outlive the request.  Returns false if it has
  * too many bindings.  In both cases the caller calls join_release.
  */
@@ -69,6 +93,7 @@ join_parse(json_t *payload, JoinRequest *request)
 	request->broadcast_ack = is_true(json_object_get(broadcast, "ack"));
 	request->broadcast_self = is_true(json_object_get(broadcast, "self"));
 	request->presence = is_true(json_object_get(presence, "enabled"));
+	request->presence_key = presence_key(json_object_get(presence, "key"));
 	request->token = join_token(payload);
 	request->options = json_object_get(config, "rtsync");
 
@@ -93,6 +118,8 @@ void
 join_release(JoinRequest *request)
 {
 	free(request->entries);
+	free(request->presence_key);
+	request->presence_key = NULL;
 	request->entries = NULL;
 	request->n_entries = 0;
 }

@@ -24,6 +24,7 @@ typedef struct JoinRequest
 	bool		broadcast_ack;
 	bool		broadcast_self;
 	bool		presence;
+	char	   *presence_key;	/* a JSON string, or NULL; ours to free */
 	Slice		token;			/* data NULL: that of the connection */
 	const json_t *options;		/* "rtsync", or NULL */
 	uint32_t	n_entries;

@@ -170,6 +170,7 @@ main(int argc, char **argv)
 	gateway.loop = uv_default_loop();
 	connections_init();
 	brake_init();
+	presence_init();
 	uv_prepare_init(gateway.loop, &end_of_turn);
 	uv_prepare_start(&end_of_turn, on_end_of_turn);
 	uv_timer_init(gateway.loop, &housekeeping);

@@ -151,7 +151,8 @@ buffer_append_json_string(Buffer *buffer, Slice text)
 		buffer_append_string(buffer, escape);
 		done = i + 1;
 	}
-	buffer_append(buffer, text.data + done, text.length - done);
+	if (text.length > done)
+		buffer_append(buffer, text.data + done, text.length - done);
 	buffer_append(buffer, "\"", 1);
 }
 

@@ -18,57 +18,128 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/jsontext.h"
+
 #define BROADCAST_PUSH 3		/* kind of a binary frame from the client */
-#define BROADCAST_HEADER 7
+#define BROADCAST_PUSH_HEADER 7
+#define BROADCAST 4				/* kind of a binary frame from us */
 #define ENCODING_RAW 0
 #define ENCODING_JSON 1
+#define MAX_BINARY_NAME 255		/* their lengths are single bytes */
 
-static Slice
-json_slice(const json_t *string)
+/*-------------------------------- decoding -------------------------------*/
+
+/* The five elements of a text message, as JSON text; data NULL if absent */
+typedef struct Elements
 {
-	return (Slice) {json_string_value(string), json_string_length(string)};
-}
+	Slice		join_ref;
+	Slice		ref;
+	Slice		topic;
+	Slice		event;
+	Slice		payload;
+} Elements;
 
 /*
  * Keep a reference as JSON text.  Clients send strings, some send integers.
  * Returns NULL for what cannot be a reference.
  */
 static char *
-reference_text(const json_t *reference)
+reference_text(Slice reference)
 {
 	Buffer		text = {0};
+	Buffer		unquoted = {0};
 
-	if (reference == NULL || json_is_null(reference))
+	if (reference.data == NULL || slice_equals(reference, "null"))
 		return copy_bytes("null", 4);
-	if (json_is_integer(reference))
-		return json_dumps(reference, JSON_ENCODE_ANY);
-	if (!json_is_string(reference) ||
-		json_string_length(reference) > PHOENIX_MAX_REF)
+	if (json_is_integer_text(reference) && reference.length <= 20)
+		return copy_bytes(reference.data, reference.length);
+	if (!json_is_string_text(reference) ||
+		!json_unquote(reference, &unquoted) || unquoted.length > PHOENIX_MAX_REF)
+	{
+		buffer_release(&unquoted);
 		return NULL;
-	buffer_append_json_string(&text, json_slice(reference));
+	}
+	/* Written our way, so that equal references have equal texts. */
+	buffer_append_json_string(&text, buffer_slice(&unquoted));
 	buffer_append(&text, "", 1);
+	buffer_release(&unquoted);
 	return text.data;
 }
 
-/* Fill in the message from its five elements; false if one does not fit. */
+/* Keep a name that a JSON string says; false if it is none or too long. */
 static bool
-take_elements(PhoenixMessage *message, const json_t *join_ref,
-			  const json_t *ref, const json_t *topic, const json_t *event,
-			  json_t *payload)
+take_name(PhoenixMessage *message, Slice string, size_t limit, Slice *name)
 {
-	if (!json_is_string(topic) || !json_is_string(event) || payload == NULL)
+	size_t		start = message->names.length;
+
+	if (!json_is_string_text(string) || !json_unquote(string, &message->names))
 		return false;
-	if (json_string_length(topic) > PHOENIX_MAX_TOPIC ||
-		json_string_length(event) > PHOENIX_MAX_EVENT)
+	*name = (Slice) {message->names.data + start, message->names.length - start};
+	return name->length <= limit;
+}
+
+/* Fill in the message from its elements; false if one does not fit. */
+static bool
+take_elements(PhoenixMessage *message, const Elements *elements)
+{
+	if (elements->payload.data == NULL)
 		return false;
-	message->join_ref = reference_text(join_ref);
-	message->ref = reference_text(ref);
-	if (message->join_ref == NULL || message->ref == NULL)
+	/* The names must not move once something points at them. */
+	buffer_reserve(&message->names,
+				   elements->topic.length + elements->event.length);
+	if (!take_name(message, elements->topic, PHOENIX_MAX_TOPIC, &message->topic) ||
+		!take_name(message, elements->event, PHOENIX_MAX_EVENT, &message->event))
 		return false;
-	message->topic = json_slice(topic);
-	message->event = json_slice(event);
-	message->payload = payload;
-	return true;
+	message->join_ref = reference_text(elements->join_ref);
+	message->ref = reference_text(elements->ref);
+	message->payload = elements->payload;
+	message->payload_is_json = true;
+	return message->join_ref != NULL && message->ref != NULL;
+}
+
+/* {"topic":T,"event":E,"payload":P,"ref":R,"join_ref":J} in any order */
+static bool
+find_elements_v1(Slice text, Elements *elements)
+{
+	const struct
+	{
+		const char *name;
+		Slice	   *place;
+	}			members[] = {
+		{"topic", &elements->topic}, {"event", &elements->event},
+		{"payload", &elements->payload}, {"ref", &elements->ref},
+		{"join_ref", &elements->join_ref},
+	};
+	JsonCursor	cursor;
+	Slice		key;
+	Slice		value;
+
+	if (!json_enter(text, '{', &cursor))
+		return false;
+	while (json_next(&cursor, &key, &value))
+		for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++)
+			if (json_string_equals(key, members[i].name))
+				*members[i].place = value;
+	return json_left(&cursor);
+}
+
+/* [J,R,T,E,P] and perhaps more */
+static bool
+find_elements_v2(Slice text, Elements *elements)
+{
+	Slice	   *const places[] = {&elements->join_ref, &elements->ref,
+	&elements->topic, &elements->event, &elements->payload};
+	JsonCursor	cursor;
+	Slice		key;
+	Slice		value;
+	size_t		n = 0;
+
+	if (!json_enter(text, '[', &cursor))
+		return false;
+	while (json_next(&cursor, &key, &value))
+		if (n < sizeof(places) / sizeof(places[0]))
+			*places[n++] = value;
+	return json_left(&cursor);
 }
 
 /*
@@ -79,29 +150,13 @@ bool
 phoenix_decode_text(PhoenixVersion version, const char *data, size_t length,
 					PhoenixMessage *message)
 {
-	json_t	   *root;
+	Elements	elements = {0};
+	Slice		text = {data, length};
 
 	memset(message, 0, sizeof(*message));
-	if (length == 0)
-		return false;
-	root = message->root = json_loadb(data, length, 0, NULL);
-	if (root == NULL)
-		return false;
-
-	if (version == PHOENIX_V1)
-		return json_is_object(root) &&
-			take_elements(message,
-						  json_object_get(root, "join_ref"),
-						  json_object_get(root, "ref"),
-						  json_object_get(root, "topic"),
-						  json_object_get(root, "event"),
-						  json_object_get(root, "payload"));
-
-	return json_is_array(root) && json_array_size(root) >= 5 &&
-		take_elements(message,
-					  json_array_get(root, 0), json_array_get(root, 1),
-					  json_array_get(root, 2), json_array_get(root, 3),
-					  json_array_get(root, 4));
+	return (version == PHOENIX_V1 ? find_elements_v1(text, &elements) :
+			find_elements_v2(text, &elements)) &&
+		take_elements(message, &elements);
 }
 
 /* Take "length" bytes off the front of the rest; false if it is shorter. */
@@ -116,49 +171,50 @@ take_bytes(Slice *rest, size_t length, Slice *taken)
 	return true;
 }
 
-/* The text as a JSON string if it is valid UTF-8 without NUL, else NULL */
-static json_t *
-string_of(Slice text)
+/*
+ * Keep a name of a binary frame.  Clients before 2.111 send the low bytes of
+ * UTF-16 where UTF-8 is due.  That is Latin-1, as far as it can be read back.
+ * False if the name contains NUL.
+ */
+static bool
+take_binary_name(PhoenixMessage *message, Slice bytes, Slice *name)
 {
-	if (memchr(text.data, '\0', text.length) != NULL)
-		return NULL;
-	return json_stringn(text.data, text.length);
+	Buffer	   *names = &message->names;
+	size_t		start = names->length;
+
+	if (bytes.length > 0 && memchr(bytes.data, '\0', bytes.length) != NULL)
+		return false;
+	if (utf8_is_valid(bytes))
+		buffer_append_slice(names, bytes);
+	else
+		for (size_t i = 0; i < bytes.length; i++)
+		{
+			unsigned char c = (unsigned char) bytes.data[i];
+			char		pair[2] = {(char) (0xc0 | c >> 6), (char) (0x80 | (c & 0x3f))};
+
+			if (c < 0x80)
+				buffer_append(names, bytes.data + i, 1);
+			else
+				buffer_append(names, pair, 2);
+		}
+	*name = (Slice) {names->data + start, names->length - start};
+	return true;
 }
 
+/* A reference of a binary frame as JSON text; NULL if it contains NUL */
 static char *
-binary_reference(Slice bytes)
+binary_reference(PhoenixMessage *message, Slice bytes)
 {
-	json_t	   *string;
-	char	   *text;
+	Buffer		text = {0};
+	Slice		name;
 
 	if (bytes.length == 0)
 		return copy_bytes("null", 4);
-	string = string_of(bytes);
-	text = reference_text(string);
-	if (string == NULL)
-	{
-		free(text);
+	if (!take_binary_name(message, bytes, &name))
 		return NULL;
-	}
-	json_decref(string);
-	return text;
-}
-
-/* Is the text valid JSON (of the given type, if it must be an object)? */
-static bool
-is_json(Slice text, bool object)
-{
-	json_t	   *value;
-	bool		valid;
-
-	if (text.length == 0)
-		return false;
-	value = json_loadb(text.data, text.length,
-					   JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL | JSON_ALLOW_NUL,
-					   NULL);
-	valid = value != NULL && (!object || json_is_object(value));
-	json_decref(value);
-	return valid;
+	buffer_append_json_string(&text, name);
+	buffer_append(&text, "", 1);
+	return text.data;
 }
 
 /*
@@ -179,44 +235,35 @@ phoenix_decode_binary(const char *data, size_t length, PhoenixMessage *message)
 	Slice		skipped,
 				join_ref,
 				ref,
-				topic;
+				topic,
+				event;
 
 	memset(message, 0, sizeof(*message));
 	message->binary = true;
-	if (!take_bytes(&rest, BROADCAST_HEADER, &skipped) ||
+	if (!take_bytes(&rest, BROADCAST_PUSH_HEADER, &skipped) ||
 		header[0] != BROADCAST_PUSH ||
 		!take_bytes(&rest, header[1], &join_ref) ||
 		!take_bytes(&rest, header[2], &ref) ||
 		!take_bytes(&rest, header[3], &topic) ||
-		!take_bytes(&rest, header[4], &message->user_event) ||
+		!take_bytes(&rest, header[4], &event) ||
 		!take_bytes(&rest, header[5], &message->metadata) ||
 		(header[6] != ENCODING_RAW && header[6] != ENCODING_JSON))
 		return false;
-	message->user_payload = rest;
-	message->user_payload_is_json = header[6] == ENCODING_JSON;
-
-	message->join_ref = binary_reference(join_ref);
-	message->ref = binary_reference(ref);
-	message->root = string_of(topic);
-	if (message->join_ref == NULL || message->ref == NULL ||
-		message->root == NULL)
-		return false;
-	message->topic = json_slice(message->root);
 	message->event = SLICE("broadcast");
+	message->payload = rest;
+	message->payload_is_json = header[6] == ENCODING_JSON;
 
-	/* What is forwarded one day must not break the receivers. */
-	if (message->user_event.length > 0)
-	{
-		json_t	   *event = string_of(message->user_event);
-
-		if (event == NULL)
-			return false;
-		json_decref(event);
-	}
-	if (message->metadata.length > 0 && !is_json(message->metadata, true))
+	/* The names must not move once something points at them. */
+	buffer_reserve(&message->names, 2 * 4 * MAX_BINARY_NAME);
+	message->join_ref = binary_reference(message, join_ref);
+	message->ref = binary_reference(message, ref);
+	if (message->join_ref == NULL || message->ref == NULL ||
+		!take_binary_name(message, topic, &message->topic) ||
+		!take_binary_name(message, event, &message->user_event))
 		return false;
-	return !message->user_payload_is_json ||
-		is_json(message->user_payload, false);
+	if (message->metadata.length > 0 && !json_is_object_text(message->metadata))
+		return false;
+	return !message->payload_is_json || json_is_value(message->payload);
 }
 
 /*
@@ -238,7 +285,7 @@ phoenix_release(PhoenixMessage *message)
 {
 	free(message->join_ref);
 	free(message->ref);
-	json_decref(message->root);
+	buffer_release(&message->names);
 	memset(message, 0, sizeof(*message));
 }
 
@@ -249,6 +296,8 @@ phoenix_has_ref(const PhoenixMessage *message)
 	return strcmp(message->ref, "null") != 0;
 }
 
+/*-------------------------------- encoding -------------------------------*/
+
 /*
  * Encode a message whose payload consists of several pieces of JSON text.
  * join_ref and ref are JSON text, NULL meaning null.
@@ -258,7 +307,7 @@ encode_parts(PhoenixVersion version, const char *join_ref, const char *ref,
 			 Slice topic_json, const char *event, const Slice *payload,
 			 size_t n_payload)
 {
-	Slice		parts[16];
+	Slice		parts[20];
 	size_t		n = 0;
 
 	if (version == PHOENIX_V1)
@@ -395,4 +444,71 @@ phoenix_encode_change(PhoenixVersion version, Slice topic_json,
 						 payload, 3);
 	buffer_release(&head);
 	return frame;
+}
+
+/* As {"type":"broadcast","event":E,"payload":P,"meta":M} in a text frame */
+static Frame *
+encode_text_broadcast(PhoenixVersion version, Slice topic_json,
+					  const PhoenixBroadcast *broadcast)
+{
+	Buffer		event_json = {0};
+	Slice		payload[7];
+	size_t		n = 0;
+	Frame	   *frame;
+
+	if (broadcast->map.data != NULL)
+		return phoenix_encode(version, NULL, NULL, topic_json, "broadcast",
+							  broadcast->map);
+	buffer_append_json_string(&event_json, broadcast->event);
+	payload[n++] = SLICE("{\"type\":\"broadcast\",\"event\":");
+	payload[n++] = buffer_slice(&event_json);
+	if (broadcast->metadata.length > 0)
+	{
+		payload[n++] = SLICE(",\"meta\":");
+		payload[n++] = broadcast->metadata;
+	}
+	payload[n++] = SLICE(",\"payload\":");
+	payload[n++] = broadcast->payload;
+	payload[n++] = SLICE("}");
+	frame = encode_parts(version, NULL, NULL, topic_json, "broadcast", payload, n);
+	buffer_release(&event_json);
+	return frame;
+}
+
+/*
+ * As a binary frame: a header of five bytes
+ *
+ *	u8 4, u8 lengths of topic, event, metadata, u8 encoding of the payload
+ *
+ * then those three, and the payload to the end
+ */
+static Frame *
+encode_binary_broadcast(Slice topic, const PhoenixBroadcast *broadcast)
+{
+	char		header[5] = {BROADCAST, (char) topic.length,
+	(char) broadcast->event.length, (char) broadcast->metadata.length,
+	broadcast->payload_is_json ? ENCODING_JSON : ENCODING_RAW};
+	Slice		parts[5] = {{header, sizeof(header)}, topic, broadcast->event,
+	broadcast->metadata, broadcast->payload};
+
+	return frame_build(FRAME_BINARY, parts, 5);
+}
+
+/*
+ * Encode a broadcast.  It names no join_ref, so it fits every channel of this
+ * topic.  NULL if this version cannot express it: raw bytes go into binary
+ * frames alone, and those have room for short names only.
+ */
+Frame *
+phoenix_encode_broadcast(PhoenixVersion version, Slice topic, Slice topic_json,
+						 const PhoenixBroadcast *broadcast)
+{
+	if (version == PHOENIX_V2 && broadcast->map.data == NULL &&
+		topic.length <= MAX_BINARY_NAME &&
+		broadcast->event.length <= MAX_BINARY_NAME &&
+		broadcast->metadata.length <= MAX_BINARY_NAME)
+		return encode_binary_broadcast(topic, broadcast);
+	if (!broadcast->payload_is_json)
+		return NULL;
+	return encode_text_broadcast(version, topic_json, broadcast);
 }

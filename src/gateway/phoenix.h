@@ -8,8 +8,6 @@
 #ifndef GATEWAY_PHOENIX_H
 #define GATEWAY_PHOENIX_H
 
-#include <jansson.h>
-
 #include "gateway/frame.h"
 #include "gateway/memory.h"
 
@@ -22,28 +20,39 @@ typedef enum PhoenixVersion
 
 /*
  * A message from a client.  join_ref and ref are opaque: we keep their JSON
- * text ("null" if absent) and echo it.
+ * text ("null" if absent) and echo it.  The payload points into the bytes that
+ * were decoded; it is well formed JSON, but for the raw one of a binary frame.
  *
- * A binary message is a broadcast push: event is "broadcast", payload NULL,
- * and the user's event, metadata and payload point into the bytes that were
- * decoded.
+ * A binary message is a broadcast push: event is "broadcast", and payload what
+ * the user sent, as the event user_event.
  */
 typedef struct PhoenixMessage
 {
 	Slice		topic;
 	Slice		event;
-	json_t	   *payload;		/* any type; NULL in a binary message */
-
+	Slice		payload;
 	bool		binary;
-	Slice		user_event;
-	Slice		metadata;		/* a JSON object's text, or empty */
-	Slice		user_payload;
-	bool		user_payload_is_json;
-
+	bool		payload_is_json;
+	Slice		user_event;		/* if binary */
+	Slice		metadata;		/* if binary: a JSON object's text, or empty */
 	char	   *join_ref;
 	char	   *ref;
-	json_t	   *root;			/* what topic and event point into */
+	Buffer		names;			/* what topic and events point into */
 } PhoenixMessage;
+
+/*
+ * A broadcast as it goes to the members of a channel.  If "map" is there, it
+ * is the JSON text that a client sent as payload of an event "broadcast", to
+ * be passed on whole because there is more in it than event and payload.
+ */
+typedef struct PhoenixBroadcast
+{
+	Slice		event;
+	Slice		payload;
+	bool		payload_is_json;
+	Slice		metadata;		/* a JSON object's text, or empty */
+	Slice		map;			/* data NULL: there is none */
+} PhoenixBroadcast;
 
 /* Longer names and references make a message malformed. */
 #define PHOENIX_MAX_TOPIC 4096
@@ -77,5 +86,8 @@ extern Frame *phoenix_encode_system(PhoenixVersion version, const char *join_ref
 extern Frame *phoenix_encode_change(PhoenixVersion version, Slice topic_json,
 									const uint32_t *ids, size_t n_ids,
 									Slice data);
+extern Frame *phoenix_encode_broadcast(PhoenixVersion version, Slice topic,
+									   Slice topic_json,
+									   const PhoenixBroadcast *broadcast);
 
 #endif							/* GATEWAY_PHOENIX_H */

@@ -79,9 +79,9 @@ typedef enum LinkType
 	LINK_AUTH_REPLY,
 
 	/*
-	 * Answer to LINK_JOIN.  u64 channel, u8 ok, string reason (when refused,
-	 * for the reply's "reason"), then the bindings as in LINK_BINDINGS (none
-	 * when refused).  Events may follow at once.
+	 * Answer to LINK_JOIN.  u64 channel, u8 ok, u8 LinkRights, string reason
+	 * (when refused, for the reply's "reason"), then the bindings as in
+	 * LINK_BINDINGS (none when refused).  Events may follow at once.
 	 */
 	LINK_JOIN_REPLY,
 
@@ -109,6 +109,17 @@ typedef enum LinkType
 
 	/* The engine stops: tell the clients, then exit.  u32 LinkShutdown. */
 	LINK_SHUTDOWN,
+
+	/* What a joined channel may do has changed.  u64 channel, u8 LinkRights. */
+	LINK_RIGHTS,
+
+	/*
+	 * A broadcast from the database, for the public or the private channels
+	 * of a topic.  u8 private, string topic (without "realtime:"), string
+	 * event, u8 encoding (0 raw, 1 JSON), string payload, string id (absent:
+	 * it has none).
+	 */
+	LINK_BROADCAST,
 
 	/*--------------------- gateway to engine ----------------------------*/
 
@@ -160,6 +171,16 @@ typedef enum LinkType
 	/* The client has caught up: go on from there.  u64 channel. */
 	LINK_CONTINUE
 } LinkType;
+
+/* What a channel may do beyond receiving its changes; any sum of these */
+typedef enum LinkRights
+{
+	LINK_MAY_READ_BROADCAST = 1,
+	LINK_MAY_READ_PRESENCE = 2,
+	LINK_MAY_WRITE_BROADCAST = 4,
+	LINK_MAY_WRITE_PRESENCE = 8,
+	LINK_MAY_ALL = 15
+} LinkRights;
 
 /* What a client may do on a channel, as bits; on a public one, everything */
 typedef enum LinkRight

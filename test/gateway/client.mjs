@@ -64,6 +64,27 @@ export function response(text) {
   return { status: Number(line.split(' ')[1]), headers, body: rest.join('\r\n\r\n') }
 }
 
+/* A broadcast push as clients of version 2.0.0 send it */
+export function broadcastPush({ join_ref = '', ref = '', topic, event, metadata = '', payload, json = true }) {
+  const parts = [join_ref, ref, topic, event, metadata].map(s => Buffer.from(s))
+  return frame(BINARY, Buffer.concat([Buffer.from([3, ...parts.map(p => p.length), json ? 1 : 0]), ...parts, Buffer.from(payload)]))
+}
+
+/* What a 2.0.0 client makes of a binary frame: kind 4, nothing else */
+function decodeBroadcast(bytes) {
+  const [kind, topic, event, metadata, encoding] = bytes
+  if (kind !== 4 || encoding > 1) throw new Error(`unknown binary frame ${bytes.toString('hex')}`)
+  let at = 5
+  const take = n => { const part = bytes.subarray(at, at + n); at += n; if (part.length !== n) throw new Error('binary frame is cut off'); return part }
+  const message = { binary: true, topic: take(topic).toString(), event: 'broadcast', join_ref: null, ref: null }
+  const payload = { type: 'broadcast', event: take(event).toString() }
+  const meta = take(metadata).toString()
+  if (metadata > 0) payload.meta = JSON.parse(meta)
+  message.raw = Buffer.from(take(bytes.length - at))
+  payload.payload = encoding === 1 ? JSON.parse(message.raw.toString()) : message.raw
+  return { ...message, payload }
+}
+
 export class Client extends EventEmitter {
   messages = []   /* received and not yet taken, decoded */
   count = 0       /* of messages received */
@@ -121,6 +142,14 @@ export class Client extends EventEmitter {
     switch (first & 15) {
       case TEXT: {
         const message = this.decode(payload.toString())
+        this.count++
+        if (this.keep) this.messages.push(message)
+        this.emit('message', message)
+        break
+      }
+      case BINARY: {
+        const message = decodeBroadcast(payload)
+        if (!this.vsn.startsWith('2.')) throw new Error('binary frame for version 1.0.0')
         this.count++
         if (this.keep) this.messages.push(message)
         this.emit('message', message)

@@ -8,7 +8,7 @@ import { spawn } from 'node:child_process'
 import { once, EventEmitter } from 'node:events'
 
 export const HELLO = 1, CONFIG = 2, AUTH_REPLY = 3, JOIN_REPLY = 4, BINDINGS = 5,
-  EVENT = 6, SYSTEM = 7, SHUTDOWN = 8
+  EVENT = 6, SYSTEM = 7, SHUTDOWN = 8, RIGHTS = 9, BROADCAST = 10
 export const READY = 101, AUTH = 102, JOIN = 103, LEAVE = 104, TOKEN = 105, STATS = 106,
   PAUSE = 107, CONTINUE = 108
 
@@ -143,12 +143,12 @@ export class Engine extends EventEmitter {
   authReply(connection, status, error = null, expiry = 0) {
     this.send(AUTH_REPLY, new Body().u64(connection).u32(status).string(error).u64(expiry))
   }
-  joinReply(channel, bindings) {
-    const body = new Body().u64(channel).u8(1).string(null).u32(bindings.length)
+  joinReply(channel, bindings, rights = 15) {
+    const body = new Body().u64(channel).u8(1).u8(rights).string(null).u32(bindings.length)
     for (const [id, group] of bindings) body.u32(id).u32(group)
     this.send(JOIN_REPLY, body)
   }
-  joinRefuse(channel, reason) { this.send(JOIN_REPLY, new Body().u64(channel).u8(0).string(reason).u32(0)) }
+  joinRefuse(channel, reason) { this.send(JOIN_REPLY, new Body().u64(channel).u8(0).u8(0).string(reason).u32(0)) }
   bindings(channel, bindings) {
     const body = new Body().u64(channel).u32(bindings.length)
     for (const [id, group] of bindings) body.u32(id).u32(group)
@@ -161,6 +161,10 @@ export class Engine extends EventEmitter {
   }
   system(channel, extension, status, message, then = 0) {
     this.send(SYSTEM, new Body().u64(channel).string(extension).string(status).string(message).u8(then))
+  }
+  rights(channel, rights) { this.send(RIGHTS, new Body().u64(channel).u8(rights)) }
+  broadcast(isPrivate, topic, event, payload, { json = 1, id = null } = {}) {
+    this.send(BROADCAST, new Body().u8(isPrivate ? 1 : 0).string(topic).string(event).u8(json).string(payload).string(id))
   }
   shutdown(why = 0) { this.send(SHUTDOWN, new Body().u32(why)) }
 

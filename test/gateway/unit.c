@@ -15,8 +15,10 @@
 #include "gateway/frame.h"
 #include "gateway/http.h"
 #include "gateway/join.h"
+#include "gateway/jsontext.h"
 #include "gateway/list.h"
 #include "gateway/phoenix.h"
+#include "gateway/rate.h"
 #include "gateway/request.h"
 #include "gateway/table.h"
 #include "link/link.h"
@@ -130,7 +132,7 @@ test_decode_v2(void)
 	CHECK_TEXT(message.topic, "realtime:r");
 	CHECK_TEXT(message.event, "phx_join");
 	CHECK(strcmp(message.join_ref, "\"6\"") == 0 && strcmp(message.ref, "\"7\"") == 0);
-	CHECK(json_integer_value(json_object_get(message.payload, "a")) == 1);
+	CHECK_TEXT(message.payload, "{\"a\":1}");
 	CHECK(phoenix_has_ref(&message) && !message.binary);
 	phoenix_release(&message);
 
@@ -180,8 +182,8 @@ test_decode_binary(void)
 	CHECK_TEXT(message.event, "broadcast");
 	CHECK_TEXT(message.user_event, "ev");
 	CHECK_TEXT(message.metadata, "{}");
-	CHECK_TEXT(message.user_payload, "{\"x\":1}");
-	CHECK(message.user_payload_is_json && message.binary && message.payload == NULL);
+	CHECK_TEXT(message.payload, "{\"x\":1}");
+	CHECK(message.payload_is_json && message.binary);
 	phoenix_release(&message);
 
 	/* cut anywhere before the payload, it is malformed */
@@ -197,8 +199,10 @@ test_decode_binary(void)
 	copy[0] = 4;
 	CHECK(!decodes_binary(copy, length));
 	memcpy(copy, push, sizeof(push));
-	copy[9] = '\xff';			/* the topic is not UTF-8 */
-	CHECK(!decodes_binary(copy, length));
+	copy[9] = '\xe9';			/* the topic is not UTF-8: Latin-1, then */
+	CHECK(phoenix_decode_binary(copy, length, &message));
+	CHECK_TEXT(message.topic, "\xc3\xa9" "ealtime:room1");
+	phoenix_release(&message);
 	copy[9] = '\0';
 	CHECK(!decodes_binary(copy, length));
 	CHECK(decodes_binary("\x03\0\0\0\0\0\0", 7));
@@ -240,6 +244,138 @@ test_encode(void)
 				"[null,null,\"realtime:r\",\"postgres_changes\",{\"ids\":[1000,4294967295],\"data\":{\"a\":1}}]");
 	CHECK_FRAME(phoenix_encode_change(PHOENIX_V1, topic, ids, 1, SLICE("{}")),
 				"{\"topic\":\"realtime:r\",\"event\":\"postgres_changes\",\"payload\":{\"ids\":[1000],\"data\":{}},\"ref\":null}");
+}
+
+static void
+test_encode_broadcast(void)
+{
+	Slice		topic = SLICE("realtime:r");
+	Slice		topic_json = SLICE("\"realtime:r\"");
+	PhoenixBroadcast broadcast = {.event = SLICE("e\""), .payload = SLICE("{\"x\":1}"),
+		.payload_is_json = true};
+	static char long_name[256];
+	Frame	   *frame;
+
+	frame = phoenix_encode_broadcast(PHOENIX_V2, topic, topic_json, &broadcast);
+	CHECK(frame->length == 2 + 5 + 10 + 2 + 7 && frame->data[0] == 0x82 &&
+		  memcmp(frame->data + 2, "\x04\x0a\x02\x00\x01realtime:re\"{\"x\":1}", 24) == 0);
+	frame_release(frame);
+	CHECK_FRAME(phoenix_encode_broadcast(PHOENIX_V1, topic, topic_json, &broadcast),
+				"{\"topic\":\"realtime:r\",\"event\":\"broadcast\",\"payload\":"
+				"{\"type\":\"broadcast\",\"event\":\"e\\\"\",\"payload\":{\"x\":1}},\"ref\":null}");
+	broadcast.metadata = SLICE("{\"id\":\"i\"}");
+	CHECK_FRAME(phoenix_encode_broadcast(PHOENIX_V1, topic, topic_json, &broadcast),
+				"{\"topic\":\"realtime:r\",\"event\":\"broadcast\",\"payload\":"
+				"{\"type\":\"broadcast\",\"event\":\"e\\\"\",\"meta\":{\"id\":\"i\"},\"payload\":{\"x\":1}},\"ref\":null}");
+	memset(long_name, 'n', sizeof(long_name));
+	broadcast.event = (Slice) {long_name, 255};
+	broadcast.metadata = (Slice) {NULL, 0};
+	broadcast.payload_is_json = false;
+	CHECK(phoenix_encode_broadcast(PHOENIX_V1, topic, topic_json, &broadcast) == NULL);
+	broadcast.event.length = 256;
+	CHECK(phoenix_encode_broadcast(PHOENIX_V2, topic, topic_json, &broadcast) == NULL);
+	broadcast.map = SLICE("{\"event\":\"e\",\"more\":1}");
+	broadcast.payload_is_json = true;
+	CHECK_FRAME(phoenix_encode_broadcast(PHOENIX_V2, topic, topic_json, &broadcast),
+				"[null,null,\"realtime:r\",\"broadcast\",{\"event\":\"e\",\"more\":1}]");
+}
+
+/*---------------------------------- JSON --------------------------------*/
+
+static void
+test_json_values(void)
+{
+	static const char *const valid[] = {
+		"0", "-0", "12", "1.5e+10", "-0.0E-1", "123456789012345678901234567890", "1e999",
+		"true", "false", "null", "\"\"", "\"\\u0000\\ud800\\n\\/\"", "\"\xc3\xa9\xf0\x9f\x98\x80\"",
+		"[]", "{}", " [ ] ", "\t{\n}\r", "[[],{},[1,[2]],\"a\"]", "{\"a\":{\"b\":[]},\"a\":1}", "\"\x7f\"",
+	};
+	static const char *const malformed[] = {
+		"", " ", "01", "-", "1.", ".5", "1e", "+1", "0x1", "NaN", "tru", "truex", "nul", "'a'", "\"", "\"a",
+		"\"\\x\"", "\"\\u12g4\"", "\"\\u12\"", "\"\n\"", "\"\x80\"", "\"\xc0\x80\"", "\"\xed\xa0\x80\"",
+		"\"\xf4\x90\x80\x80\"", "\"\xe2\x82\"", "[", "]", "[1,]", "[,1]", "[1 2]", "[1}", "{", "{\"a\"}",
+		"{\"a\":}", "{\"a\":1,}", "{a:1}", "{1:1}", "{\"a\":1]", "1 2", "[]]", "{},", "[\"a\":1]", "{\"a\",1}",
+	};
+	char		deep[2 * JSON_MAX_DEPTH + 3];
+
+	for (size_t i = 0; i < sizeof(valid) / sizeof(valid[0]); i++)
+		if (!json_is_value(slice_of(valid[i])))
+		{
+			printf("# refused: %s\n", valid[i]);
+			failures++;
+		}
+	for (size_t i = 0; i < sizeof(malformed) / sizeof(malformed[0]); i++)
+		if (json_is_value(slice_of(malformed[i])))
+		{
+			printf("# accepted: %s\n", malformed[i]);
+			failures++;
+		}
+	CHECK(!json_is_value((Slice) {"\"\0\"", 3}));
+	CHECK(json_is_object_text(SLICE(" {} ")) && !json_is_object_text(SLICE("[]")));
+	memset(deep, '[', JSON_MAX_DEPTH);
+	memset(deep + JSON_MAX_DEPTH, ']', JSON_MAX_DEPTH);
+	CHECK(json_is_value((Slice) {deep, 2 * JSON_MAX_DEPTH}));
+	memset(deep, '[', JSON_MAX_DEPTH + 1);
+	memset(deep + JSON_MAX_DEPTH + 1, ']', JSON_MAX_DEPTH + 1);
+	CHECK(!json_is_value((Slice) {deep, 2 * JSON_MAX_DEPTH + 2}));
+}
+
+static void
+test_json_parts(void)
+{
+	JsonCursor	cursor;
+	Slice		key;
+	Slice		value;
+	Buffer		text = {0};
+
+	CHECK(json_enter(SLICE(" [ 1 , {\"a\" : [2]} ,\"x\"] "), '[', &cursor));
+	CHECK(json_next(&cursor, &key, &value) && key.data == NULL);
+	CHECK_TEXT(value, "1");
+	CHECK(json_next(&cursor, &key, &value));
+	CHECK_TEXT(value, "{\"a\" : [2]}");
+	CHECK(json_next(&cursor, &key, &value) && json_is_string_text(value));
+	CHECK(!json_left(&cursor));
+	CHECK(!json_next(&cursor, &key, &value) && json_left(&cursor));
+	CHECK(!json_next(&cursor, &key, &value));
+
+	CHECK(json_enter(SLICE("{\"\\u0061\" :1,\"b\":-2 }"), '{', &cursor));
+	CHECK(json_next(&cursor, &key, &value) && json_string_equals(key, "a"));
+	CHECK(!json_string_equals(key, "b") && json_is_integer_text(value));
+	CHECK(json_next(&cursor, &key, &value) && json_string_equals(key, "b"));
+	CHECK_TEXT(value, "-2");
+	CHECK(!json_next(&cursor, &key, &value) && json_left(&cursor));
+
+	CHECK(!json_enter(SLICE("{}"), '[', &cursor) && !json_enter(SLICE(""), '{', &cursor));
+	CHECK(json_enter(SLICE("[] x"), '[', &cursor));
+	CHECK(!json_next(&cursor, &key, &value) && !json_left(&cursor));
+	CHECK(json_enter(SLICE("[1"), '[', &cursor) && json_next(&cursor, &key, &value));
+	CHECK(!json_next(&cursor, &key, &value) && !json_left(&cursor));
+
+	CHECK(json_unquote(SLICE("\"a\\n\\u00e9\\ud83d\\ude00\\\"\\/\""), &text));
+	CHECK_TEXT(buffer_slice(&text), "a\n\xc3\xa9\xf0\x9f\x98\x80\"/");
+	buffer_release(&text);
+	CHECK(!json_unquote(SLICE("\"\\u0000\""), &text));
+	CHECK(!json_unquote(SLICE("\"\\ud800x\""), &text));
+	CHECK(!json_unquote(SLICE("\"\\ud800\\u0041\""), &text));
+	CHECK(!json_unquote(SLICE("\"\\udc00\""), &text));
+	buffer_release(&text);
+}
+
+static void
+test_rate(void)
+{
+	Rate		rate = {0};
+
+	for (int i = 0; i < 5; i++)
+		CHECK(rate_allows(&rate, 1000, 5, 30000));
+	CHECK(!rate_allows(&rate, 1000, 5, 30000));
+	CHECK(!rate_allows(&rate, 6999, 5, 30000));
+	CHECK(rate_allows(&rate, 7000, 5, 30000));
+	CHECK(!rate_allows(&rate, 7000, 5, 30000));
+	for (int i = 0; i < 5; i++)
+		CHECK(rate_allows(&rate, 100000, 5, 30000));
+	CHECK(!rate_allows(&rate, 100000, 5, 30000));
+	CHECK(rate_allows(&rate, 100000, 0, 30000));
 }
 
 /*--------------------------------- joins --------------------------------*/
@@ -567,6 +703,10 @@ main(void)
 	run("decoding version 1.0.0", test_decode_v1);
 	run("decoding binary frames", test_decode_binary);
 	run("encoding", test_encode);
+	run("encoding broadcasts", test_encode_broadcast);
+	run("JSON values", test_json_values);
+	run("JSON parts", test_json_parts);
+	run("rates", test_rate);
 	run("join payloads", test_join);
 	run("request heads", test_request);
 	run("request heads in pieces", test_request_in_pieces);

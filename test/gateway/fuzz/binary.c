@@ -7,6 +7,7 @@
  */
 #include <stdlib.h>
 
+#include "gateway/jsontext.h"
 #include "gateway/phoenix.h"
 
 int			LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -21,6 +22,35 @@ require_within(Slice slice, const uint8_t *data, size_t size)
 		abort();
 }
 
+/* What is passed on must not break the receivers. */
+static void
+require_broadcast(const PhoenixMessage *message)
+{
+	PhoenixBroadcast broadcast = {.event = message->user_event,
+		.payload = message->payload, .payload_is_json = message->payload_is_json,
+	.metadata = message->metadata};
+	Buffer		topic = {0};
+	Frame	   *frame;
+
+	buffer_append_json_string(&topic, message->topic);
+	frame = phoenix_encode_broadcast(PHOENIX_V1, message->topic,
+									 buffer_slice(&topic), &broadcast);
+	if ((frame != NULL) != message->payload_is_json)
+		abort();
+	if (frame != NULL)
+	{
+		size_t		header = frame->data[1] < 126 ? 2 : 4;
+
+		if (frame->data[1] < 127 &&
+			!json_is_value((Slice) {(char *) frame->data + header, frame->length - header}))
+			abort();
+	}
+	frame_release(frame);
+	frame_release(phoenix_encode_broadcast(PHOENIX_V2, message->topic,
+										   buffer_slice(&topic), &broadcast));
+	buffer_release(&topic);
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -28,12 +58,13 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (phoenix_decode(PHOENIX_V2, true, (const char *) data, size, &message))
 	{
-		require_within(message.user_event, data, size);
 		require_within(message.metadata, data, size);
-		require_within(message.user_payload, data, size);
-		if (message.topic.length > 255 || message.join_ref == NULL ||
+		require_within(message.payload, data, size);
+		if (!utf8_is_valid(message.topic) || !utf8_is_valid(message.user_event) ||
+			message.topic.length > 510 || message.join_ref == NULL ||
 			message.ref == NULL)
 			abort();
+		require_broadcast(&message);
 	}
 	phoenix_release(&message);
 	return 0;

@@ -75,6 +75,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		Buffer		topic = {0};
 		Frame	   *frame;
 		size_t		header;
+		json_t	   *payload;
 
 		/* A reply to any message is valid JSON again. */
 		buffer_append_json_string(&topic, message.topic);
@@ -84,7 +85,10 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		require_json((char *) frame->data + header, frame->length - header);
 		frame_release(frame);
 		buffer_release(&topic);
-		join(message.payload);
+		payload = json_loadb(message.payload.data, message.payload.length,
+							 JSON_DECODE_ANY, NULL);
+		join(payload);
+		json_decref(payload);
 	}
 	phoenix_release(&message);
 	return 0;

@@ -1,0 +1,133 @@
+/*-------------------------------------------------------------------------
+ *
+ * broadcast.c
+ *	  Messages from one to all others of a channel.
+ *
+ * What the sender wrote as payload goes to the receivers byte for byte.  There
+ * is one frame for each version of the serializer, shared by all receivers.
+ * Whoever sends, a client, the database or an HTTP request, it comes out the
+ * same; a receiver whose version cannot express it gets nothing.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "gateway/broadcast.h"
+
+#include "gateway/gateway.h"
+#include "gateway/jsontext.h"
+
+/* Send to the members of the room that may read, but for one perhaps. */
+static void
+send_to_room(const Room *room, const PhoenixBroadcast *broadcast,
+			 const Channel *except)
+{
+	Frame	   *frames[2] = {NULL, NULL};
+	bool		encoded[2] = {false, false};
+
+	for (uint32_t i = 0; i < room->n_members; i++)
+	{
+		Channel    *member = room->members[i];
+		PhoenixVersion version = member->connection->version;
+
+		if (member == except || !(member->rights & LINK_MAY_READ_BROADCAST))
+			continue;
+		if (!encoded[version])
+			frames[version] = phoenix_encode_broadcast(version, room->topic->name,
+													   room->topic->json, broadcast);
+		encoded[version] = true;
+		if (frames[version] != NULL)
+			connection_send(member->connection, frames[version]);
+	}
+	frame_release(frames[PHOENIX_V1]);
+	frame_release(frames[PHOENIX_V2]);
+}
+
+/* Send what does not come from a member, to a topic without "realtime:". */
+void
+broadcast_send(bool is_private, Slice sub_topic,
+			   const PhoenixBroadcast *broadcast)
+{
+	Buffer		name = {0};
+	Topic	   *topic;
+
+	buffer_append_string(&name, TOPIC_PREFIX);
+	buffer_append_slice(&name, sub_topic);
+	topic = topic_find(buffer_slice(&name));
+	if (topic != NULL)
+		send_to_room(&topic->rooms[is_private], broadcast, NULL);
+	buffer_release(&name);
+}
+
+/*
+ * Read what a client sent in a text message: an object with the members
+ * "type", "event" and "payload".  With others, or without one of these, it is
+ * passed on as it is.  False if it is none that the receivers could bear: they
+ * take an event that is there for a string.  event keeps the event's name.
+ */
+static bool
+read_map(Slice map, Buffer *event, PhoenixBroadcast *broadcast)
+{
+	JsonCursor	cursor;
+	Slice		key;
+	Slice		value;
+	Slice		event_json = {NULL, 0};
+	bool		typed = false;
+	bool		others = false;
+
+	*broadcast = (PhoenixBroadcast) {.payload_is_json = true};
+	if (!json_enter(map, '{', &cursor))
+		return false;
+	while (json_next(&cursor, &key, &value))
+	{
+		if (json_string_equals(key, "event"))
+			event_json = value;
+		else if (json_string_equals(key, "payload"))
+			broadcast->payload = value;
+		else if (json_string_equals(key, "type"))
+			typed = json_is_string_text(value) &&
+				json_string_equals(value, "broadcast");
+		else
+			others = true;
+	}
+	if (!json_is_string_text(event_json))
+		return false;
+	if (!json_unquote(event_json, event) || others || !typed ||
+		broadcast->payload.data == NULL)
+		broadcast->map = map;
+	broadcast->event = buffer_slice(event);
+	return true;
+}
+
+/*
+ * A member sends a message.  Returns whether it was sent; the response is what
+ * to answer if the member wants to know.
+ */
+bool
+broadcast_push(Channel *channel, const PhoenixMessage *message, Slice *response)
+{
+	PhoenixBroadcast broadcast = {
+		.event = message->user_event,
+		.payload = message->payload,
+		.payload_is_json = message->payload_is_json,
+	};
+	Buffer		event = {0};
+	bool		readable = message->binary ||
+		read_map(message->payload, &event, &broadcast);
+	bool		sent = false;
+
+	if (!(channel->rights & LINK_MAY_WRITE_BROADCAST))
+		*response = SLICE("{\"error\":\"unauthorized\"}");
+	else if (!readable)
+		*response = SLICE("{\"error\":\"invalid_payload\"}");
+	else if ((broadcast.map.data != NULL ? broadcast.map.length :
+			  broadcast.payload.length) > gateway.config.max_payload_size)
+		*response = SLICE("{\"error\":\"payload_size_exceeded\"}");
+	else
+	{
+		send_to_room(channel->room, &broadcast,
+					 channel->broadcast_self ? NULL : channel);
+		*response = SLICE("{}");
+		sent = true;
+	}
+	buffer_release(&event);
+	return sent;
+}

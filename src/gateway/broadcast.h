@@ -1,0 +1,21 @@
+/*-------------------------------------------------------------------------
+ *
+ * broadcast.h
+ *	  Messages from one to all others of a channel.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GATEWAY_BROADCAST_H
+#define GATEWAY_BROADCAST_H
+
+#include "gateway/phoenix.h"
+#include "gateway/topic.h"
+
+struct Channel;
+
+extern bool broadcast_push(struct Channel *channel,
+						   const PhoenixMessage *message, Slice *response);
+extern void broadcast_send(bool is_private, Slice sub_topic,
+						   const PhoenixBroadcast *broadcast);
+
+#endif							/* GATEWAY_BROADCAST_H */

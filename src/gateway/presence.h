@@ -1,0 +1,42 @@
+/*-------------------------------------------------------------------------
+ *
+ * presence.h
+ *	  Who is there: what members of a channel tell about themselves.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GATEWAY_PRESENCE_H
+#define GATEWAY_PRESENCE_H
+
+#include <uv.h>
+
+#include "gateway/list.h"
+#include "gateway/phoenix.h"
+
+struct Channel;
+
+typedef struct Presences
+{
+	uv_timer_t	timer;
+	List		changed;		/* rooms whose members are to be told */
+	uint64_t	told_at;		/* when rooms were told last, ms */
+	uint64_t	last_ref;
+} Presences;
+
+typedef enum PresenceResult
+{
+	PRESENCE_OK,
+	PRESENCE_FAILED,
+	PRESENCE_NOT_A_MAP,
+	PRESENCE_TOO_LARGE,			/* the channel is to be closed, as for: */
+	PRESENCE_TOO_OFTEN
+} PresenceResult;
+
+extern void presence_init(void);
+extern void presence_enter(struct Channel *channel);
+extern PresenceResult presence_push(struct Channel *channel,
+									const PhoenixMessage *message);
+extern void presence_rights_changed(struct Channel *channel, uint8_t before);
+extern void presence_leave(struct Channel *channel);
+
+#endif							/* GATEWAY_PRESENCE_H */
