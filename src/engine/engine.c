@@ -314,7 +314,7 @@ confirm(TimestampTz now)
 	XLogRecPtr	retained = (XLogRecPtr) rtsync_max_retained_wal * 1024 * 1024;
 	XLogRecPtr	resume;
 
-	route_forget_history(decoded > retained ? decoded - retained : 0);
+	history_forget(decoded > retained ? decoded - retained : 0);
 	resume = history_resume_lsn(decoded);
 	if (resume > wal_confirmed_lsn() + CONFIRM_BYTES ||
 		(resume > wal_confirmed_lsn() &&
@@ -476,7 +476,7 @@ engine_loop(void)
 		more |= gateway_link != NULL && late_run(gateway_link);
 		if (gateway_link != NULL)
 			linkio_flush(gateway_link);
-		route_forget_history(InvalidXLogRecPtr);
+		history_forget(InvalidXLogRecPtr);
 		housekeeping_turn();
 
 		if (more || state == ROUTE_MORE)
@@ -537,12 +537,11 @@ engine_main(Datum main_arg)
 	sink.watches_cb = tables_watches;
 	plugin_set_sink(&sink);
 	wal_open();
-	history_init(wal_confirmed_lsn());
 	policy_init();
 	render_init();
 	subscription_init();
 	tables_init();
-	route_init();
+	route_init(wal_confirmed_lsn());
 	shared_engine_running();
 	engine_loop();
 }

@@ -49,6 +49,13 @@ static BufFile *spill = NULL;	/* chunks that went to disk */
 static int	nspilled;			/* how many chunks are there */
 static uint64 stream_end;		/* stream position behind the last record */
 
+/* data of chunks given back, to be used again: fresh memory is slow */
+#define MAX_SPARE 16
+static char *spare[MAX_SPARE];
+static int	nspare;
+
+static HistoryCursor *reader;	/* what it has not passed is kept */
+
 /* transactions up to here have been forgotten, wholly or in part */
 static XLogRecPtr forgotten_lsn;
 
@@ -59,16 +66,35 @@ static uint64 changes;
 
 /*
  * Prepare an empty history; once in the life of the engine.  "confirmed" is
- * the slot's confirmed position: decoding begins there.
+ * the slot's confirmed position: decoding begins there.  What the cursor
+ * "live" has not passed is never forgotten.
  */
 void
-history_init(XLogRecPtr confirmed)
+history_init(XLogRecPtr confirmed, HistoryCursor *live)
 {
 	Assert(HistoryContext == NULL);
 	HistoryContext = AllocSetContextCreate(TopMemoryContext,
 										   "rtsync history",
 										   ALLOCSET_DEFAULT_SIZES);
 	forgotten_lsn = confirmed;
+	reader = live;
+}
+
+static char *
+data_alloc(Size size)
+{
+	if (size == CHUNK_SIZE && nspare > 0)
+		return spare[--nspare];
+	return MemoryContextAllocHuge(HistoryContext, size);
+}
+
+static void
+data_free(char *data, Size size)
+{
+	if (size == CHUNK_SIZE && nspare < MAX_SPARE)
+		spare[nspare++] = data;
+	else
+		pfree(data);
 }
 
 /*
@@ -101,7 +127,7 @@ chunk_spill(HistoryChunk *chunk)
 	BufFileWrite(spill, chunk->data, chunk->used);
 	BufFileTell(spill, &end_file, &end_offset);
 	nspilled++;
-	pfree(chunk->data);
+	data_free(chunk->data, chunk->size);
 	chunk->data = NULL;
 	total_size -= chunk->size;
 }
@@ -112,7 +138,7 @@ chunk_load(HistoryChunk *chunk)
 {
 	if (chunk->data != NULL)
 		return;
-	chunk->data = MemoryContextAllocHuge(HistoryContext, chunk->size);
+	chunk->data = data_alloc(chunk->size);
 	total_size += chunk->size;
 	if (BufFileSeek(spill, chunk->spill_file, chunk->spill_offset,
 					SEEK_SET) != 0)
@@ -137,7 +163,7 @@ chunk_create(Size needed)
 	chunk->used = 0;
 	chunk->start = stream_end;
 	chunk->begun_end_lsn = InvalidXLogRecPtr;
-	chunk->data = MemoryContextAllocHuge(HistoryContext, chunk->size);
+	chunk->data = data_alloc(chunk->size);
 	dlist_push_tail(&chunks, &chunk->node);
 	total_size += chunk->size;
 	return chunk;
@@ -159,8 +185,14 @@ chunk_free(HistoryChunk *chunk)
 		forgotten_lsn = chunk->begun_end_lsn;
 	dlist_delete(&chunk->node);
 	total_size -= chunk->size;
-	pfree(chunk->data);
+	data_free(chunk->data, chunk->size);
 	pfree(chunk);
+}
+
+static bool
+over_limit(void)
+{
+	return total_size > (Size) rtsync_history_size * 1024;
 }
 
 /* Append a record of the given size; the caller fills it at once. */
@@ -179,8 +211,8 @@ append(HistoryRecordType type, Size size, HistoryChunk **where)
 		chunk = dlist_tail_element(HistoryChunk, node, &chunks);
 	if (chunk == NULL || chunk->size - chunk->used < size)
 	{
-		if (chunk != NULL &&
-			total_size + size > (Size) rtsync_history_size * 1024 && in_transaction)
+		history_forget(InvalidXLogRecPtr);
+		if (chunk != NULL && over_limit() && in_transaction)
 			chunk_spill(chunk);
 		chunk = chunk_create(size);
 	}
@@ -363,33 +395,29 @@ history_rows(HistoryChange *change, ChangeRows *rows)
 }
 
 /*
- * Give up the oldest chunks, never one that the cursor "keep" has not passed:
+ * Give up the oldest chunks, never one that the live cursor has not passed:
  * as many as rtsync.history_size demands, and all whose last transaction ends
  * before older_than.
  */
 void
-history_forget(HistoryCursor *keep, XLogRecPtr older_than)
+history_forget(XLogRecPtr older_than)
 {
-	Size		limit = (Size) rtsync_history_size * 1024;
-
 	while (!dlist_is_empty(&chunks))
 	{
 		HistoryChunk *chunk = dlist_head_element(HistoryChunk, node, &chunks);
-		bool		is_last = !dlist_has_next(&chunks, &chunk->node);
 
-		if (keep->chunk == NULL || chunk->start >= keep->chunk->start)
+		if (reader->chunk == NULL)
+			break;
+		if (reader->chunk == chunk)
 		{
-			/*
-			 * The chunk at the cursor: only if it is also the last one, has
-			 * been read to its end, and is too old.
-			 */
-			if (!is_last || keep->chunk != chunk || in_transaction ||
-				keep->offset != chunk->used ||
+			/* only if it is also the last one, read to its end, and too old */
+			if (dlist_has_next(&chunks, &chunk->node) || in_transaction ||
+				reader->offset != chunk->used ||
 				chunk->begun_end_lsn >= older_than)
 				break;
-			keep->chunk = NULL;
+			reader->chunk = NULL;
 		}
-		else if (total_size <= limit && chunk->begun_end_lsn >= older_than)
+		else if (!over_limit() && chunk->begun_end_lsn >= older_than)
 			break;
 		chunk_free(chunk);
 	}

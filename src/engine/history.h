@@ -95,7 +95,7 @@ typedef struct HistoryCursor
 } HistoryCursor;
 
 
-extern void history_init(XLogRecPtr confirmed);
+extern void history_init(XLogRecPtr confirmed, HistoryCursor *live);
 extern void history_fill_sink(PluginSink *sink);
 extern HistoryRecord *history_next(HistoryCursor *cursor);
 extern HistoryRecord *history_peek(HistoryCursor *cursor);
@@ -103,7 +103,7 @@ extern uint64 history_tell(const HistoryCursor *cursor);
 extern bool history_seek(HistoryCursor *cursor, uint64 position);
 extern void history_rows(HistoryChange *change, ChangeRows *rows);
 
-extern void history_forget(HistoryCursor *keep, XLogRecPtr older_than);
+extern void history_forget(XLogRecPtr older_than);
 extern Size history_unread(const HistoryCursor *cursor);
 extern bool history_in_transaction(void);
 extern XLogRecPtr history_resume_lsn(XLogRecPtr decoded);

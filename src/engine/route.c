@@ -55,10 +55,14 @@ static XLogRecPtr done_lsn;
 static TransactionId visible_before = InvalidTransactionId;
 static uint64 events;
 
-/* Prepare; once in the life of the engine. */
+/*
+ * Prepare, the history too; once in the life of the engine.  "confirmed" is
+ * the slot's confirmed position.
+ */
 void
-route_init(void)
+route_init(XLogRecPtr confirmed)
 {
+	history_init(confirmed, &cursor);
 	SliceContext = AllocSetContextCreate(TopMemoryContext, "rtsync slice",
 										 ALLOCSET_DEFAULT_SIZES);
 }
@@ -508,13 +512,6 @@ Size
 route_unread(void)
 {
 	return history_unread(&cursor);
-}
-
-/* Let the history forget what is routed and too much or too old. */
-void
-route_forget_history(XLogRecPtr older_than)
-{
-	history_forget(&cursor, older_than);
 }
 
 /* The end of the last transaction that was routed as a whole */

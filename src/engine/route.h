@@ -32,14 +32,13 @@ typedef struct RoutePosition
 	HistoryTxn	txn;			/* the transaction there */
 } RoutePosition;
 
-extern void route_init(void);
+extern void route_init(XLogRecPtr confirmed);
 extern RouteState route_run(Link *link);
 extern bool route_congested(Link *link);
 extern void route_position(RoutePosition *place);
 extern bool route_late(struct Channel *channel);
 extern bool route_caught_up(const RoutePosition *place);
 extern Size route_unread(void);
-extern void route_forget_history(XLogRecPtr older_than);
 extern XLogRecPtr route_done_lsn(void);
 extern uint64 route_events(void);
 
