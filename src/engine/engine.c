@@ -77,6 +77,7 @@ static int	listen_failures;
 static TimestampTz listen_at;	/* when to try again */
 static WaitEventSet *wait_set = NULL;
 static int	wait_link_pos;
+static XLogRecPtr serve_from;	/* what is older was committed before we came */
 static TimestampTz housekept;
 static TimestampTz confirmed;
 static LinkShutdown shutdown_reason = LINK_SHUTDOWN_SERVER;
@@ -250,6 +251,31 @@ end_gateway(void)
 }
 
 /*
+ * After a start, decoding begins in the past, to have the history again.
+ * Whoever joins is to get what is committed from then on; so nobody is served
+ * until the history has reached the present.  Clients wait in the backlog.
+ */
+static bool
+history_is_back(void)
+{
+	static bool reached = false;
+	static bool back = false;
+	static uint64 end;
+	RoutePosition place;
+
+	if (back)
+		return true;
+	route_position(&place);
+	if (!reached && (wal_decoded_lsn() >= serve_from || !wal_has_more()))
+	{
+		reached = true;
+		end = place.position + route_unread();
+	}
+	back = reached && place.position >= end;
+	return back;
+}
+
+/*
  * Keep a gateway running and exchange messages with it.  Returns true if it
  * has more to say.
  */
@@ -263,7 +289,8 @@ gateway_turn(void)
 	{
 		if (gateway.pid != 0 && !gateway_reap(&gateway, true))
 			return false;
-		if (nlisten == 0 || gateway_respawn_delay(&gateway) > 0)
+		if (nlisten == 0 || gateway_respawn_delay(&gateway) > 0 ||
+			!history_is_back())
 			return false;
 		start_gateway();
 		if (gateway_link == NULL)
@@ -542,6 +569,7 @@ engine_main(Datum main_arg)
 	subscription_init();
 	tables_init();
 	route_init(wal_confirmed_lsn());
+	serve_from = wal_flushed_lsn();
 	shared_engine_running();
 	engine_loop();
 }

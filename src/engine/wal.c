@@ -279,15 +279,21 @@ wal_decode(Size max_bytes, Size (*pending) (void))
 	MemoryContextSwitchTo(old);
 }
 
+/* Up to where there is WAL to decode */
+XLogRecPtr
+wal_flushed_lsn(void)
+{
+	TimeLineID	tli;
+
+	return RecoveryInProgress() ?
+		GetXLogReplayRecPtr(&tli) : GetFlushRecPtr(&tli);
+}
+
 /* Is there WAL that was not there when wal_decode found the end? */
 bool
 wal_has_more(void)
 {
-	TimeLineID	tli;
-	XLogRecPtr	flushed = RecoveryInProgress() ?
-		GetXLogReplayRecPtr(&tli) : GetFlushRecPtr(&tli);
-
-	return flushed > exhausted_at;
+	return wal_flushed_lsn() > exhausted_at;
 }
 
 /* The end of the last record decoded */

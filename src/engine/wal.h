@@ -15,6 +15,7 @@
 extern const char *wal_slot_name(void);
 extern void wal_open(void);
 extern void wal_decode(Size max_bytes, Size (*pending) (void));
+extern XLogRecPtr wal_flushed_lsn(void);
 extern bool wal_has_more(void);
 extern XLogRecPtr wal_decoded_lsn(void);
 extern void wal_confirm(XLogRecPtr lsn);
