@@ -416,6 +416,21 @@ index_group(TableGroup *tg, TableAccess *access)
 }
 
 /*
+ * Compile the group, which is in its role's scan list, and index it if that is
+ * possible; it then is no longer in that list.
+ */
+void
+decide_prepare(TableGroup *tg, TableAccess *access)
+{
+	PrincipalScope scope;
+
+	principal_enter(tg->group->principal, &scope);
+	table_group_compile(tg, access);
+	index_group(tg, access);
+	principal_leave(&scope);
+}
+
+/*
  * Compile and index the groups of a role that are not; returns what the role
  * may see, or NULL if that is nothing.
  */
@@ -436,15 +451,11 @@ prepare_role(TableRole *role)
 	dlist_foreach_modify(iter, &role->scan)
 	{
 		TableGroup *tg = dlist_container(TableGroup, in_scan, iter.cur);
-		PrincipalScope scope;
 
 		if (tg->valid && tg->placed)
 			continue;
 		CHECK_FOR_INTERRUPTS();
-		principal_enter(tg->group->principal, &scope);
-		table_group_compile(tg, access);
-		index_group(tg, access);
-		principal_leave(&scope);
+		decide_prepare(tg, access);
 	}
 	if (role->access_generation != access->generation)
 		elog(ERROR, "row security changed while a change was decided");
@@ -706,6 +717,42 @@ decide_changes_for(SubscriptionGroup *group, bool carefully)
 		else
 			decide_group(tg, tg->role->route->first, false);
 	}
+}
+
+/*
+ * What the decision about a change rests on: does the old row pass, and the
+ * new one?  What the change does not have is unknown.  Errors are raised.
+ */
+void
+decide_verdicts(TableGroup *tg, ChangeRows *rows,
+				Verdict *old_verdict, Verdict *new_verdict)
+{
+	PrincipalScope scope;
+	TableAccess *access;
+	PolicyRow	old;
+	PolicyRow	new = new_row(rows);
+
+	*old_verdict = *new_verdict = VERDICT_UNKNOWN;
+	principal_enter(tg->group->principal, &scope);
+	access = table_group_access(tg);
+	if (access == NULL)
+		*old_verdict = *new_verdict = VERDICT_NO;
+	else
+	{
+		if (rows->kind != CHANGE_INSERT && old_row(rows, &old))
+			*old_verdict = check_row(tg, access, &old);
+		if (rows->has_new)
+			*new_verdict = check_row(tg, access, &new);
+	}
+	principal_leave(&scope);
+}
+
+/* The columns of the match's group that "old_record" has */
+const Bitmapset *
+decide_old_columns(const Match *match)
+{
+	return match->old == OLD_KEY ? match->tg->key :
+		match->old == OLD_IDENTITY ? match->tg->identity : NULL;
 }
 
 /* Changes withheld because of errors, since the start */

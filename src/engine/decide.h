@@ -59,6 +59,10 @@ typedef struct RoutedChange
 
 extern void decide_changes(List *routes, bool carefully);
 extern void decide_changes_for(SubscriptionGroup *group, bool carefully);
+extern void decide_prepare(TableGroup *tg, TableAccess *access);
+extern void decide_verdicts(TableGroup *tg, ChangeRows *rows,
+							Verdict *old_verdict, Verdict *new_verdict);
+extern const Bitmapset *decide_old_columns(const Match *match);
 extern void decide_report_error(TableGroup *tg, const ErrorData *error);
 extern uint64 decide_errors(void);
 

@@ -135,7 +135,7 @@ static void build_access(TableAccess *access);
 static uint64 access_signature(TableAccess *access);
 static void read_privileges(TableAccess *access, Relation rel);
 static Bitmapset *permitted_columns(Relation rel, Oid roleid, AclMode mode);
-static CompiledPolicy *read_policies(Relation rel, CmdType command,
+static CompiledPolicy *compile_quals(Relation rel, List *quals,
 									 MemoryContext context);
 static List *security_quals(Relation rel, CmdType command);
 static List *check_quals(List *checks);
@@ -384,7 +384,8 @@ build_access(TableAccess *access)
 											 true) == RLS_ENABLED)
 		{
 			new.row_security = true;
-			new.compiled = read_policies(rel, new.command, context);
+			new.compiled = compile_quals(rel, security_quals(rel, new.command),
+										 context);
 			describe_compiled(&new, new.compiled);
 		}
 		table_close(rel, AccessShareLock);
@@ -456,12 +457,12 @@ permitted_columns(Relation rel, Oid roleid, AclMode mode)
 	return result;
 }
 
-/* The conditions that the server would add to a command by the current role. */
+/* Conditions over the table, ready to be planned; lives in the context given,
+ * which is the current one */
 static CompiledPolicy *
-read_policies(Relation rel, CmdType command, MemoryContext context)
+compile_quals(Relation rel, List *quals, MemoryContext context)
 {
 	CompiledPolicy *compiled = palloc0(sizeof(CompiledPolicy));
-	List	   *quals = security_quals(rel, command);
 
 	compiled->context = context;
 	compiled->desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
@@ -474,6 +475,34 @@ read_policies(Relation rel, CmdType command, MemoryContext context)
 }
 
 /*
+ * An access in which one condition takes the place of all policies, to see
+ * what it says by itself.  Not cached: it is good for one policy_check, and
+ * lives in the current memory context.
+ */
+TableAccess *
+policy_single(Relation rel, Oid roleid, Node *qual)
+{
+	TableAccess *access = palloc0(sizeof(TableAccess));
+
+	access->relid = RelationGetRelid(rel);
+	access->roleid = roleid;
+	access->command = CMD_SELECT;
+	access->valid = access->readable = access->row_security = true;
+	access->compiled = compile_quals(rel, list_make1(copyObject(qual)),
+									 CurrentMemoryContext);
+	describe_compiled(access, access->compiled);
+	return access;
+}
+
+/* Do the policies have sub-queries, so that they are evaluated by a query? */
+bool
+policy_is_query(TableAccess *access)
+{
+	return access->compiled != NULL && access->compiled->sublinks;
+}
+
+/*
+ * The conditions that the server would add to a command by the current role.
  * Only called if check_enable_rls said that row security applies: for anybody
  * else no conditions come back, and these would look the same as none.
  */

@@ -65,5 +65,7 @@ extern bool policy_fold(TableAccess *access, MemoryContext context,
 extern Verdict policy_check_folded(TableAccess *access, ParamListInfo params,
 								   const PolicyRow *row);
 extern List *policy_dependencies(TableAccess *access);
+extern TableAccess *policy_single(Relation rel, Oid roleid, Node *qual);
+extern bool policy_is_query(TableAccess *access);
 
 #endif							/* RTSYNC_POLICY_H */
