@@ -454,6 +454,57 @@ history_seek(HistoryCursor *cursor, uint64 position)
 	return position == stream_end && dlist_is_empty(&chunks);
 }
 
+/* Move the cursor to the first chunk that can have what begins at lsn. */
+static void
+seek_chunk(HistoryCursor *cursor, XLogRecPtr lsn)
+{
+	dlist_iter	iter;
+
+	cursor->chunk = NULL;
+	cursor->offset = 0;
+	dlist_foreach(iter, &chunks)
+	{
+		cursor->chunk = dlist_container(HistoryChunk, node, iter.cur);
+		if (cursor->chunk->begun_end_lsn > lsn)
+			break;
+	}
+}
+
+/*
+ * Find the place behind the change "seq" of the transaction whose commit
+ * record begins at lsn, and the transaction there.  If there is no such
+ * transaction, the place is where it would be.  Returns false if the history
+ * does not reach back to it.
+ */
+bool
+history_find(XLogRecPtr lsn, uint32 seq, uint64 *position, HistoryTxn *txn)
+{
+	HistoryCursor at;
+	HistoryRecord *record;
+	bool		found = false;
+
+	if (lsn < forgotten_lsn)
+		return false;
+	memset(txn, 0, sizeof(HistoryTxn));
+	seek_chunk(&at, lsn);
+	while ((record = history_peek(&at)) != NULL)
+	{
+		if (record->type == HISTORY_BEGIN)
+		{
+			if (found || ((HistoryTxn *) record)->commit_lsn > lsn)
+				break;
+			*txn = *(HistoryTxn *) record;
+			found = txn->commit_lsn == lsn;
+		}
+		else if (found && record->type == HISTORY_CHANGE &&
+				 ((HistoryChange *) record)->seq > seq)
+			break;
+		history_next(&at);
+	}
+	*position = history_tell(&at);
+	return true;
+}
+
 /* Bytes behind the cursor */
 Size
 history_unread(const HistoryCursor *cursor)

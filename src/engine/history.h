@@ -101,6 +101,8 @@ extern HistoryRecord *history_next(HistoryCursor *cursor);
 extern HistoryRecord *history_peek(HistoryCursor *cursor);
 extern uint64 history_tell(const HistoryCursor *cursor);
 extern bool history_seek(HistoryCursor *cursor, uint64 position);
+extern bool history_find(XLogRecPtr lsn, uint32 seq, uint64 *position,
+						 HistoryTxn *txn);
 extern void history_rows(HistoryChange *change, ChangeRows *rows);
 
 extern void history_forget(XLogRecPtr older_than);

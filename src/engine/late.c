@@ -12,6 +12,9 @@
  * order of the messages on the link says which events each side of such a
  * move belong to.
  *
+ * A client that comes back with the cursor of the last event it got is the
+ * same case: it is late from the start.
+ *
  * If the history has meanwhile forgotten the place, the client is told to
  * refetch, and the channel goes on from now.
  *
@@ -24,6 +27,7 @@
 #include "lib/ilist.h"
 
 #include "engine/catalogs.h"
+#include "engine/cursor.h"
 #include "engine/late.h"
 #include "engine/route.h"
 #include "engine/tables.h"
@@ -63,6 +67,32 @@ late_continue(Channel *channel)
 	if (channel->access_changes != tables_access_changes())
 		subscription_tell(channel, "rtsync", "refetch",
 						  "access to tables has changed");
+}
+
+/*
+ * Let a new channel, that has no groups yet, go on from a cursor that its
+ * client was given earlier.  Returns NULL if it will get everything behind
+ * it, else why that cannot be; the channel then begins with what comes now.
+ */
+const char *
+late_resume(Channel *channel, const char *since)
+{
+	Cursor		cursor;
+	RoutePosition now;
+
+	if (!cursor_parse(since, &cursor))
+		return "invalid cursor";
+	if (cursor.epoch != wal_epoch())
+		return "the cursor is of another history";
+	if (!history_find(cursor.lsn, cursor.seq, &channel->place.position,
+					  &channel->place.txn))
+		return "the cursor is too old";
+	route_position(&now);
+	if (channel->place.position > now.position)
+		channel->place = now;
+	channel->pace = CHANNEL_LATE;
+	dlist_push_tail(&late, &channel->in_late);
+	return NULL;
 }
 
 /* The channel is about to be freed. */

@@ -12,6 +12,7 @@
 
 extern void late_pause(Channel *channel);
 extern void late_continue(Channel *channel);
+extern const char *late_resume(Channel *channel, const char *since);
 extern void late_forget(Channel *channel);
 extern bool late_run(Link *link);
 

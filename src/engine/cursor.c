@@ -1,0 +1,60 @@
+/*-------------------------------------------------------------------------
+ *
+ * cursor.c
+ *	  The place of an event in the history of a database, as text.
+ *
+ * A cursor is "EPOCH:LSN:SEQ", all in hexadecimal.  Clients keep it as it is.
+ * The gateway writes it too, from what LINK_EVENT says.
+ *
+ * Pure: takes bytes, gives a struct.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "engine/cursor.h"
+
+/* Write a cursor into buf, which has CURSOR_SIZE bytes. */
+void
+cursor_format(const Cursor *cursor, char *buf)
+{
+	snprintf(buf, CURSOR_SIZE, "%" INT64_MODIFIER "x:%" INT64_MODIFIER "x:%x",
+			 cursor->epoch, cursor->lsn, cursor->seq);
+}
+
+/* Read 1 to max hexadecimal digits. */
+static bool
+parse_hex(const char **text, int max, uint64 *value)
+{
+	int			digits = 0;
+
+	*value = 0;
+	for (;; (*text)++, digits++)
+	{
+		char		c = **text;
+
+		if (c >= '0' && c <= '9')
+			*value = *value << 4 | (uint64) (c - '0');
+		else if (c >= 'a' && c <= 'f')
+			*value = *value << 4 | (uint64) (c - 'a' + 10);
+		else
+			break;
+		if (digits == max)
+			return false;
+	}
+	return digits > 0;
+}
+
+/* Read a cursor; false if the text is none. */
+bool
+cursor_parse(const char *text, Cursor *cursor)
+{
+	uint64		seq;
+
+	if (!parse_hex(&text, 16, &cursor->epoch) || *text++ != ':' ||
+		!parse_hex(&text, 16, &cursor->lsn) || *text++ != ':' ||
+		!parse_hex(&text, 8, &seq) || *text != '\0')
+		return false;
+	cursor->seq = (uint32) seq;
+	return true;
+}
