@@ -193,7 +193,7 @@ log_error(const ErrorData *error)
 }
 
 /*
- * What may the principal do on the private topic?  LINK_RIGHT_xxx.  Whatever
+ * What may the principal do on the private topic?  LinkRights.  Whatever
  * raises an error is not allowed.
  */
 uint8
@@ -205,10 +205,10 @@ authorize_topic(const Principal *principal, const char *topic)
 		CmdType		command;
 		const char *extension;
 	}			questions[] = {
-		{LINK_RIGHT_BROADCAST_READ, CMD_SELECT, "broadcast"},
-		{LINK_RIGHT_PRESENCE_READ, CMD_SELECT, "presence"},
-		{LINK_RIGHT_BROADCAST_WRITE, CMD_INSERT, "broadcast"},
-		{LINK_RIGHT_PRESENCE_WRITE, CMD_INSERT, "presence"},
+		{LINK_MAY_READ_BROADCAST, CMD_SELECT, "broadcast"},
+		{LINK_MAY_READ_PRESENCE, CMD_SELECT, "presence"},
+		{LINK_MAY_WRITE_BROADCAST, CMD_INSERT, "broadcast"},
+		{LINK_MAY_WRITE_PRESENCE, CMD_INSERT, "presence"},
 	};
 	MessagesTable table;
 	uint8		rights = 0;
@@ -241,16 +241,18 @@ authorize_topic(const Principal *principal, const char *topic)
 }
 
 /*
- * What the rights of a role depend on, but for rows of other tables and the
- * claims, as a number
+ * A number that changes when the rights of a role may have changed, for other
+ * reasons than rows of other tables
  */
 uint64
-authorize_signature(Oid roleid)
+authorize_generation(Oid roleid)
 {
 	Oid			relid = messages_table_oid();
 
-	return policy_table_access(relid, roleid)->signature * 31 +
-		policy_insert_access(relid, roleid)->signature + relid;
+	if (!OidIsValid(relid))
+		return 0;
+	return Max(policy_table_access(relid, roleid)->generation,
+			   policy_insert_access(relid, roleid)->generation);
 }
 
 /*--------------------------------------------------------------------------

@@ -17,6 +17,6 @@
 extern uint8 authorize_topic(const Principal *principal, const char *topic);
 extern bool authorize_send(const Message *message, const char *topic,
 						   const char *event, const char *extension);
-extern uint64 authorize_signature(Oid roleid);
+extern uint64 authorize_generation(Oid roleid);
 
 #endif							/* RTSYNC_AUTHORIZE_H */

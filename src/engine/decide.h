@@ -48,9 +48,10 @@ typedef struct Match
 typedef struct RoutedChange
 {
 	struct RoutedChange *next;	/* of the same table */
-	ChangeRows	rows;			/* schema NULL: a touch */
+	ChangeRows	rows;			/* schema NULL: a touch or a broadcast */
 	uint32		seq;
 	Oid			touched;		/* a table that policies read */
+	HistoryMessage *message;	/* a broadcast */
 	XLogRecPtr	commit_lsn;
 	TimestampTz commit_time;
 	Match	   *matches;

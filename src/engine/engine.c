@@ -41,6 +41,8 @@
 #include "engine/late.h"
 #include "engine/launcher.h"
 #include "engine/linkio.h"
+#include "engine/message.h"
+#include "engine/messages_table.h"
 #include "engine/plugin.h"
 #include "engine/policy.h"
 #include "engine/render.h"
@@ -61,6 +63,9 @@
 
 #define HOUSEKEEPING_MS 1000
 
+/* Look after the partitions of the table of messages this often. */
+#define MAINTENANCE_MS 60000
+
 /* While a transaction is committed but not visible */
 #define BLOCKED_MS 5
 
@@ -80,6 +85,7 @@ static int	wait_link_pos;
 static XLogRecPtr serve_from;	/* what is older was committed before we came */
 static TimestampTz housekept;
 static TimestampTz confirmed;
+static TimestampTz maintained;
 static LinkShutdown shutdown_reason = LINK_SHUTDOWN_SERVER;
 
 /*--------------------------------------------------------------------------
@@ -96,6 +102,15 @@ extension_exists(void)
 	exists = OidIsValid(get_extension_oid("rtsync", true));
 	CommitTransactionCommand();
 	return exists;
+}
+
+/* Read the key that messages from SQL are proven by. */
+static void
+load_message_key(void)
+{
+	catalogs_begin(wal_decoded_lsn());
+	message_load_key();
+	catalogs_commit();
 }
 
 /* The extension is not, or no longer, in this database. */
@@ -395,6 +410,11 @@ housekeeping_turn(void)
 	housekept = now;
 	confirm(now);
 	subscription_check_expiry();
+	if (TimestampDifferenceExceeds(maintained, now, MAINTENANCE_MS))
+	{
+		maintained = now;
+		messages_table_maintain();
+	}
 	tables_tell_late();
 	publish_state();
 	pgstat_report_stat(false);
@@ -420,13 +440,18 @@ obey(void)
 	if (ProcDiePending || shared_engine_stop_requested())
 		proc_exit(0);
 	CHECK_FOR_INTERRUPTS();
-	if (shared_engine_check_requested() && !extension_exists())
-		end_without_extension();
+	if (shared_engine_check_requested())
+	{
+		if (!extension_exists())
+			end_without_extension();
+		load_message_key();		/* it may be another one */
+	}
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;
 		reload();
 		token_reload();
+		subscription_rights_changed();
 		if (gateway_link != NULL)
 			send_config();
 	}
@@ -498,6 +523,7 @@ engine_loop(void)
 		more = gateway_turn();
 		decoded = decode_turn();
 		subscription_recheck_roles();
+		subscription_recheck_rights();
 		tables_recheck_access();
 		state = route_turn();
 		more |= gateway_link != NULL && late_run(gateway_link);
@@ -570,6 +596,7 @@ engine_main(Datum main_arg)
 	tables_init();
 	route_init(wal_confirmed_lsn());
 	serve_from = wal_flushed_lsn();
+	load_message_key();
 	shared_engine_running();
 	engine_loop();
 }

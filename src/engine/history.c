@@ -25,6 +25,7 @@
 
 #include "engine/compat.h"
 #include "engine/history.h"
+#include "engine/message.h"
 #include "engine/settings.h"
 
 #define CHUNK_SIZE ((Size) 256 * 1024)
@@ -63,6 +64,7 @@ static bool in_transaction;		/* a begin without its commit is at the end */
 static uint32 next_seq;
 static uint64 transactions;
 static uint64 changes;
+static uint64 refused_messages; /* that are not what they seem */
 
 /*
  * Prepare an empty history; once in the life of the engine.  "confirmed" is
@@ -295,11 +297,32 @@ touch_cb(ReorderBufferTXN *txn, Oid relid)
 	touch->relid = relid;
 }
 
+/*
+ * Somebody has written a message with our prefix.  What is not transactional
+ * must not keep decoding from being resumed behind it.
+ */
 static void
 message_cb(ReorderBufferTXN *txn, XLogRecPtr lsn, bool transactional,
 		   const char *prefix, Size size, const char *message)
 {
-	/* nothing reads messages yet */
+	HistoryChunk *chunk;
+	HistoryMessage *record;
+
+	if (!message_genuine(message, size, transactional,
+						 transactional ? txn->xid : InvalidTransactionId, lsn))
+	{
+		refused_messages++;
+		ereport(DEBUG1,
+				(errmsg_internal("rtsync ignored a message at %X/%X that is not genuine, the " UINT64_FORMAT "th",
+								 LSN_FORMAT_ARGS(lsn), refused_messages)));
+		return;
+	}
+	record = (HistoryMessage *)
+		append(HISTORY_MESSAGE, offsetof(HistoryMessage, data) + size, &chunk);
+	record->size = (uint32) size;
+	memcpy(record->data, message, size);
+	if (!transactional)
+		chunk->begun_end_lsn = Max(chunk->begun_end_lsn, lsn);
 }
 
 /* What the plugin tells us; watches_cb is for others to say. */

@@ -9,8 +9,9 @@
  * because the slot's confirmed position never passes its oldest transaction.
  *
  * It is a stream of records in chunks.  A record is one begin, one change, one
- * touch or one commit; records are MAXALIGNed, so that the tuples in them can be used
- * where they lie.
+ * touch, one message or one commit; records are MAXALIGNed, so that the tuples
+ * in them can be used where they lie.  A message that is not transactional is
+ * between transactions.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +32,7 @@ typedef enum HistoryRecordType
 	HISTORY_BEGIN,
 	HISTORY_CHANGE,
 	HISTORY_TOUCH,
+	HISTORY_MESSAGE,
 	HISTORY_COMMIT
 } HistoryRecordType;
 
@@ -72,6 +74,14 @@ typedef struct HistoryTouch
 	HistoryRecord head;
 	Oid			relid;
 } HistoryTouch;
+
+/* HISTORY_MESSAGE: a broadcast, known to be genuine; for message_read */
+typedef struct HistoryMessage
+{
+	HistoryRecord head;
+	uint32		size;			/* of the data */
+	char		data[FLEXIBLE_ARRAY_MEMBER];
+} HistoryMessage;
 
 /* A change as its readers see it; the tuples lie in the record */
 typedef struct ChangeRows

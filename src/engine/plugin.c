@@ -29,6 +29,7 @@
 #include "utils/rel.h"
 
 #include "engine/compat.h"
+#include "engine/message.h"
 #include "engine/plugin_private.h"
 #include "engine/settings.h"
 
@@ -424,7 +425,8 @@ message_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 	PluginState *state = ctx->output_plugin_private;
 	MemoryContext oldcontext;
 
-	if (state->sink == NULL && !state->options.include_messages)
+	if (state->sink == NULL ? !state->options.include_messages :
+		strcmp(prefix, MESSAGE_PREFIX) != 0)
 		return;
 
 	oldcontext = MemoryContextSwitchTo(state->change_context);

@@ -62,6 +62,7 @@ typedef struct PluginChange
  * begin_cb and commit_cb come only for transactions that have at least one
  * change, touch or transactional message in between.  A message that is not
  * transactional comes by itself, between transactions; its txn may be NULL.
+ * Only messages with the prefix MESSAGE_PREFIX come.
  * What the callbacks allocate in the current memory context is gone when they
  * return.  A callback that raises an error ends the decoding; its transaction
  * then has no commit_cb.

@@ -8,6 +8,9 @@
  * (decide.c) and then sent change by change, in commit order; groups that see
  * the same of a change share its rendering.
  *
+ * Broadcasts from SQL go to the gateway in their place among the changes.  They
+ * are not among what a channel that is late gets again: it had them already.
+ *
  * What users wrote (policies, filters, output functions) can fail.  A slice
  * is first tried without precautions; if anything in it raises an error, it
  * is done again with a subtransaction around each step, so that exactly what
@@ -20,11 +23,14 @@
 
 #include "access/transam.h"
 #include "storage/procarray.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
+#include "utils/uuid.h"
 
 #include "engine/attempt.h"
 #include "engine/catalogs.h"
 #include "engine/decide.h"
+#include "engine/message.h"
 #include "engine/refill.h"
 #include "engine/render.h"
 #include "engine/route.h"
@@ -197,6 +203,25 @@ send_touch(Slice *slice, Oid relid)
 	}
 }
 
+/* Send a broadcast to whoever is on its topic: the gateway knows them. */
+static void
+send_broadcast(Link *link, HistoryMessage *record)
+{
+	LinkWriter *out = &link->out;
+	Message		message;
+
+	message_read(record->data, record->size, &message);
+	link_begin(out, LINK_BROADCAST);
+	link_put_u8(out, message.private);
+	link_put_bytes(out, message.topic.data, message.topic.length);
+	link_put_bytes(out, message.event.data, message.event.length);
+	link_put_u8(out, message.json);
+	link_put_bytes(out, message.payload.data, message.payload.length);
+	link_put_string(out, DatumGetCString(DirectFunctionCall1(uuid_out,
+															 UUIDPGetDatum(&message.id))));
+	linkio_end(link);
+}
+
 static void
 send_slice(Slice *slice, bool carefully)
 {
@@ -204,7 +229,9 @@ send_slice(Slice *slice, bool carefully)
 	{
 		RoutedChange *change = &slice->changes[i];
 
-		if (change->rows.schema == NULL)
+		if (change->message != NULL)
+			send_broadcast(slice->link, change->message);
+		else if (change->rows.schema == NULL)
 			send_touch(slice, change->touched);
 		for (Match *match = change->matches; match != NULL; match = match->next)
 		{
@@ -348,11 +375,15 @@ slice_add_change(Slice *slice, const HistoryTxn *txn, HistoryChange *change)
 static bool
 slice_add(Slice *slice, const HistoryTxn *txn, HistoryRecord *record)
 {
-	if (subscription_group_count() == 0)
+	if (record->type == HISTORY_MESSAGE ?
+		subscription_channel_count() == 0 || slice->late != NULL :
+		subscription_group_count() == 0)
 		return true;
 	if (slice->count == SLICE_CHANGES || slice->bytes > SLICE_BYTES)
 		return false;
-	if (record->type == HISTORY_TOUCH)
+	if (record->type == HISTORY_MESSAGE)
+		slice_append(slice, txn)->message = (HistoryMessage *) record;
+	else if (record->type == HISTORY_TOUCH)
 		slice_append(slice, txn)->touched = ((HistoryTouch *) record)->relid;
 	else if (record->type == HISTORY_CHANGE)
 	{

@@ -26,8 +26,11 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "engine/attempt.h"
+#include "engine/authorize.h"
 #include "engine/catalogs.h"
 #include "engine/late.h"
+#include "engine/policy.h"
 #include "engine/settings.h"
 #include "engine/subscription.h"
 #include "engine/tables.h"
@@ -64,6 +67,8 @@ static uint32 last_group_id;
 static uint32 last_binding_id = 1000;
 static int	gateway_connections;	/* as the gateway last said */
 static bool roles_changed;		/* since the channels' roles were checked */
+static bool rights_changed;		/* likewise the rights on private topics, ... */
+static uint64 rights_seen;		/* ... known only after so many changes */
 
 /*
  * Hash tables keyed by a string that the entry points to
@@ -438,6 +443,124 @@ report_bindings(Channel *channel, char **problems, char **hints)
 }
 
 /*--------------------------------------------------------------------------
+ * Private channels
+ *--------------------------------------------------------------------------
+ */
+
+#define READ_RIGHTS (LINK_MAY_READ_BROADCAST | LINK_MAY_READ_PRESENCE)
+
+/* Find out what the channel may do on its topic. */
+static void
+channel_authorize(Channel *channel)
+{
+	if (!channel->private)
+	{
+		channel->rights = LINK_MAY_ALL;
+		return;
+	}
+	channel->rights = authorize_topic(&channel->principal, channel->topic);
+	channel->rights_generation =
+		authorize_generation(channel->principal.roleid);
+}
+
+static void
+close_unauthorized(Channel *channel)
+{
+	tell_channel(channel, "system", "error",
+				 psprintf("You no longer have permission to read from this Channel topic: %s",
+						  channel->topic),
+				 LINK_THEN_CLOSE);
+	channel_free(channel);
+}
+
+/*
+ * The rights of a joined channel may have changed: tell the gateway.  Returns
+ * false if one to read is gone, and with it the channel.
+ */
+static bool
+channel_authorize_again(Channel *channel)
+{
+	uint8		before = channel->rights;
+
+	channel_authorize(channel);
+	if (before & READ_RIGHTS & ~channel->rights)
+	{
+		close_unauthorized(channel);
+		return false;
+	}
+	if (channel->rights != before)
+	{
+		link_begin(&channel->link->out, LINK_RIGHTS);
+		link_put_u64(&channel->link->out, channel->id);
+		link_put_u8(&channel->link->out, channel->rights);
+		linkio_end(channel->link);
+	}
+	return true;
+}
+
+static void
+recheck_rights(void *arg)
+{
+	Channel    *channel = arg;
+
+	if (channel->rights_generation !=
+		authorize_generation(channel->principal.roleid))
+		channel_authorize_again(channel);
+}
+
+/* It cannot be said now what the channel may do: the client may ask again. */
+static void
+close_undecided(Channel *channel)
+{
+	tell_channel(channel, "system", "error",
+				 "Realtime was unable to connect to the project database",
+				 LINK_THEN_ERROR);
+	channel_free(channel);
+}
+
+/* The settings have changed. */
+void
+subscription_rights_changed(void)
+{
+	rights_changed = true;
+}
+
+/*
+ * If policies, privileges or whatever else the rights on private channels
+ * depend on have changed: see what the channels may still do.  Called outside
+ * of any transaction.
+ */
+void
+subscription_recheck_rights(void)
+{
+	HASH_SEQ_STATUS scan;
+	ChannelEntry *entry;
+	MemoryContext old;
+
+	if (!rights_changed && rights_seen == policy_invalidations())
+		return;
+	rights_changed = false;
+	rights_seen = policy_invalidations();
+	if (hash_get_num_entries(channels) == 0)
+		return;
+
+	old = MemoryContextSwitchTo(MessageContext_);
+	catalogs_begin(wal_decoded_lsn());
+	MemoryContextSwitchTo(MessageContext_);
+	hash_seq_init(&scan, channels);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		Channel    *channel = entry->channel;
+
+		if (channel->private && attempt(recheck_rights, channel) != NULL)
+			close_undecided(channel);
+	}
+	catalogs_commit();
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(MessageContext_);
+}
+
+/*--------------------------------------------------------------------------
  * Messages
  *--------------------------------------------------------------------------
  */
@@ -553,8 +676,7 @@ read_binding(LinkReader *body, BindingSpec *spec)
 
 /* Make a channel of what LINK_JOIN says; NULL if that is malformed. */
 static Channel *
-read_channel(Link *link, LinkReader *body, uint64 id, bool *private,
-			 LinkString *token)
+read_channel(Link *link, LinkReader *body, uint64 id, LinkString *token)
 {
 	MemoryContext context = AllocSetContextCreate(MessageContext_,
 												  "rtsync channel",
@@ -566,7 +688,7 @@ read_channel(Link *link, LinkReader *body, uint64 id, bool *private,
 	channel->link = link;
 	channel->id = id;
 	channel->topic = linkio_cstring(link_get_string(body));
-	*private = link_get_u8(body) != 0;
+	channel->private = link_get_u8(body) != 0;
 	channel->wait = link_get_u8(body) != 0;
 	*token = link_get_string(body);
 	channel->options = linkio_cstring(link_get_string(body));
@@ -609,7 +731,7 @@ channel_set_token(Channel *channel, const Token *token)
  * has its token and its groups.
  */
 static char *
-join_problem(Channel *channel, bool private, LinkString string,
+join_problem(Channel *channel, LinkString string,
 			 char **problems, char **hints)
 {
 	Token		token;
@@ -620,10 +742,13 @@ join_problem(Channel *channel, bool private, LinkString string,
 	if (channel->nbindings > MAX_BINDINGS)
 		return psprintf("RealtimeDisabledForConfiguration: A channel can have at most %d postgres_changes",
 						MAX_BINDINGS);
-	if (private)
+	if (rtsync_private_only && !channel->private)
+		return pstrdup("PrivateOnly: This project only allows private channels");
+	channel_set_token(channel, &token);
+	channel_authorize(channel);
+	if (!(channel->rights & READ_RIGHTS))
 		return psprintf("Unauthorized: You do not have permissions to read from this Channel topic: %s",
 						channel->topic);
-	channel_set_token(channel, &token);
 	channel_subscribe(channel, problems, hints);
 	if (channel->wait)
 		for (int i = 0; i < channel->nbindings; i++)
@@ -637,7 +762,6 @@ static void
 handle_join(Link *link, LinkReader *body)
 {
 	uint64		id = link_get_u64(body);
-	bool		private;
 	LinkString	token;
 	Channel    *channel;
 	ChannelEntry *entry;
@@ -648,7 +772,7 @@ handle_join(Link *link, LinkReader *body)
 	if (channel_find(id) != NULL ||
 		hash_get_num_entries(channels) >=
 		(int64) rtsync_max_connections * rtsync_max_channels_per_connection ||
-		(channel = read_channel(link, body, id, &private, &token)) == NULL)
+		(channel = read_channel(link, body, id, &token)) == NULL)
 	{
 		link->broken = true;
 		return;
@@ -658,7 +782,7 @@ handle_join(Link *link, LinkReader *body)
 
 	problems = palloc0(sizeof(char *) * (channel->nbindings + 1));
 	hints = palloc0(sizeof(char *) * (channel->nbindings + 1));
-	reason = join_problem(channel, private, token, problems, hints);
+	reason = join_problem(channel, token, problems, hints);
 	if (reason != NULL)
 	{
 		refuse_join(link, id, reason);
@@ -668,7 +792,7 @@ handle_join(Link *link, LinkReader *body)
 	link_begin(&link->out, LINK_JOIN_REPLY);
 	link_put_u64(&link->out, id);
 	link_put_u8(&link->out, 1);
-	link_put_u8(&link->out, LINK_MAY_ALL);
+	link_put_u8(&link->out, channel->rights);
 	link_put_string(&link->out, NULL);
 	put_bindings(&link->out, channel);
 	linkio_end(link);
@@ -714,6 +838,8 @@ handle_token(Link *link, LinkReader *body)
 	}
 	subscription_detach(channel);
 	channel_set_token(channel, &token);
+	if (!channel_authorize_again(channel))
+		return;
 	problems = palloc0(sizeof(char *) * (channel->nbindings + 1));
 	hints = palloc0(sizeof(char *) * (channel->nbindings + 1));
 	channel_subscribe(channel, problems, hints);
@@ -873,11 +999,7 @@ subscription_recheck_roles(void)
 		if (token_role_allowed(channel->principal.rolename,
 							   channel->principal.roleid))
 			continue;
-		tell_channel(channel, "system", "error",
-					 psprintf("You no longer have permission to read from this Channel topic: %s",
-							  channel->topic),
-					 LINK_THEN_CLOSE);
-		channel_free(channel);
+		close_unauthorized(channel);
 	}
 	catalogs_commit();
 }

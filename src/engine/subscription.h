@@ -71,6 +71,9 @@ typedef struct Channel
 	bool		wait;			/* refuse the join if a binding cannot be
 								 * served */
 	Principal	principal;
+	bool		private;
+	uint8		rights;			/* LinkRights, what it may do on its topic */
+	uint64		rights_generation;	/* if private: of what they were made from */
 	int64		expires;		/* of the token, seconds of the Unix epoch */
 	ChannelPace pace;
 	dlist_node	in_late;		/* if CHANNEL_LATE: in late.c's list */
@@ -84,6 +87,8 @@ extern void subscription_init(void);
 extern void subscription_message(Link *link, LinkType type, LinkReader *body);
 extern void subscription_drop_all(void);
 extern void subscription_recheck_roles(void);
+extern void subscription_recheck_rights(void);
+extern void subscription_rights_changed(void);
 extern void subscription_check_expiry(void);
 
 extern void subscription_attach(Channel *channel, bool late);

@@ -182,16 +182,6 @@ typedef enum LinkRights
 	LINK_MAY_ALL = 15
 } LinkRights;
 
-/* What a client may do on a channel, as bits; on a public one, everything */
-typedef enum LinkRight
-{
-	LINK_RIGHT_BROADCAST_READ = 1,
-	LINK_RIGHT_PRESENCE_READ = 2,
-	LINK_RIGHT_BROADCAST_WRITE = 4,
-	LINK_RIGHT_PRESENCE_WRITE = 8,
-	LINK_RIGHT_ALL = 15
-} LinkRight;
-
 /* What a LINK_SYSTEM message is followed by on the channel */
 typedef enum LinkThen
 {

@@ -1,0 +1,335 @@
+// Broadcasts from SQL, and the private channels that they go to.
+
+import { assert, note, sleep, test, until } from './lib/tap.mjs';
+import { connect, versions } from './lib/clients.mjs';
+import { RawClient } from './lib/raw.mjs';
+import { createRole, createTable, database, sql, token } from './lib/server.mjs';
+
+await createRole('e2e_member');
+await sql(`DROP TABLE IF EXISTS msg_rooms CASCADE;
+  CREATE TABLE msg_rooms (uid uuid, room text, writer bool);
+  GRANT SELECT ON msg_rooms TO e2e_member`);
+await createTable('msg_items', 'id int PRIMARY KEY, v text', { roles: ['e2e_member'] });
+await sql(`CREATE POLICY e2e_read ON rtsync.messages FOR SELECT TO e2e_member
+    USING (extension IN ('broadcast', 'presence') AND EXISTS (
+      SELECT FROM msg_rooms AS m WHERE m.uid = (SELECT rtsync.uid()) AND m.room = (SELECT rtsync.topic())));
+  CREATE POLICY e2e_write ON rtsync.messages FOR INSERT TO e2e_member
+    WITH CHECK (extension = 'broadcast' AND EXISTS (
+      SELECT FROM msg_rooms AS m WHERE m.uid = (SELECT rtsync.uid()) AND m.room = topic AND m.writer))`);
+
+const users = [1, 2, 3].map((n) => `00000000-0000-4000-8000-00000000000${n}`);
+const tokenOf = (n, claims = {}) => token('e2e_member', { sub: users[n], ...claims });
+await sql(`INSERT INTO msg_rooms VALUES ('${users[0]}', 'club', true), ('${users[1]}', 'club', false)`);
+
+// Runs SQL as a user of the application would, in a transaction.
+async function asUser(n, ...statements) {
+  const connection = await database.connect();
+  try {
+    await connection.query('BEGIN');
+    await connection.query('SET LOCAL ROLE e2e_member');
+    await connection.query("SELECT set_config('request.jwt.claims', $1, true)", [
+      JSON.stringify({ role: 'e2e_member', sub: users[n] }),
+    ]);
+    for (const statement of statements) await connection.query(statement);
+    await connection.query('COMMIT');
+  } catch (error) {
+    await connection.query('ROLLBACK');
+    throw error;
+  } finally {
+    connection.release();
+  }
+}
+
+// A client that speaks JSON frames alone, and so gets broadcasts as such.
+async function open(n = 0, claims = {}) {
+  return RawClient.open({ vsn: '1.0.0', apikey: tokenOf(n, claims) });
+}
+
+const broadcasts = (client, topic) =>
+  client.frames.filter((f) => f.event === 'broadcast' && f.topic === `realtime:${topic}`).map((f) => f.payload);
+const privately = { config: { private: true } };
+const unauthorized = (topic) =>
+  `Unauthorized: You do not have permissions to read from this Channel topic: ${topic}`;
+
+test('a message arrives when its transaction commits, with its id', async () => {
+  const client = await open();
+  await client.joinOk('hall', []);
+  const [{ id }] = await sql(`SELECT rtsync.send('{"n": 1}', 'ev', 'hall', false) AS id`);
+  await until('the message', () => broadcasts(client, 'hall').length > 0);
+  assert.deepEqual(broadcasts(client, 'hall'), [{ type: 'broadcast', event: 'ev', payload: { n: 1 }, meta: { id } }]);
+  client.close();
+});
+
+test('nobody hears of a transaction that is rolled back, but of what was sent outside of it', async () => {
+  const client = await open();
+  await client.joinOk('hall', []);
+  const connection = await database.connect();
+  await connection.query('BEGIN');
+  await connection.query(`SELECT rtsync.send('1', 'lost', 'hall', false)`);
+  await connection.query(`SELECT rtsync.send('2', 'now', 'hall', false, transactional => false)`);
+  await until('the message', () => broadcasts(client, 'hall').length > 0);
+  await connection.query('SAVEPOINT a');
+  await connection.query(`SELECT rtsync.send('3', 'lost', 'hall', false)`);
+  await connection.query('ROLLBACK TO a');
+  await connection.query('ROLLBACK');
+  connection.release();
+  await sql(`SELECT rtsync.send('4', 'last', 'hall', false)`);
+  await until('the last message', () => broadcasts(client, 'hall').some(({ event }) => event === 'last'));
+  assert.deepEqual(broadcasts(client, 'hall').map(({ event }) => event), ['now', 'last']);
+  client.close();
+});
+
+test('what is sent at once takes milliseconds', async () => {
+  const client = await open();
+  await client.joinOk('hall', []);
+  const times = [];
+  for (let i = 0; i < 20; i++) {
+    const before = performance.now();
+    await sql(`SELECT rtsync.send('${i}', 'ev', 'hall', false, transactional => false)`);
+    await until(`message ${i}`, () => broadcasts(client, 'hall').length > i, { every: 1 });
+    times.push(performance.now() - before);
+  }
+  times.sort((a, b) => a - b);
+  note(`median ${times[10].toFixed(1)} ms, worst ${times[19].toFixed(1)} ms, from the query on`);
+  assert.ok(times[10] < 50);
+  client.close();
+});
+
+test('public and private channels of a topic are apart', async () => {
+  const inside = await open();
+  await inside.joinOk('club', [], privately);
+  const outside = await open();
+  await outside.joinOk('club', []);
+  await sql(`SELECT rtsync.send('1', 'public', 'club', false), rtsync.send('2', 'private', 'club')`);
+  await until('both', () => broadcasts(inside, 'club').length > 0 && broadcasts(outside, 'club').length > 0);
+  await sleep(100);
+  assert.deepEqual(broadcasts(inside, 'club').map(({ event }) => event), ['private']);
+  assert.deepEqual(broadcasts(outside, 'club').map(({ event }) => event), ['public']);
+  inside.close();
+  outside.close();
+});
+
+test('a private channel takes the right to read', async () => {
+  const client = await open(2);
+  const reply = await client.join('club', [], privately);
+  assert.deepEqual(reply, { status: 'error', response: { reason: unauthorized('club') } });
+  const other = await open(0);
+  assert.equal((await other.join('elsewhere', [], privately)).response.reason, unauthorized('elsewhere'));
+  client.close();
+  other.close();
+});
+
+test('sending takes the right to write', async () => {
+  const client = await open(1);
+  await client.joinOk('club', [], privately);
+  await asUser(0, `SELECT rtsync.send('"from a writer"', 'ev', 'club')`);
+  await assert.rejects(asUser(1, `SELECT rtsync.send('"from a reader"', 'ev', 'club')`), /permission denied to send/);
+  await assert.rejects(asUser(2, `SELECT rtsync.send('"from a stranger"', 'ev', 'club')`), /permission denied to send/);
+  await asUser(1, `SELECT rtsync.send_or_warn('"from a reader"', 'ev', 'club', true)`);
+  await asUser(0, `SELECT rtsync.send('"last"', 'ev', 'club')`);
+  await until('the last', () => broadcasts(client, 'club').length >= 2);
+  assert.deepEqual(broadcasts(client, 'club').map(({ payload }) => payload), ['from a writer', 'last']);
+  client.close();
+});
+
+test('a message that somebody else writes, or writes again, is not one', async () => {
+  const client = await open();
+  await client.joinOk('hall', []);
+  await sql(`SELECT pg_create_logical_replication_slot('e2e_messages', 'rtsync')`);
+  await sql(`SELECT rtsync.send('"genuine"', 'ev', 'hall', false)`);
+  await sql(`SELECT rtsync.send('"genuine, too"', 'ev', 'hall', false, transactional => false)`);
+  const copies = await sql(`SELECT data::jsonb ->> 'content_base64' AS content
+    FROM pg_logical_slot_get_changes('e2e_messages', NULL, NULL) WHERE data::jsonb ->> 'prefix' = 'rtsync'`);
+  await sql(`SELECT pg_drop_replication_slot('e2e_messages')`);
+  assert.equal(copies.length, 2);
+  for (const { content } of copies) {
+    const bytes = Buffer.from(content, 'base64');
+    const half = Buffer.from(bytes);
+    half[half.length - 40] ^= 1;
+    for (const data of [bytes, half, bytes.subarray(0, 20), Buffer.alloc(0), Buffer.from('x'.repeat(200))])
+      for (const transactional of [true, false]) {
+        // a genuine one that is not transactional may be repeated for a short while
+        if (data === bytes && !transactional) continue;
+        await database.query('SELECT pg_logical_emit_message($1, $2, $3::bytea)', [transactional, 'rtsync', data]);
+      }
+  }
+  await sql(`SELECT rtsync.send('"last"', 'ev', 'hall', false)`);
+  await until('the last', () => broadcasts(client, 'hall').some(({ payload }) => payload === 'last'));
+  assert.deepEqual(broadcasts(client, 'hall').map(({ payload }) => payload), ['genuine', 'genuine, too', 'last']);
+  client.close();
+});
+
+test('a policy that goes takes its channels with it, at once', async () => {
+  const client = await open(1);
+  await client.joinOk('club', [], privately);
+  await sql(`ALTER POLICY e2e_read ON rtsync.messages USING (false)`);
+  try {
+    const frame = await client.frame('the end', (f) => f.event === 'system' && f.payload.status === 'error');
+    assert.equal(frame.payload.message, 'You no longer have permission to read from this Channel topic: club');
+    await client.frame('the close', (f) => f.event === 'phx_close');
+    await sql(`SELECT rtsync.send('"secret"', 'ev', 'club')`);
+    await sleep(200);
+    assert.deepEqual(broadcasts(client, 'club'), []);
+    assert.equal((await client.join('club', [], privately)).response.reason, unauthorized('club'));
+  } finally {
+    await sql(`ALTER POLICY e2e_read ON rtsync.messages USING (extension IN ('broadcast', 'presence') AND EXISTS (
+      SELECT FROM msg_rooms AS m WHERE m.uid = (SELECT rtsync.uid()) AND m.room = (SELECT rtsync.topic())))`);
+  }
+  assert.equal((await client.join('club', [], privately)).status, 'ok');
+  client.close();
+});
+
+test('a privilege that goes, too', async () => {
+  const client = await open(1);
+  await client.joinOk('club', [], privately);
+  await sql('REVOKE SELECT (topic, extension) ON rtsync.messages FROM PUBLIC');
+  try {
+    await client.frame('the close', (f) => f.event === 'phx_close');
+  } finally {
+    await sql('GRANT SELECT (topic, extension) ON rtsync.messages TO PUBLIC');
+  }
+  await client.joinOk('club', [], privately);
+  await sql('REVOKE SELECT ON msg_rooms FROM e2e_member');
+  try {
+    await until('the second close', () => client.frames.filter((f) => f.event === 'phx_close').length === 2);
+  } finally {
+    await sql('GRANT SELECT ON msg_rooms TO e2e_member');
+  }
+  client.close();
+});
+
+test('a token for somebody without the right ends the channel', async () => {
+  const client = await open(1);
+  await client.joinOk('club', [], privately);
+  client.send('realtime:club', 'access_token', { access_token: tokenOf(0) }, '1');
+  await sql(`SELECT rtsync.send('"still here"', 'ev', 'club')`);
+  await until('the message', () => broadcasts(client, 'club').length > 0);
+  client.send('realtime:club', 'access_token', { access_token: tokenOf(2) }, '1');
+  const frame = await client.frame('the end', (f) => f.event === 'system' && f.payload.status === 'error');
+  assert.equal(frame.payload.message, 'You no longer have permission to read from this Channel topic: club');
+  client.close();
+});
+
+test('a policy that fails denies, and its neighbours do not notice', async () => {
+  const bystander = await open(0);
+  await bystander.joinOk('hall', []);
+  await sql(`CREATE POLICY e2e_broken ON rtsync.messages AS RESTRICTIVE FOR SELECT TO e2e_member
+    USING (length(topic) / (length(topic) - 4) > -1)`);
+  try {
+    const client = await open(0);
+    assert.equal((await client.join('club', [], privately)).response.reason, unauthorized('club'));
+    await sql(`SELECT rtsync.send('1', 'ev', 'hall', false)`);
+    await until('the message', () => broadcasts(bystander, 'hall').length > 0);
+    client.close();
+  } finally {
+    await sql('DROP POLICY e2e_broken ON rtsync.messages');
+  }
+  bystander.close();
+});
+
+test('public channels can be forbidden', async () => {
+  await sql('ALTER SYSTEM SET rtsync.private_only = on');
+  await sql('SELECT pg_reload_conf()');
+  try {
+    await until('the setting', async () => {
+      const client = await open();
+      const reply = await client.join('hall', []);
+      client.close();
+      return reply.response.reason === 'PrivateOnly: This project only allows private channels';
+    });
+    const client = await open();
+    await client.joinOk('club', [], privately);
+    client.close();
+  } finally {
+    await sql('ALTER SYSTEM RESET rtsync.private_only');
+    await sql('SELECT pg_reload_conf()');
+  }
+  await until('the setting', async () => {
+    const client = await open();
+    const reply = await client.join('hall', []);
+    client.close();
+    return reply.status === 'ok';
+  });
+});
+
+for (const version of versions) {
+  test(`${version.name}: JSON and bytes reach the real client`, async () => {
+    const client = connect(version, tokenOf(0));
+    const received = [];
+    const channel = client.channel('club', { config: { private: true } });
+    channel.on('broadcast', { event: '*' }, (message) => received.push(message));
+    await new Promise((resolve, reject) =>
+      channel.subscribe((status, error) => (status === 'SUBSCRIBED' ? resolve() : reject(error ?? status))),
+    );
+    const [{ id }] = await sql(`SELECT rtsync.send('{"text": "é€😀", "n": 1.50}', 'ev', 'club') AS id`);
+    await until('the message', () => received.length > 0);
+    assert.equal(received[0].event, 'ev');
+    assert.deepEqual(received[0].payload, { text: 'é€😀', n: 1.5 });
+    assert.equal(received[0].meta?.id, id);
+    await sql(`SELECT rtsync.send_binary('\\x00ff10', 'bytes', 'club'), rtsync.send('{}', 'after', 'club')`);
+    await until('the last message', () => received.some(({ event }) => event === 'after'));
+    const bytes = received.find(({ event }) => event === 'bytes');
+    if (version.vsn === '1.0.0') assert.equal(bytes, undefined);
+    else assert.deepEqual([...new Uint8Array(bytes.payload)], [0, 255, 16]);
+    await client.disconnect();
+  });
+}
+
+test('rows and messages of 1,000 transactions arrive in their order, under load', async () => {
+  const client = await open();
+  await client.joinOk('club', [{ event: 'INSERT', schema: 'public', table: 'msg_items' }], privately);
+  await client.frame('the subscription', (f) => f.event === 'system' && f.payload.status === 'ok');
+  const count = 1000;
+  let load = true;
+  const writers = [1, 2, 3].map(async (writer) => {
+    for (let i = 0; load; i++) {
+      await sql(`INSERT INTO msg_items VALUES (${writer * 1_000_000 + i}, 'load')`);
+      if (i % 3 === 0) await sql(`BEGIN; SELECT rtsync.send('-1', 'rolled back', 'club'); ROLLBACK`);
+    }
+  });
+  const senders = [0, 1, 2, 3].map(async (sender) => {
+    for (let i = sender; i < count; i += 4)
+      await asUser0(`SELECT rtsync.send('${i}', 'first', 'club');
+        INSERT INTO msg_items VALUES (${i}, 'item');
+        SELECT rtsync.send('${i}', 'second', 'club')`);
+  });
+  await Promise.all(senders);
+  load = false;
+  await Promise.all(writers);
+  await sql(`SELECT rtsync.send('0', 'end', 'club')`);
+  await until('the end', () => broadcasts(client, 'club').some(({ event }) => event === 'end'), { timeout: 40_000 });
+
+  const order = [];
+  for (const { event, payload } of client.frames) {
+    if (event === 'broadcast' && payload.event !== 'end') order.push([payload.payload, payload.event]);
+    else if (event === 'postgres_changes' && payload.data.record.v === 'item') order.push([payload.data.record.id, 'row']);
+  }
+  assert.equal(order.length, 3 * count);
+  for (let i = 0; i < order.length; i += 3) {
+    const [n] = order[i];
+    assert.deepEqual(order.slice(i, i + 3), [[n, 'first'], [n, 'row'], [n, 'second']]);
+  }
+  assert.equal(new Set(order.map(([n]) => n)).size, count);
+  client.close();
+  await sql('TRUNCATE msg_items');
+}, { timeout: 90_000 });
+
+// One transaction, as a superuser
+async function asUser0(statements) {
+  await sql(`BEGIN; ${statements}; COMMIT`);
+}
+
+test('partitions for the days to come, and none of those long past', async () => {
+  const days = async () =>
+    (await sql(`SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+      WHERE i.inhparent = 'rtsync.messages'::regclass AND c.relname <> 'messages_default' ORDER BY 1`)).map(
+      ({ relname }) => relname,
+    );
+  const name = (n) => `messages_${new Date(Date.now() + n * 86_400_000).toISOString().slice(0, 10).replaceAll('-', '_')}`;
+  await until('the partitions', async () => (await days()).includes(name(2)));
+  for (const n of [0, 1, 2]) assert.ok((await days()).includes(name(n)));
+  await sql(`SELECT rtsync.send('"kept"', 'ev', 'club', persist => true)`);
+  const [{ partition }] = await sql(`SELECT tableoid::regclass::text AS partition FROM rtsync.messages
+    WHERE payload = '"kept"'`);
+  assert.equal(partition, `rtsync.${name(0)}`);
+});
