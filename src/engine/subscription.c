@@ -601,6 +601,31 @@ handle_auth(Link *link, LinkReader *body)
 	linkio_end(link);
 }
 
+/* Whether an HTTP request may send to a topic */
+static void
+handle_rest(Link *link, LinkReader *body)
+{
+	uint64		request = link_get_u64(body);
+	bool		private = link_get_u8(body) != 0;
+	LinkString	topic = link_get_string(body);
+	LinkString	string = link_get_string(body);
+	Token		token;
+	TokenError	error;
+	int			status;
+
+	if (!link_finished(body) || topic.data == NULL)
+	{
+		link->broken = true;
+		return;
+	}
+	status = !verify(string, &token, &error) ? 401 : private ? 403 : 200;
+	link_begin(&link->out, LINK_REST_REPLY);
+	link_put_u64(&link->out, request);
+	link_put_u32(&link->out, status);
+	link_put_u8(&link->out, status == 200 ? LINK_MAY_ALL : 0);
+	linkio_end(link);
+}
+
 static void
 refuse_join(Link *link, uint64 id, const char *reason)
 {
@@ -876,6 +901,9 @@ dispatch(Link *link, LinkType type, LinkReader *body)
 		case LINK_AUTH:
 			handle_auth(link, body);
 			break;
+		case LINK_REST:
+			handle_rest(link, body);
+			break;
 		case LINK_JOIN:
 			handle_join(link, body);
 			break;
@@ -904,7 +932,7 @@ dispatch(Link *link, LinkType type, LinkReader *body)
 static bool
 needs_catalogs(LinkType type)
 {
-	return type == LINK_AUTH || type == LINK_JOIN || type == LINK_TOKEN ||
+	return type == LINK_AUTH || type == LINK_REST || type == LINK_JOIN || type == LINK_TOKEN ||
 		type == LINK_CONTINUE;
 }
 
@@ -930,6 +958,15 @@ answer_failure(Link *link, LinkType type, const char *start, Size length)
 		link_put_string(&link->out, "Error connecting to Realtime");
 		link_put_u64(&link->out, 0);
 		linkio_end(link);
+	}
+	else if (type == LINK_REST)
+	{
+		link_begin(&link->out, LINK_REST_REPLY);
+		link_put_u64(&link->out, id);
+		link_put_u32(&link->out, 500);
+		link_put_u8(&link->out, 0);
+		linkio_end(link);
+		return;
 	}
 	else if (type == LINK_JOIN)
 		refuse_join(link, id, "Unknown Error on Channel");

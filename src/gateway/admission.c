@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * admission.c
- *	  Sockets from their accept to the verdict about their handshake.
+ *	  Sockets from their accept to the verdict about their request.
  *
  * libwebsockets decides about an upgrade within a callback, but the verdict
  * about a token comes from the engine, later.  So the request is read here, and
@@ -11,7 +11,10 @@
  * A pending socket is in one state, and in that state's list:
  *
  *	reading		the head is not complete yet; at most REQUEST_MAX_HEAD bytes
- *	asking		LINK_AUTH was sent
+ *	asking		LINK_AUTH or LINK_REST was sent
+ *	receiving	the body of a broadcast by HTTP is being read; this comes when
+ *				the engine has accepted the token, and once all of it is here
+ *				we may have to ask again
  *	delaying	the refusal is held back, against storms of retries
  *	lingering	the answer was sent; what still comes is thrown away, so that
  *				closing does not make the kernel reset the connection before
@@ -39,20 +42,24 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "gateway/broadcast.h"
 #include "gateway/gateway.h"
 #include "gateway/http.h"
 #include "gateway/log.h"
 #include "gateway/request.h"
+#include "gateway/rest.h"
 
 #define ACCEPTS_PER_EVENT 64
 #define RESUME_AFTER 100		/* ms until we accept again */
 #define FIRST_READ 2048			/* bytes; most heads are smaller */
+#define BODY_READ 65536			/* bytes */
 #define VERDICT_TIMEOUT 30000	/* ms for the engine to answer */
 #define LINGER_TIMEOUT 1000		/* ms */
-#define LINGER_BYTES (256 * 1024)	/* that are thrown away */
+#define LINGER_BYTES (2 * 1024 * 1024)	/* that are thrown away */
 #define MAX_DELAY 1000			/* ms that a refusal is held back at most */
 #define SEND_BUFFER 65536		/* SO_SNDBUF: idle clients are many */
 #define EVICT_AFTER 1000		/* ms that everybody gets to send the head */
+#define MAX_BODY_BYTES (64 * 1024 * 1024)	/* of bodies held at a time */
 
 typedef struct Pending
 {
@@ -64,13 +71,16 @@ typedef struct Pending
 	uint64_t	id;
 	uint64_t	started;		/* ms */
 	uint64_t	deadline;		/* ms */
-	Buffer		in;				/* the head, then (asking) token and key in it */
+	Buffer		in;				/* the head, then (asking) token and key in it;
+								 * of a REST request then the body */
 	size_t		scanned;
 	size_t		discarded;		/* bytes, while lingering */
 	Buffer		response;		/* while delaying */
 	Slice		key;			/* points into "in" */
 	Buffer		token;
 	PhoenixVersion version;
+	RestRequest *rest;			/* NULL: a handshake */
+	bool		takes_body;		/* it is counted in body_bytes */
 } Pending;
 
 static void on_readable(uv_poll_t *handle, int status, int events);
@@ -95,10 +105,11 @@ static void
 start_deadline_timer(void)
 {
 	List	   *states[] = {&admission()->reading, &admission()->asking,
-	&admission()->delaying, &admission()->lingering};
+		&admission()->receiving, &admission()->delaying,
+	&admission()->lingering};
 	uint64_t	first = UINT64_MAX;
 
-	for (int i = 0; i < 4; i++)
+	for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
 	{
 		ListLink   *link = list_first(states[i]);
 
@@ -130,6 +141,20 @@ on_closed(uv_handle_t *handle)
 	free(LIST_OWNER(Pending, poll, handle));
 }
 
+/* Forget the REST request, with the body. */
+static void
+end_rest(Pending *pending)
+{
+	if (pending->rest == NULL)
+		return;
+	if (pending->takes_body)
+		admission()->body_bytes -= pending->rest->body_length;
+	pending->takes_body = false;
+	rest_release(pending->rest);
+	free(pending->rest);
+	pending->rest = NULL;
+}
+
 /* End the admission, and close the socket unless it was given away. */
 static void
 end_pending(Pending *pending)
@@ -144,6 +169,7 @@ end_pending(Pending *pending)
 	if (pending->fd >= 0)
 		close(pending->fd);
 	pending->fd = -1;
+	end_rest(pending);
 	buffer_release(&pending->in);
 	buffer_release(&pending->response);
 	buffer_release(&pending->token);
@@ -167,8 +193,10 @@ send_response(Pending *pending, Slice response)
 		end_pending(pending);
 		return;
 	}
+	end_rest(pending);
 	buffer_release(&pending->in);
 	enter_state(pending, &admission()->lingering, LINGER_TIMEOUT);
+	uv_poll_start(&pending->poll, UV_READABLE, on_readable);
 }
 
 static void
@@ -181,19 +209,245 @@ send_error(Pending *pending, int status, Slice text, const Request *request)
 	buffer_release(&response);
 }
 
+/* Send the response that is prepared, after the delay. */
+static void
+delay_response(Pending *pending)
+{
+	uint64_t	delay = gateway.config.error_delay;
+
+	enter_state(pending, &admission()->delaying,
+				delay < MAX_DELAY ? delay : MAX_DELAY);
+}
+
 /* Refuse a handshake, after the delay. */
 static void
 refuse_handshake(Pending *pending, int status, Slice text,
 				 const Request *request)
 {
-	uint64_t	delay = gateway.config.error_delay;
-
 	if (pending->state == &admission()->asking)
 		table_remove(&admission()->waiting, &pending->by_id);
 	buffer_release(&pending->response);
 	http_error(status, text, request, &gateway.config, &pending->response);
-	enter_state(pending, &admission()->delaying,
-				delay < MAX_DELAY ? delay : MAX_DELAY);
+	delay_response(pending);
+}
+
+/*---------------------------- broadcasts by HTTP -------------------------*/
+
+/* Answer a REST request; the body is JSON text or empty. */
+static void
+answer_rest(Pending *pending, int status, Slice body)
+{
+	Request		request = {.origin = buffer_slice(&pending->rest->origin)};
+	Buffer		response = {0};
+
+	http_json(status, body, &request, &gateway.config, &response);
+	send_response(pending, buffer_slice(&response));
+	buffer_release(&response);
+}
+
+/*
+ * Answer what is wrong with it; an invalid token after the delay, in which the
+ * body stays in the socket.
+ */
+static void
+refuse_rest(Pending *pending, int status, Slice body)
+{
+	Request		request = {.origin = buffer_slice(&pending->rest->origin)};
+
+	if (status != 401)
+	{
+		answer_rest(pending, status, body);
+		return;
+	}
+	http_json(status, body, &request, &gateway.config, &pending->response);
+	uv_poll_stop(&pending->poll);
+	end_rest(pending);
+	delay_response(pending);
+}
+
+/*
+ * Ask the engine whether the request may send to the topic.  What the client
+ * sends meanwhile stays in the socket.
+ */
+static void
+ask_about_rest(Pending *pending, bool is_private, Slice topic)
+{
+	LinkWriter *writer = engine_link_begin(LINK_REST);
+	Slice		token = buffer_slice(&pending->rest->token);
+
+	pending->id = ++admission()->last_id;
+	link_put_u64(writer, pending->id);
+	link_put_u8(writer, is_private);
+	link_put_bytes(writer, topic.data, topic.length);
+	link_put_bytes(writer, token.data, token.length);
+	engine_link_end();
+	table_insert(&admission()->waiting, &pending->by_id, hash_number(pending->id));
+	uv_poll_stop(&pending->poll);
+	enter_state(pending, &admission()->asking, VERDICT_TIMEOUT);
+}
+
+/* The head of a REST request is complete. */
+static void
+begin_rest(Pending *pending, const Request *request, size_t head_length)
+{
+	RestError	error = {0};
+	RestRequest *rest = pending->rest = allocate_zero(sizeof(RestRequest));
+	Buffer	   *in = &pending->in;
+	Slice		topic = SLICE("");
+
+	if (!rest_read_head(request, &gateway.config, rest, &error))
+		refuse_rest(pending, error.status, buffer_slice(&error.body));
+	else if (in->length - head_length > rest->body_length)
+		refuse_rest(pending, 400, SLICE("{\"error\":\"Malformed request\"}"));
+	else
+	{
+		memmove(in->data, in->data + head_length, in->length - head_length);
+		in->length -= head_length;
+		if (!rest->is_batch)
+			topic = buffer_slice(&rest->messages[0].topic);
+		ask_about_rest(pending, !rest->is_batch && rest->messages[0].is_private,
+					   topic);
+	}
+	buffer_release(&error.body);
+}
+
+/* Send the messages that are allowed. */
+static void
+finish_rest(Pending *pending)
+{
+	const RestRequest *rest = pending->rest;
+
+	for (size_t i = 0; i < rest->n_messages; i++)
+	{
+		const RestMessage *message = &rest->messages[i];
+		PhoenixBroadcast broadcast = {.event = buffer_slice(&message->event),
+			.payload = message->payload,
+		.payload_is_json = message->is_json};
+
+		if (message->allowed)
+			broadcast_send(message->is_private, buffer_slice(&message->topic),
+						   &broadcast);
+	}
+	answer_rest(pending, 202, SLICE(""));
+}
+
+/* The message before this one with the same topic in the same room, or NULL */
+static const RestMessage *
+find_alike(const RestRequest *rest, const RestMessage *message)
+{
+	for (const RestMessage *other = rest->messages; other < message; other++)
+		if (other->is_private && other->topic.length == message->topic.length &&
+			memcmp(other->topic.data, message->topic.data, message->topic.length) == 0)
+			return other;
+	return NULL;
+}
+
+/*
+ * Decide which messages may be sent: public ones always, for the token is
+ * valid; for private ones the engine decides, once for each topic.
+ */
+static void
+decide_messages(Pending *pending)
+{
+	RestRequest *rest = pending->rest;
+
+	for (; rest->n_decided < rest->n_messages; rest->n_decided++)
+	{
+		RestMessage *message = &rest->messages[rest->n_decided];
+		const RestMessage *alike;
+
+		if (!message->is_private || !rest->is_batch)
+			message->allowed = true;
+		else if ((alike = find_alike(rest, message)) != NULL)
+			message->allowed = alike->allowed;
+		else
+		{
+			ask_about_rest(pending, true, buffer_slice(&message->topic));
+			return;
+		}
+	}
+	finish_rest(pending);
+}
+
+/* The body is complete. */
+static void
+read_rest(Pending *pending)
+{
+	RestError	error = {0};
+
+	if (rest_read_body(pending->rest, buffer_slice(&pending->in),
+					   &gateway.config, &error))
+		decide_messages(pending);
+	else
+		refuse_rest(pending, error.status, buffer_slice(&error.body));
+	buffer_release(&error.body);
+}
+
+/* The token is valid: take the body. */
+static void
+receive_body(Pending *pending)
+{
+	static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
+	RestRequest *rest = pending->rest;
+
+	if (admission()->body_bytes + rest->body_length > MAX_BODY_BYTES)
+	{
+		answer_rest(pending, 503, SLICE("{\"error\":\"Too many requests at once\"}"));
+		return;
+	}
+	admission()->body_bytes += rest->body_length;
+	pending->takes_body = true;
+	if (pending->in.length == rest->body_length)
+	{
+		read_rest(pending);
+		return;
+	}
+	/* It is small and the first thing sent: the socket takes it. */
+	if (rest->expects_continue &&
+		send(pending->fd, go_on, sizeof(go_on) - 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+	{
+		end_pending(pending);
+		return;
+	}
+	enter_state(pending, &admission()->receiving, gateway.config.handshake_timeout);
+	uv_poll_start(&pending->poll, UV_READABLE, on_readable);
+}
+
+static Pending *
+find_waiting(uint64_t id)
+{
+	TableNode  *node = table_find(&admission()->waiting, hash_number(id));
+
+	while (node != NULL && TABLE_OWNER(Pending, by_id, node)->id != id)
+		node = table_find_next(node);
+	return node != NULL ? TABLE_OWNER(Pending, by_id, node) : NULL;
+}
+
+/* The engine's verdict about a REST request */
+void
+admission_rest_verdict(uint64_t id, int status, uint8_t rights)
+{
+	Pending    *pending = find_waiting(id);
+	bool		allowed = status == 200 && (rights & LINK_MAY_WRITE_BROADCAST);
+	RestRequest *rest;
+
+	if (pending == NULL || pending->rest == NULL)
+		return;					/* it took too long */
+	rest = pending->rest;
+	table_remove(&admission()->waiting, &pending->by_id);
+	list_remove(&pending->link);
+	pending->state = NULL;
+	if (pending->takes_body)
+	{
+		rest->messages[rest->n_decided++].allowed = allowed;
+		decide_messages(pending);
+	}
+	else if (status == 200 && (rest->is_batch || allowed))
+		receive_body(pending);
+	else
+		refuse_rest(pending, status == 200 ? 403 : status,
+					status >= 500 ? SLICE("{\"error\":\"Error connecting to Realtime\"}") :
+					SLICE("{\"message\":\"Unauthorized\"}"));
 }
 
 /*------------------------------- deciding -------------------------------*/
@@ -284,6 +538,8 @@ decide(Pending *pending, size_t head_length)
 		else
 			decide_handshake(pending, &request);
 	}
+	else if (rest_concerns(&request))
+		begin_rest(pending, &request, head_length);
 	else
 	{
 		http_answer(&request, &gateway.config, &response);
@@ -316,18 +572,14 @@ admit(Pending *pending)
 	buffer_release(&token);
 }
 
-/* The engine's verdict about a handshake. */
+/* The engine's verdict about a handshake */
 void
 admission_verdict(uint64_t id, int status, Slice error)
 {
-	TableNode  *node = table_find(&admission()->waiting, hash_number(id));
-	Pending    *pending;
+	Pending    *pending = find_waiting(id);
 
-	while (node != NULL && TABLE_OWNER(Pending, by_id, node)->id != id)
-		node = table_find_next(node);
-	if (node == NULL)
+	if (pending == NULL || pending->rest != NULL)
 		return;					/* the client has gone meanwhile */
-	pending = TABLE_OWNER(Pending, by_id, node);
 	if (status == 200)
 		admit(pending);
 	else
@@ -387,6 +639,32 @@ read_head(Pending *pending)
 		send_error(pending, 431, SLICE("Request head is too large"), NULL);
 }
 
+/* Read more of a body. */
+static void
+read_body(Pending *pending)
+{
+	Buffer	   *in = &pending->in;
+	size_t		room = pending->rest->body_length - in->length;
+	ssize_t		received;
+
+	if (room > BODY_READ)
+		room = BODY_READ;
+	buffer_reserve(in, room);
+	received = receive(pending, in->data + in->length, room);
+	if (received < 0)
+	{
+		end_pending(pending);
+		return;
+	}
+	in->length += (size_t) received;
+	if (in->length == pending->rest->body_length)
+	{
+		list_remove(&pending->link);
+		pending->state = NULL;
+		read_rest(pending);
+	}
+}
+
 /*
  * While the client waits for us it has nothing to say: it has gone, or does
  * not keep to the protocol.
@@ -422,6 +700,8 @@ on_readable(uv_poll_t *handle, int status, int events)
 		end_pending(pending);
 	else if (pending->state == &admission()->reading)
 		read_head(pending);
+	else if (pending->state == &admission()->receiving)
+		read_body(pending);
 	else if (pending->state == &admission()->lingering)
 		read_while_lingering(pending);
 	else
@@ -467,6 +747,8 @@ on_deadline(uv_timer_t *timer)
 	}
 	while ((pending = first_due(&admission()->asking)) != NULL)
 		refuse_handshake(pending, 500, SLICE("Error connecting to Realtime"), NULL);
+	while ((pending = first_due(&admission()->receiving)) != NULL)
+		send_error(pending, 408, SLICE("Request timeout"), NULL);
 	while ((pending = first_due(&admission()->delaying)) != NULL)
 		send_delayed(pending);
 	while ((pending = first_due(&admission()->lingering)) != NULL)
@@ -610,6 +892,7 @@ admission_start(int first_fd, uint32_t n_listeners)
 {
 	list_init(&admission()->reading);
 	list_init(&admission()->asking);
+	list_init(&admission()->receiving);
 	list_init(&admission()->delaying);
 	list_init(&admission()->lingering);
 	uv_timer_init(gateway.loop, &admission()->resume_timer);

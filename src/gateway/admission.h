@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * admission.h
- *	  Sockets from their accept to the verdict about their handshake.
+ *	  Sockets from their accept to the verdict about their request.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,10 +27,12 @@ typedef struct Admission
 	Table		waiting;		/* for the engine's verdict, by number */
 	uint64_t	last_id;
 	uint32_t	n_pending;
+	size_t		body_bytes;		/* of bodies that we agreed to take */
 
 	/* Lists of pending sockets, each by deadline */
 	List		reading;		/* the request is being read */
 	List		asking;			/* the engine was asked */
+	List		receiving;		/* the body of a request is being read */
 	List		delaying;		/* the refusal is held back */
 	List		lingering;		/* answered, until the client closes */
 } Admission;
@@ -38,5 +40,6 @@ typedef struct Admission
 extern bool admission_start(int first_fd, uint32_t n_listeners);
 extern void admission_accept(void);
 extern void admission_verdict(uint64_t id, int status, Slice error);
+extern void admission_rest_verdict(uint64_t id, int status, uint8_t rights);
 
 #endif							/* GATEWAY_ADMISSION_H */

@@ -227,6 +227,19 @@ on_auth_reply(LinkReader *reader)
 }
 
 static bool
+on_rest_reply(LinkReader *reader)
+{
+	uint64_t	id = link_get_u64(reader);
+	uint32_t	status = link_get_u32(reader);
+	uint8_t		rights = link_get_u8(reader);
+
+	if (!link_finished(reader) || (status != 200 && (status < 400 || status > 599)))
+		return false;
+	admission_rest_verdict(id, (int) status, rights);
+	return true;
+}
+
+static bool
 on_join_reply(LinkReader *reader)
 {
 	uint64_t	id = link_get_u64(reader);
@@ -368,6 +381,8 @@ dispatch(uint32_t type, const char *body, size_t length)
 			return on_rights(&reader);
 		case LINK_BROADCAST:
 			return on_broadcast(&reader);
+		case LINK_REST_REPLY:
+			return on_rest_reply(&reader);
 		default:
 			return false;
 	}

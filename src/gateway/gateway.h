@@ -17,7 +17,7 @@
  *	brake			refusals that are held back
  *	connection		WebSockets: send queue, limits, closing
  *	websocket		libwebsockets
- *	http, request, phoenix, join, jsontext, frame, socket, config, memory, table,
+ *	rest, http, request, phoenix, join, jsontext, frame, socket, config, memory, table,
  *	list, rate, log
  *
  *-------------------------------------------------------------------------

@@ -20,6 +20,8 @@ status_text(int status)
 	{
 		case 200:
 			return "OK";
+		case 202:
+			return "Accepted";
 		case 204:
 			return "No Content";
 		case 400:
@@ -34,6 +36,14 @@ status_text(int status)
 			return "Method Not Allowed";
 		case 408:
 			return "Request Timeout";
+		case 411:
+			return "Length Required";
+		case 413:
+			return "Payload Too Large";
+		case 415:
+			return "Unsupported Media Type";
+		case 422:
+			return "Unprocessable Entity";
 		case 426:
 			return "Upgrade Required";
 		case 429:
@@ -93,6 +103,14 @@ respond(int status, const char *headers, const char *type, Slice body,
 		buffer_append_slice(response, body);
 }
 
+/* Write a response whose body is JSON text, or empty. */
+void
+http_json(int status, Slice body, const Request *request, const Config *config,
+		  Buffer *response)
+{
+	respond(status, "", "application/json", body, request, config, response);
+}
+
 /*
  * Write an error response with the body {"error":text}.  request is NULL if
  * it could not be read.
@@ -121,8 +139,9 @@ http_is_websocket_path(Slice path)
 		slice_equals(path, "/socket/websocket");
 }
 
-static Slice
-without_prefix(Slice path)
+/* The path without the prefix, if it has it */
+Slice
+http_without_prefix(Slice path)
 {
 	static const char prefix[] = "/realtime/v1";
 	size_t		length = sizeof(prefix) - 1;
@@ -137,7 +156,7 @@ without_prefix(Slice path)
 void
 http_answer(const Request *request, const Config *config, Buffer *response)
 {
-	Slice		path = without_prefix(request->path);
+	Slice		path = http_without_prefix(request->path);
 
 	if (slice_equals(request->method, "OPTIONS"))
 	{

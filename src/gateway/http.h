@@ -12,8 +12,11 @@
 #include "gateway/request.h"
 
 extern bool http_is_websocket_path(Slice path);
+extern Slice http_without_prefix(Slice path);
 extern void http_answer(const Request *request, const Config *config,
 						Buffer *response);
+extern void http_json(int status, Slice body, const Request *request,
+					  const Config *config, Buffer *response);
 extern void http_error(int status, Slice text, const Request *request,
 					   const Config *config, Buffer *response);
 

@@ -312,10 +312,15 @@ skip_value(const char *at, const char *end)
 static bool
 take_value(Slice *rest, Slice *value)
 {
-	const char *end = rest->data + rest->length;
-	const char *start = skip_space(rest->data, end);
-	const char *behind = skip_value(start, end);
+	const char *end;
+	const char *start;
+	const char *behind;
 
+	if (rest->length == 0)
+		return false;
+	end = rest->data + rest->length;
+	start = skip_space(rest->data, end);
+	behind = skip_value(start, end);
 	if (behind == NULL)
 		return false;
 	*value = (Slice) {start, (size_t) (behind - start)};
@@ -349,9 +354,13 @@ json_is_object_text(Slice text)
 bool
 json_enter(Slice text, char opening, JsonCursor *cursor)
 {
-	const char *end = text.data + text.length;
-	const char *start = skip_space(text.data, end);
+	const char *end;
+	const char *start;
 
+	if (text.length == 0)
+		return false;
+	end = text.data + text.length;
+	start = skip_space(text.data, end);
 	if (start == end || *start != opening)
 		return false;
 	start = skip_space(start + 1, end);

@@ -180,6 +180,12 @@ parse_header(Slice line, Request *request, UpgradeHeaders *upgrade)
 		return set_once(&request->origin, value);
 	if (slice_equals_nocase(name, "x-api-key"))
 		return set_once(&request->api_key, value);
+	if (slice_equals_nocase(name, "apikey"))
+		return set_once(&request->apikey_header, value);
+	if (slice_equals_nocase(name, "authorization"))
+		return set_once(&request->authorization, value);
+	if (slice_equals_nocase(name, "content-type"))
+		return set_once(&request->content_type, value);
 	if (slice_equals_nocase(name, "sec-websocket-key"))
 		return set_once(&request->websocket_key, value);
 	if (slice_equals_nocase(name, "sec-websocket-version"))
@@ -188,10 +194,15 @@ parse_header(Slice line, Request *request, UpgradeHeaders *upgrade)
 		upgrade->upgrade_websocket |= list_has(value, "websocket");
 	else if (slice_equals_nocase(name, "connection"))
 		upgrade->connection_upgrade |= list_has(value, "upgrade");
+	else if (slice_equals_nocase(name, "expect"))
+		request->expects_continue |= slice_equals_nocase(value, "100-continue");
 	else if (slice_equals_nocase(name, "transfer-encoding"))
-		request->has_body = true;
+		request->has_body = request->is_chunked = true;
 	else if (slice_equals_nocase(name, "content-length"))
+	{
 		request->has_body |= !slice_equals(value, "0");
+		return set_once(&request->content_length, value);
+	}
 	return true;
 }
 
@@ -260,13 +271,13 @@ hex_value(char c)
 }
 
 static void
-decode_percent(Slice text, Buffer *value)
+decode_percent(Slice text, bool form, Buffer *value)
 {
 	for (size_t i = 0; i < text.length; i++)
 	{
 		char		c = text.data[i];
 
-		if (c == '+')
+		if (c == '+' && form)
 			c = ' ';
 		else if (c == '%' && i + 2 < text.length &&
 				 hex_value(text.data[i + 1]) >= 0 &&
@@ -305,8 +316,15 @@ request_query_parameter(Slice query, const char *name, Buffer *value)
 	}
 	if (found.data == NULL)
 		return false;
-	decode_percent(found, value);
+	decode_percent(found, true, value);
 	return true;
+}
+
+/* Append a decoded part of the path to the buffer. */
+void
+request_decode_path(Slice part, Buffer *value)
+{
+	decode_percent(part, false, value);
 }
 
 /*
@@ -319,7 +337,7 @@ request_token(const Request *request, Buffer *token)
 	Buffer		raw = {0};
 
 	if (request->api_key.length > 0)
-		decode_percent(request->api_key, &raw);
+		decode_percent(request->api_key, true, &raw);
 	else
 		request_query_parameter(request->query, "apikey", &raw);
 	for (size_t i = 0; i < raw.length; i++)

@@ -23,10 +23,16 @@ typedef struct Request
 	Slice		host;
 	Slice		origin;
 	Slice		api_key;		/* X-Api-Key */
+	Slice		apikey_header;	/* Apikey */
+	Slice		authorization;
+	Slice		content_type;
+	Slice		content_length;
 	Slice		websocket_key;
 	Slice		websocket_version;
 	bool		upgrades;		/* Upgrade: websocket, Connection: upgrade */
 	bool		has_body;
+	bool		is_chunked;		/* or otherwise encoded */
+	bool		expects_continue;
 } Request;
 
 extern size_t request_head_length(const char *data, size_t length,
@@ -35,6 +41,7 @@ extern bool request_parse(const char *head, size_t length, Request *request);
 extern bool request_is_handshake(const Request *request);
 extern bool request_query_parameter(Slice query, const char *name,
 									Buffer *value);
+extern void request_decode_path(Slice part, Buffer *value);
 extern void request_token(const Request *request, Buffer *token);
 
 #endif							/* GATEWAY_REQUEST_H */

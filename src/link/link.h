@@ -121,6 +121,12 @@ typedef enum LinkType
 	 */
 	LINK_BROADCAST,
 
+	/*
+	 * Answer to LINK_REST.  u64 request, u32 HTTP status (200, 401: the token
+	 * is not valid, 403, 500), u8 LinkRights.
+	 */
+	LINK_REST_REPLY,
+
 	/*--------------------- gateway to engine ----------------------------*/
 
 	/* The first message.  u32 LINK_VERSION. */
@@ -169,7 +175,14 @@ typedef enum LinkType
 	LINK_PAUSE,
 
 	/* The client has caught up: go on from there.  u64 channel. */
-	LINK_CONTINUE
+	LINK_CONTINUE,
+
+	/*
+	 * An HTTP request wants to send to a topic, or, with an empty one, to
+	 * know whether its token is valid.  u64 request, u8 private, string topic
+	 * (without "realtime:"), string token.
+	 */
+	LINK_REST
 } LinkType;
 
 /* What a channel may do beyond receiving its changes; any sum of these */

@@ -8,9 +8,10 @@ import { spawn } from 'node:child_process'
 import { once, EventEmitter } from 'node:events'
 
 export const HELLO = 1, CONFIG = 2, AUTH_REPLY = 3, JOIN_REPLY = 4, BINDINGS = 5,
-  EVENT = 6, SYSTEM = 7, SHUTDOWN = 8, RIGHTS = 9, BROADCAST = 10
+  EVENT = 6, SYSTEM = 7, SHUTDOWN = 8, RIGHTS = 9, BROADCAST = 10,
+  REST_REPLY = 11
 export const READY = 101, AUTH = 102, JOIN = 103, LEAVE = 104, TOKEN = 105, STATS = 106,
-  PAUSE = 107, CONTINUE = 108
+  PAUSE = 107, CONTINUE = 108, REST = 109
 
 const NULL = 0xffffffff
 
@@ -62,11 +63,12 @@ const parsers = {
   [TOKEN]: r => ({ channel: r.u64(), token: r.string() }),
   [PAUSE]: r => ({ channel: r.u64() }),
   [CONTINUE]: r => ({ channel: r.u64() }),
+  [REST]: r => ({ request: r.u64(), private: r.u8(), topic: r.string(), token: r.string() }),
   [STATS]: r => ({ connections: r.u32(), channels: r.u32(), frames: r.u64(), bytes: r.u64(), slow: r.u64() }),
 }
 const names = {
   [READY]: 'ready', [AUTH]: 'auth', [JOIN]: 'join', [LEAVE]: 'leave', [TOKEN]: 'token', [STATS]: 'stats',
-  [PAUSE]: 'pause', [CONTINUE]: 'continue',
+  [PAUSE]: 'pause', [CONTINUE]: 'continue', [REST]: 'rest',
 }
 
 export class Engine extends EventEmitter {
@@ -138,10 +140,14 @@ export class Engine extends EventEmitter {
   /* What a test replaces */
   onauth(m) { this.authReply(m.connection, 200) }
   onjoin(m) { this.joinReply(m.channel, m.bindings.map((_, i) => [1000 + i, this.groupOf(m, i)])) }
+  onrest(m) { this.restReply(m.request, 200) }
   groupOf(m, i) { return 1 + i }
 
   authReply(connection, status, error = null, expiry = 0) {
     this.send(AUTH_REPLY, new Body().u64(connection).u32(status).string(error).u64(expiry))
+  }
+  restReply(request, status, rights = status === 200 ? 15 : 0) {
+    this.send(REST_REPLY, new Body().u64(request).u32(status).u8(rights))
   }
   joinReply(channel, bindings, rights = 15) {
     const body = new Body().u64(channel).u8(1).u8(rights).string(null).u32(bindings.length)
