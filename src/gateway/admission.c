@@ -79,6 +79,7 @@ typedef struct Pending
 	Slice		key;			/* points into "in" */
 	Buffer		token;
 	PhoenixVersion version;
+	Address    *address;		/* where it is counted, or NULL */
 	RestRequest *rest;			/* NULL: a handshake */
 	bool		takes_body;		/* it is counted in body_bytes */
 } Pending;
@@ -170,6 +171,7 @@ end_pending(Pending *pending)
 		close(pending->fd);
 	pending->fd = -1;
 	end_rest(pending);
+	address_leave(pending->address);
 	buffer_release(&pending->in);
 	buffer_release(&pending->response);
 	buffer_release(&pending->token);
@@ -228,6 +230,8 @@ refuse_handshake(Pending *pending, int status, Slice text,
 		table_remove(&admission()->waiting, &pending->by_id);
 	buffer_release(&pending->response);
 	http_error(status, text, request, &gateway.config, &pending->response);
+	address_leave(pending->address);
+	pending->address = NULL;
 	delay_response(pending);
 }
 
@@ -515,6 +519,13 @@ decide_handshake(Pending *pending, const Request *request)
 			refuse_handshake(pending, 401, SLICE("API key is missing"), request);
 			return;
 		}
+		if (!address_enter(pending->fd, gateway.config.max_connections_per_address,
+						   &pending->address))
+		{
+			refuse_handshake(pending, 429, SLICE("Too many connected users"),
+							 request);
+			return;
+		}
 		pending->key = request->websocket_key;
 		ask_engine(pending);
 	}
@@ -556,6 +567,7 @@ admit(Pending *pending)
 	Buffer		token = pending->token;
 	Slice		key = pending->key;
 	PhoenixVersion version = pending->version;
+	Address    *address = pending->address;
 
 	if (gateway.stats.connections >= gateway.config.max_connections)
 	{
@@ -564,9 +576,10 @@ admit(Pending *pending)
 	}
 	/* Our poll handle must let go of the descriptor before the library's. */
 	pending->fd = -1;
+	pending->address = NULL;
 	pending->in = pending->token = (Buffer) {0};
 	end_pending(pending);
-	if (!connection_open(fd, key, buffer_slice(&token), version))
+	if (!connection_open(fd, address, key, buffer_slice(&token), version))
 		log_client("could not open a WebSocket");
 	buffer_release(&head);
 	buffer_release(&token);

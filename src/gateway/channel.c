@@ -172,7 +172,7 @@ free_channel(Channel *channel)
 	table_remove(&gateway.channels.by_id, &channel->by_id);
 	table_remove(&gateway.channels.by_topic, &channel->by_topic);
 	list_remove(&channel->link);
-	channel->connection->n_channels--;
+	connection_count_channels(channel->connection, -1);
 	gateway.stats.channels--;
 	topic_release(channel->topic);
 	free_entry_texts(channel);
@@ -282,7 +282,7 @@ create_channel(Connection *connection, const PhoenixMessage *message,
 	table_insert(&gateway.channels.by_topic, &channel->by_topic,
 				 topic_hash(connection, message->topic));
 	list_append(&connection->channels, &channel->link);
-	connection->n_channels++;
+	connection_count_channels(connection, 1);
 	gateway.stats.channels++;
 	return channel;
 }
@@ -364,6 +364,14 @@ on_join(Connection *connection, const PhoenixMessage *message)
 	JoinRequest request;
 	json_t	   *payload;
 
+	if (!rate_allows(&connection->joins, uv_now(gateway.loop),
+					 gateway.config.max_joins_per_second, 1000))
+	{
+		reply(connection, message, message->join_ref, false,
+			  SLICE("{\"reason\":\"ClientJoinRateLimitReached: Too many joins per second\"}"));
+		connection_close(connection, 1001, "Too many joins per second");
+		return;
+	}
 	if (!topic_is_valid(message->topic))
 	{
 		reply(connection, message, message->join_ref, false,
@@ -478,6 +486,17 @@ send_system(Channel *channel, Slice extension, Slice status, Slice text,
 	send_close(channel, channel->join_ref,
 			   then == LINK_THEN_CLOSE ? "phx_close" : "phx_error");
 	leave(channel);
+}
+
+/* End all channels of a connection for this reason. */
+void
+channels_reject(Connection *connection, Slice text)
+{
+	ListLink   *link;
+
+	while ((link = list_first(&connection->channels)) != NULL)
+		send_system(LIST_OWNER(Channel, link, link), SLICE("system"),
+					SLICE("error"), text, LINK_THEN_CLOSE);
 }
 
 /* What a member says about itself; its client always expects an answer. */

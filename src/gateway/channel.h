@@ -74,6 +74,7 @@ typedef struct Channels
 extern void channel_message(struct Connection *connection,
 							const PhoenixMessage *message);
 extern void channels_leave(struct Connection *connection);
+extern void channels_reject(struct Connection *connection, Slice text);
 
 /* When the connection's queue has grown long, or short again */
 extern void channels_pause(struct Connection *connection);

@@ -65,6 +65,7 @@ void
 connections_init(void)
 {
 	list_init(&connections()->by_activity);
+	list_init(&connections()->no_channel);
 	list_init(&connections()->dirty);
 	list_init(&connections()->blocked);
 	list_init(&connections()->paused);
@@ -77,6 +78,7 @@ connections_init(void)
 static void
 free_connection(Connection *connection)
 {
+	address_leave(connection->address);
 	free((char *) connection->token.data);
 	free(connection->queue);
 	buffer_release(&connection->message);
@@ -85,14 +87,17 @@ free_connection(Connection *connection)
 
 /*
  * Open a WebSocket on a socket whose handshake was admitted.  Takes over the
- * socket; returns false if it had to be closed.
+ * socket and the place where it is counted; returns false if it had to be
+ * closed.
  */
 bool
-connection_open(int fd, Slice key, Slice token, PhoenixVersion version)
+connection_open(int fd, Address *address, Slice key, Slice token,
+				PhoenixVersion version)
 {
 	Connection *connection = allocate_zero(sizeof(Connection));
 
 	connection->version = version;
+	connection->address = address;
 	connection->token = (Slice) {copy_bytes(token.data, token.length), token.length};
 	list_init(&connection->channels);
 	list_init(&connection->held_back);
@@ -111,7 +116,20 @@ connection_established(Connection *connection, struct lws *wsi)
 	connection->established = true;
 	connection->active_at = now();
 	list_append(&connections()->by_activity, &connection->activity_link);
+	connection_count_channels(connection, 0);
 	gateway.stats.connections++;
+}
+
+/* The connection has a channel more, or less. */
+void
+connection_count_channels(Connection *connection, int change)
+{
+	connection->n_channels += (uint32_t) change;
+	list_remove(&connection->no_channel_link);
+	if (connection->n_channels > 0)
+		return;
+	connection->no_channel_since = now();
+	list_append(&connections()->no_channel, &connection->no_channel_link);
 }
 
 /*-------------------------------- sending -------------------------------*/
@@ -383,13 +401,19 @@ connection_writable(Connection *connection)
 
 /*------------------------------- receiving ------------------------------*/
 
-/* Handle a whole message. */
+/* Handle a whole message; those beyond the limit are not even looked at. */
 static void
 handle_message(Connection *connection, const char *data, size_t length,
 			   bool binary)
 {
 	PhoenixMessage message;
 
+	if (!rate_allows(&connection->messages, now(),
+					 gateway.config.max_messages_per_second, 1000))
+	{
+		channels_reject(connection, SLICE("Too many messages per second"));
+		return;
+	}
 	if (phoenix_decode(connection->version, binary, data, length, &message))
 		channel_message(connection, &message);
 	else
@@ -449,6 +473,7 @@ connection_close(Connection *connection, uint16_t code, const char *reason)
 	connection->close_code = code;
 	connection->close_reason = reason;
 	list_remove(&connection->activity_link);
+	list_remove(&connection->no_channel_link);
 	list_remove(&connection->blocked_link);
 	list_remove(&connection->paused_link);
 	list_append(&connections()->closing, &connection->end_link);
@@ -467,6 +492,7 @@ connection_gone(Connection *connection)
 	if (connection->closes_politely)
 		connections()->polite_closes--;
 	list_remove(&connection->activity_link);
+	list_remove(&connection->no_channel_link);
 	list_remove(&connection->dirty_link);
 	list_remove(&connection->blocked_link);
 	list_remove(&connection->paused_link);
@@ -567,22 +593,46 @@ check_blocked(void)
 	}
 }
 
-/* Close who has been silent, or has not read, for too long. */
-void
-connections_check_timeouts(void)
+/* Close those that were silent for idle_timeout. */
+static void
+check_activity(void)
 {
-	uint64_t	idle_timeout = gateway.config.idle_timeout;
 	ListLink   *link;
 
-	while (idle_timeout > 0 &&
+	while (gateway.config.idle_timeout > 0 &&
 		   (link = list_first(&connections()->by_activity)) != NULL)
 	{
 		Connection *connection = LIST_OWNER(Connection, activity_link, link);
 
-		if (now() - connection->active_at < idle_timeout)
+		if (now() - connection->active_at < gateway.config.idle_timeout)
 			break;
 		connection_close(connection, CLOSE_NORMAL, "idle timeout");
 	}
+}
+
+/* Close those that had no channel for no_channel_timeout. */
+static void
+check_channels(void)
+{
+	ListLink   *link;
+
+	while (gateway.config.no_channel_timeout > 0 &&
+		   (link = list_first(&connections()->no_channel)) != NULL)
+	{
+		Connection *connection = LIST_OWNER(Connection, no_channel_link, link);
+
+		if (now() - connection->no_channel_since < gateway.config.no_channel_timeout)
+			break;
+		connection_close(connection, CLOSE_NORMAL, "no channel");
+	}
+}
+
+/* Close who has been silent, or useless, or has not read, for too long. */
+void
+connections_check_timeouts(void)
+{
+	check_activity();
+	check_channels();
 	check_blocked();
 }
 

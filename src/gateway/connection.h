@@ -12,7 +12,9 @@
 #include "gateway/list.h"
 #include "gateway/memory.h"
 #include "gateway/phoenix.h"
+#include "gateway/rate.h"
 
+struct Address;
 struct lws;
 
 /*
@@ -29,11 +31,14 @@ typedef struct Connection
 	bool		closes_politely;	/* waits for the client's Close frame */
 	const char *close_reason;	/* a literal */
 
+	struct Address *address;	/* where it is counted, or NULL */
 	Slice		token;			/* the API key of the handshake; ours to free */
 
 	/* Inbound: the message that is being received in pieces */
 	Buffer		message;
 	uint64_t	active_at;		/* when something was received, ms */
+	Rate		messages;
+	Rate		joins;
 
 	/* Outbound: a ring of references to frames; the library's part of it */
 	Frame	  **queue;
@@ -49,12 +54,14 @@ typedef struct Connection
 	/* What others attach */
 	List		channels;
 	uint32_t	n_channels;
+	uint64_t	no_channel_since;	/* ms */
 	List		held_back;		/* refusals, see brake.c */
 	size_t		held_back_bytes;
 	size_t		presence_bytes; /* of what its channels say about themselves */
 
 	/* Membership in the lists of Connections */
 	ListLink	activity_link;
+	ListLink	no_channel_link;
 	ListLink	dirty_link;
 	ListLink	blocked_link;
 	ListLink	paused_link;
@@ -64,6 +71,7 @@ typedef struct Connection
 typedef struct Connections
 {
 	List		by_activity;	/* all, the longest silent first */
+	List		no_channel;		/* without one, the longest first */
 	List		dirty;			/* with frames to be sent this turn */
 	List		blocked;		/* with frames that wait for the socket */
 	List		paused;			/* whose channels are paused */
@@ -78,8 +86,9 @@ extern void connections_check_timeouts(void);
 extern void connections_check_paused(void);
 extern void connections_close_all(uint16_t code);
 
-extern bool connection_open(int fd, Slice key, Slice token,
-							PhoenixVersion version);
+extern bool connection_open(int fd, struct Address *address, Slice key,
+							Slice token, PhoenixVersion version);
+extern void connection_count_channels(Connection *connection, int change);
 extern void connection_send(Connection *connection, Frame *frame);
 extern void connection_close(Connection *connection, uint16_t code,
 							 const char *reason);

@@ -17,6 +17,7 @@
  *	brake			refusals that are held back
  *	connection		WebSockets: send queue, limits, closing
  *	websocket		libwebsockets
+ *	address			connections by where they come from
  *	rest, http, request, phoenix, join, jsontext, frame, socket, config, memory, table,
  *	list, rate, log
  *
@@ -27,6 +28,7 @@
 
 #include <uv.h>
 
+#include "gateway/address.h"
 #include "gateway/admission.h"
 #include "gateway/brake.h"
 #include "gateway/channel.h"
@@ -54,6 +56,7 @@ typedef struct Gateway
 	GatewayStats stats;
 	EngineLink	link;
 	Admission	admission;
+	Addresses	addresses;
 	Connections connections;
 	Brake		brake;
 	Channels	channels;

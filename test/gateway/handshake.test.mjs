@@ -261,6 +261,23 @@ test('max_connections: 429, and again free when one leaves', () => withEngine({ 
   for (const c of clients) c.close()
 }))
 
+test('max_connections_per_address: 429, and again free when one leaves', () => withEngine({ max_connections_per_address: 3 }, async engine => {
+  const clients = []
+  for (let i = 0; i < 3; i++) clients.push(await Client.open(engine.port))
+  for (let i = 0; i < 3; i++) assertError(await upgrade(engine, '/socket/websocket?apikey=x'), 429, 'Too many connected users')
+  assert.equal((await request(engine, 'GET /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n')).status, 200)
+  engine.onauth = m => engine.authReply(m.connection, 401, 'no')
+  clients.pop().close()
+  await until(async () => (await upgrade(engine, '/socket/websocket?apikey=x')).status === 401, 'free place')
+  for (let i = 0; i < 5; i++) assert.equal((await upgrade(engine, '/socket/websocket?apikey=x')).status, 401)
+  delete engine.onauth
+  await until(() => Client.open(engine.port).then(c => { clients.push(c); return true }, () => false), 'free place')
+  engine.configure({ max_connections_per_address: 0 })
+  await sleep(20)
+  for (let i = 0; i < 3; i++) clients.push(await Client.open(engine.port))
+  for (const c of clients) c.close()
+}))
+
 test('when descriptors run out, accepting waits and takes no CPU', async () => {
   const engine = await Engine.start({}, { wrapper: ['prlimit', '--nofile=40:40'] })
   const idle = []

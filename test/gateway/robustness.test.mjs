@@ -182,7 +182,44 @@ test('a join that the link cannot carry is refused', () => withEngine({ max_mess
   client.close()
 }))
 
-test('10,000 joins on one connection, each with its answer', () => withBystander({ max_channels_per_connection: 100, error_delay: 200 }, async engine => {
+test('max_joins_per_second: the answer, and 1001', () => withBystander({ max_joins_per_second: 10 }, async engine => {
+  const client = await Client.open(engine.port)
+  for (let i = 0; i < 30; i++) client.push({ join_ref: `${i}`, ref: `${i}`, topic: `realtime:t${i}`, event: 'phx_join' })
+  assert.deepEqual(await client.waitClosed(), { code: 1001, reason: 'Too many joins per second' })
+  const refused = client.messages.filter(m => m.payload.status === 'error')
+  assert.deepEqual(refused.map(m => [m.ref, m.payload.response.reason]), [['10', 'ClientJoinRateLimitReached: Too many joins per second']])
+  await until(() => engine.log.filter(m => m.name === 'leave').length === 10, 'leaves')
+}))
+
+test('max_messages_per_second: the channels end, the connection stays', () => withBystander({ max_messages_per_second: 50 }, async engine => {
+  const client = await Client.open(engine.port)
+  const topics = ['a', 'b']
+  for (const t of topics) await client.join('realtime:' + t, { ref: t, changes: [{}] })
+  for (let i = 0; i < 200; i++) client.push({ topic: 'phoenix', event: 'heartbeat', ref: 'x' })
+  for (const t of topics) {
+    const system = await client.take(m => m.event === 'system' && m.topic === 'realtime:' + t)
+    assert.deepEqual(system.payload, { extension: 'system', status: 'error', message: 'Too many messages per second', channel: t })
+    assert.equal((await client.take(m => m.event === 'phx_close' && m.topic === 'realtime:' + t)).ref, t)
+  }
+  await until(() => engine.log.filter(m => m.name === 'leave').length === 2, 'leaves')
+  await sleep(500)
+  await client.join('realtime:a', { ref: '9' })
+  client.close()
+}))
+
+test('a connection without channels is closed after no_channel_timeout', () => withBystander({ no_channel_timeout: 700 }, async engine => {
+  const [never, left, joined] = [await Client.open(engine.port), await Client.open(engine.port), await Client.open(engine.port)]
+  for (const c of [left, joined]) await c.join('realtime:x')
+  const timer = setInterval(() => { for (const c of [never, left, joined]) c.push({ topic: 'phoenix', event: 'heartbeat', ref: 'h' }) }, 100)
+  assert.deepEqual(await never.waitClosed(), { code: 1000, reason: 'no channel' })
+  left.push({ join_ref: '1', ref: 'l', topic: 'realtime:x', event: 'phx_leave' })
+  assert.deepEqual(await left.waitClosed(), { code: 1000, reason: 'no channel' })
+  await joined.heartbeat()
+  clearInterval(timer)
+  joined.close()
+}))
+
+test('10,000 joins on one connection, each with its answer', () => withBystander({ max_channels_per_connection: 100, error_delay: 200, max_joins_per_second: 0, max_messages_per_second: 0 }, async engine => {
   const client = await Client.open(engine.port)
   for (let i = 0; i < 10000; i++)
     client.push({ join_ref: `${i}`, ref: `${i}`, topic: `realtime:t${i}`, event: 'phx_join', payload: { config: { postgres_changes: [{ event: '*', schema: 'public', table: 't' }] } } })
@@ -195,7 +232,7 @@ test('10,000 joins on one connection, each with its answer', () => withBystander
   await until(() => engine.log.filter(m => m.name === 'leave').length === 100, 'leaves')
 }))
 
-test('who has too much refused at once is disconnected', () => withBystander({ send_queue_size: 100000, error_delay: 5000 }, async engine => {
+test('who has too much refused at once is disconnected', () => withBystander({ send_queue_size: 100000, error_delay: 5000, max_joins_per_second: 0, max_messages_per_second: 0 }, async engine => {
   const client = await Client.open(engine.port)
   for (let i = 0; i < 3000; i++) client.push({ ref: `${i}`, topic: 'realtime:', event: 'phx_join' })
   assert.deepEqual(await client.waitClosed(), { code: 1001, reason: 'Too many joins per second' })
@@ -457,7 +494,7 @@ test('messages of the link in single bytes and in heaps', () => withEngine({}, a
   client.close()
 }))
 
-test('an engine that does not read: joins are refused, memory is bounded, nobody waits', () => withEngine({ max_channels_per_connection: 100000 }, async engine => {
+test('an engine that does not read: joins are refused, memory is bounded, nobody waits', () => withEngine({ max_channels_per_connection: 100000, max_joins_per_second: 0, max_messages_per_second: 0 }, async engine => {
   const client = await Client.open(engine.port)
   engine.link.pause()
   const topic = 'x'.repeat(3000)
