@@ -278,7 +278,7 @@ gateway_unlisten(int *fds, int nfds)
 static int
 respawn_ms(int failures)
 {
-	static const int delays[] = {0, 100, 1000, 2000, 5000, 10000};
+	static const int delays[] = {0, 50, 200, 500, 1000, 2000, 5000, 10000};
 
 	return delays[Min(Max(failures, 1), (int) lengthof(delays)) - 1];
 }
