@@ -601,6 +601,21 @@ handle_auth(Link *link, LinkReader *body)
 	linkio_end(link);
 }
 
+/* What somebody may do on a topic without joining it */
+static uint8
+rest_rights(const Token *token, bool private, const char *topic)
+{
+	Principal	principal = {
+		.roleid = token->roleid,
+		.rolename = token->rolename,
+		.claims = token->claims
+	};
+
+	if (!private)
+		return rtsync_private_only ? 0 : LINK_MAY_ALL;
+	return authorize_topic(&principal, topic);
+}
+
 /* Whether an HTTP request may send to a topic */
 static void
 handle_rest(Link *link, LinkReader *body)
@@ -609,20 +624,31 @@ handle_rest(Link *link, LinkReader *body)
 	bool		private = link_get_u8(body) != 0;
 	LinkString	topic = link_get_string(body);
 	LinkString	string = link_get_string(body);
+	char	   *name = linkio_cstring(topic);
 	Token		token;
 	TokenError	error;
-	int			status;
+	uint8		rights = 0;
+	int			status = 200;
 
 	if (!link_finished(body) || topic.data == NULL)
 	{
 		link->broken = true;
 		return;
 	}
-	status = !verify(string, &token, &error) ? 401 : private ? 403 : 200;
+	if (!verify(string, &token, &error))
+		status = 401;
+	else if (name == NULL)
+		status = 403;
+	else if (name[0] != '\0')
+	{
+		rights = rest_rights(&token, private, name);
+		if (!(rights & LINK_MAY_WRITE_BROADCAST))
+			status = 403;
+	}
 	link_begin(&link->out, LINK_REST_REPLY);
 	link_put_u64(&link->out, request);
 	link_put_u32(&link->out, status);
-	link_put_u8(&link->out, status == 200 ? LINK_MAY_ALL : 0);
+	link_put_u8(&link->out, rights);
 	linkio_end(link);
 }
 

@@ -3,7 +3,7 @@
 import { assert, note, sleep, test, until } from './lib/tap.mjs';
 import { connect, versions } from './lib/clients.mjs';
 import { RawClient } from './lib/raw.mjs';
-import { createRole, createTable, database, sql, token } from './lib/server.mjs';
+import { createRole, createTable, database, httpUrl, sql, token } from './lib/server.mjs';
 
 await createRole('e2e_member');
 await sql(`DROP TABLE IF EXISTS msg_rooms CASCADE;
@@ -332,4 +332,45 @@ test('partitions for the days to come, and none of those long past', async () =>
   const [{ partition }] = await sql(`SELECT tableoid::regclass::text AS partition FROM rtsync.messages
     WHERE payload = '"kept"'`);
   assert.equal(partition, `rtsync.${name(0)}`);
+});
+
+test('HTTP: a private topic takes the right to write', async () => {
+  const client = await open(1);
+  await client.joinOk('club', [], privately);
+  const post = async (n, path, body) =>
+    (await fetch(`${httpUrl}/realtime/v1/api/broadcast${path}`, {
+      method: 'POST',
+      headers: { Authorization: `Bearer ${tokenOf(n)}`, 'Content-Type': 'application/json' },
+      body: JSON.stringify(body),
+    })).status;
+  assert.equal(await post(1, '/club/events/ev?private=true', { n: 1 }), 403);
+  assert.equal(await post(0, '/club/events/ev?private=true', { n: 2 }), 202);
+  const message = (n) => ({ topic: 'club', event: 'ev', private: true, payload: { n } });
+  assert.equal(await post(1, '', { messages: [message(3)] }), 202);
+  assert.equal(await post(0, '', { messages: [message(4)] }), 202);
+  await until('the messages', () => broadcasts(client, 'club').length >= 2);
+  await sleep(100);
+  assert.deepEqual(broadcasts(client, 'club').map(({ payload }) => payload.n), [2, 4]);
+  client.close();
+});
+
+test('between clients: the right to write can come and go', async () => {
+  const reader = await open(1);
+  await reader.joinOk('club', [], privately);
+  const writer = await open(0);
+  await writer.joinOk('club', [], { config: { private: true, broadcast: { ack: true } } });
+  const say = (n) => writer.call('realtime:club', 'broadcast', { type: 'broadcast', event: 'ev', payload: { n } }, '1');
+  assert.equal((await say(1)).status, 'ok');
+  await sql(`ALTER POLICY e2e_write ON rtsync.messages WITH CHECK (false)`);
+  await until('the right to be gone', async () => (await say(2)).status === 'error', { timeout: 5000 });
+  const before = broadcasts(reader, 'club').length;
+  assert.equal((await say(3)).status, 'error');
+  await sql(`ALTER POLICY e2e_write ON rtsync.messages WITH CHECK (extension = 'broadcast' AND EXISTS (
+      SELECT FROM msg_rooms AS m WHERE m.uid = (SELECT rtsync.uid()) AND m.room = topic AND m.writer))`);
+  await until('the right to be back', async () => (await say(4)).status === 'ok', { timeout: 5000 });
+  await until('the last', () => broadcasts(reader, 'club').some(({ payload }) => payload.n === 4));
+  assert.ok(before >= 1);
+  assert.ok(!broadcasts(reader, 'club').some(({ payload }) => payload.n === 3));
+  reader.close();
+  writer.close();
 });
