@@ -175,6 +175,168 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rtsync.broadcast_changes(text, text, text, text, text, record, record, text) IS 'broadcasts a row''s change to a topic, from a trigger function';
 
 --
+-- What an application that was written for Supabase expects in its database.
+-- Only makes what does not exist, and says what it did.
+--
+CREATE FUNCTION rtsync.install_supabase_compat(OUT object pg_catalog.text, OUT action pg_catalog.text)
+RETURNS SETOF record
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $install$
+DECLARE
+  name text;
+  body text;
+  columns text;
+BEGIN
+  IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+    RAISE EXCEPTION 'must be superuser to install what Supabase''s clients expect'
+      USING ERRCODE = 'insufficient_privilege';
+  END IF;
+
+  -- roles, and the right to connect with a token for them
+  FOREACH name IN ARRAY ARRAY['anon', 'authenticated', 'service_role'] LOOP
+    object := 'role ' || name;
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
+      action := 'exists';
+    ELSE
+      EXECUTE format('CREATE ROLE %I NOLOGIN NOINHERIT%s', name,
+        CASE WHEN name = 'service_role' THEN ' BYPASSRLS' ELSE '' END);
+      action := 'created';
+    END IF;
+    IF pg_has_role('rtsync_authenticator', name, 'MEMBER') THEN
+      action := action || ', may connect';
+    ELSE
+      EXECUTE format('GRANT %I TO rtsync_authenticator', name);
+      action := action || ', granted to rtsync_authenticator';
+    END IF;
+    RETURN NEXT;
+  END LOOP;
+
+  -- schemas
+  FOREACH name IN ARRAY ARRAY['auth', 'realtime'] LOOP
+    object := 'schema ' || name;
+    action := 'exists';
+    IF to_regnamespace(name) IS NULL THEN
+      EXECUTE format('CREATE SCHEMA %I', name);
+      action := 'created';
+    END IF;
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO anon, authenticated, service_role', name);
+    RETURN NEXT;
+  END LOOP;
+
+  -- the table of messages
+  object := 'table realtime.messages';
+  action := 'exists';
+  IF to_regclass('realtime.messages') IS NULL THEN
+    CREATE TABLE realtime.messages (
+      topic text NOT NULL,
+      extension text NOT NULL,
+      payload jsonb,
+      event text,
+      private boolean DEFAULT false,
+      updated_at timestamp NOT NULL DEFAULT (now() AT TIME ZONE 'UTC'),
+      inserted_at timestamp NOT NULL DEFAULT (now() AT TIME ZONE 'UTC'),
+      id uuid NOT NULL DEFAULT gen_random_uuid(),
+      binary_payload bytea,
+      expires_at timestamp,
+      PRIMARY KEY (id, inserted_at)
+    ) PARTITION BY RANGE (inserted_at);
+    CREATE INDEX messages_replay ON realtime.messages (topic, inserted_at DESC)
+      WHERE private AND extension = 'broadcast';
+    ALTER TABLE realtime.messages ENABLE ROW LEVEL SECURITY;
+    REVOKE ALL ON realtime.messages FROM PUBLIC;
+    GRANT SELECT (topic, extension), INSERT (topic, extension) ON realtime.messages TO anon, authenticated;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON realtime.messages TO service_role;
+    action := 'created';
+  ELSE
+    FOREACH columns IN ARRAY ARRAY['binary_payload bytea', 'expires_at timestamp'] LOOP
+      name := split_part(columns, ' ', 1);
+      IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'realtime.messages'::regclass
+                       AND attname = name AND NOT attisdropped) THEN
+        EXECUTE format('ALTER TABLE realtime.messages ADD COLUMN %s', columns);
+        action := action || ', column ' || name || ' added';
+      END IF;
+    END LOOP;
+    IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'realtime.messages'::regclass) THEN
+      ALTER TABLE realtime.messages ENABLE ROW LEVEL SECURITY;
+      action := action || ', row security enabled';
+    END IF;
+  END IF;
+  IF EXISTS (SELECT FROM pg_partitioned_table
+             WHERE partrelid = 'realtime.messages'::regclass AND partdefid = 0)
+    AND to_regclass('realtime.messages_default') IS NULL THEN
+    CREATE TABLE realtime.messages_default PARTITION OF realtime.messages DEFAULT;
+    ALTER TABLE realtime.messages_default ENABLE ROW LEVEL SECURITY;
+    REVOKE ALL ON realtime.messages_default FROM PUBLIC;
+    action := action || ', default partition created';
+  END IF;
+  RETURN NEXT;
+
+  -- functions
+  FOR name, body IN VALUES
+    ('auth.jwt()', $$RETURNS jsonb LANGUAGE sql STABLE PARALLEL SAFE RETURN
+       nullif(current_setting('request.jwt.claims', true), '')::jsonb$$),
+    ('auth.uid()', $$RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE RETURN
+       (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid$$),
+    ('auth.role()', $$RETURNS text LANGUAGE sql STABLE PARALLEL SAFE RETURN
+       nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'role'$$),
+    ('auth.email()', $$RETURNS text LANGUAGE sql STABLE PARALLEL SAFE RETURN
+       nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'email'$$),
+    ('realtime.topic()', $$RETURNS text LANGUAGE sql STABLE PARALLEL SAFE RETURN
+       nullif(current_setting('realtime.topic', true), '')$$),
+    ('realtime.send(payload jsonb, event text, topic text, private boolean DEFAULT true)',
+     $$RETURNS void LANGUAGE sql AS 'SELECT rtsync.send_or_warn($1, $2, $3, $4)'$$),
+    ('realtime.send_binary(payload bytea, event text, topic text, private boolean DEFAULT true)',
+     $$RETURNS void LANGUAGE sql AS 'SELECT rtsync.send_binary_or_warn($1, $2, $3, $4)'$$),
+    ('realtime.broadcast_changes(topic_name text, event_name text, operation text, table_name text,'
+     ' table_schema text, new record, old record, level text DEFAULT ''ROW'')',
+     $$RETURNS void LANGUAGE plpgsql AS
+       'BEGIN PERFORM rtsync.broadcast_changes_or_warn($1, $2, $3, $4, $5, $6, $7, $8); END'$$)
+  LOOP
+    object := 'function ' || split_part(name, '(', 1);
+    IF EXISTS (SELECT FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+               WHERE n.nspname || '.' || p.proname = split_part(name, '(', 1)) THEN
+      action := 'exists';
+    ELSE
+      EXECUTE 'CREATE FUNCTION ' || name || ' ' || body;
+      action := 'created';
+    END IF;
+    RETURN NEXT;
+  END LOOP;
+
+  -- the publication
+  object := 'publication supabase_realtime';
+  IF EXISTS (SELECT FROM pg_publication WHERE pubname = 'supabase_realtime') THEN
+    action := 'exists';
+  ELSE
+    CREATE PUBLICATION supabase_realtime;
+    action := 'created';
+  END IF;
+  RETURN NEXT;
+
+  -- settings; the engine starts again with them
+  object := 'setting rtsync.publication';
+  name := current_setting('rtsync.publication');
+  IF name <> 'supabase_realtime' AND
+     EXISTS (SELECT FROM pg_publication_tables WHERE pubname = name) THEN
+    action := format('left at %s, which has tables', name);
+  ELSE
+    EXECUTE format('ALTER DATABASE %I SET rtsync.publication = supabase_realtime', current_database());
+    PERFORM set_config('rtsync.publication', 'supabase_realtime', false);
+    action := 'set to supabase_realtime for this database';
+  END IF;
+  RETURN NEXT;
+  object := 'setting rtsync.messages_table';
+  EXECUTE format('ALTER DATABASE %I SET rtsync.messages_table = ''realtime.messages''', current_database());
+  PERFORM set_config('rtsync.messages_table', 'realtime.messages', false);
+  action := 'set to realtime.messages for this database; other sessions see it when they connect again';
+  RETURN NEXT;
+END
+$install$;
+REVOKE ALL ON FUNCTION rtsync.install_supabase_compat() FROM PUBLIC;
+COMMENT ON FUNCTION rtsync.install_supabase_compat() IS 'makes the schemas, functions and roles that an application written for Supabase expects';
+
+--
 -- What the functions of install_supabase_compat() are made of: never an error,
 -- but a warning; private messages are stored for replay
 --

@@ -23,6 +23,7 @@
 
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -69,6 +70,13 @@ open_table(MessagesTable *table)
 		try_table_open(table->relid, AccessShareLock) : NULL;
 	if (table->rel == NULL)
 		return false;
+	if (table->rel->rd_rel->relkind != RELKIND_RELATION &&
+		table->rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+	{
+		/* a view has no row security */
+		table_close(table->rel, AccessShareLock);
+		return false;
+	}
 	table->schema.relid = table->relid;
 	table->schema.desc = RelationGetDescr(table->rel);
 	return true;
@@ -293,7 +301,7 @@ authorize_send(const Message *message, const char *topic, const char *event,
 	if (!open_table(&table))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("the table that \"rtsync.messages_table\" names does not exist")));
+				 errmsg("what \"rtsync.messages_table\" names is not a table")));
 	principal_enter_session(&principal, &scope);
 	result = has_right(&table, CMD_INSERT, &row);
 	principal_leave(&scope);

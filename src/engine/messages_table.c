@@ -13,7 +13,8 @@
  *
  * The engine makes its changes in transactions of its own, each step by
  * itself: with a lock_timeout, since it must not wait for others, and what
- * fails is tried again the next time.
+ * fails is tried again the next time.  It makes them as the owner of the table,
+ * who need not be trusted with more: triggers may run.
  *
  * Times in the table are in UTC and without a time zone.
  *
@@ -21,13 +22,12 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
-#include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
@@ -40,6 +40,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
 
@@ -169,7 +170,8 @@ messages_table_store(const Message *message, const Interval *ttl)
 
 	GetUserIdAndSecContext(&userid, &sec_context);
 	SetUserIdAndSecContext(rel->rd_rel->relowner,
-						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
+						   sec_context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
 	set_local("search_path", "pg_catalog, pg_temp");
 	SPI_connect();
 	insert_message(relid, message, ttl);
@@ -238,12 +240,6 @@ partition_day(Oid partition)
 	return strcmp(name, day_text(PARTITION_NAME, day)) == 0 ? day : -1;
 }
 
-static bool
-is_partitioned(Oid relid)
-{
-	return get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE;
-}
-
 /* Does the extension own the table?  Then it is to own its partitions too. */
 static bool
 is_member(Oid relid)
@@ -310,6 +306,26 @@ try_step(void (*function) (void *arg), Step *step)
 								 step->relid, error->message)));
 }
 
+/* Be the table's owner; false if it is not partitioned, or gone. */
+static bool
+become_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Form_pg_class form;
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	form = (Form_pg_class) GETSTRUCT(tuple);
+	result = form->relkind == RELKIND_PARTITIONED_TABLE;
+	if (result)
+		SetUserIdAndSecContext(form->relowner,
+							   SECURITY_LOCAL_USERID_CHANGE |
+							   SECURITY_RESTRICTED_OPERATION);
+	ReleaseSysCache(tuple);
+	return result;
+}
+
 static void
 maintain_partitions(Oid relid)
 {
@@ -354,6 +370,8 @@ messages_table_maintain(void)
 	PG_TRY();
 	{
 		Oid			relid;
+		Oid			userid;
+		int			sec_context;
 		int			nestlevel;
 
 		catalogs_begin(wal_decoded_lsn());
@@ -363,8 +381,10 @@ messages_table_maintain(void)
 		set_local("lock_timeout", LOCK_TIMEOUT);
 		set_local("synchronous_commit", "off");
 		relid = messages_table_oid();
-		if (OidIsValid(relid) && is_partitioned(relid))
+		GetUserIdAndSecContext(&userid, &sec_context);
+		if (OidIsValid(relid) && become_owner(relid))
 			maintain_partitions(relid);
+		SetUserIdAndSecContext(userid, sec_context);
 		AtEOXact_GUC(false, nestlevel);
 		catalogs_commit();
 	}

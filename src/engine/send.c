@@ -304,9 +304,30 @@ rtsync_sql_send_binary(PG_FUNCTION_ARGS)
 }
 
 /*--------------------------------------------------------------------------
- * As Supabase has them: stored if they are private, and never an error
+ * As Supabase has them: stored if they are private, with the id in the payload
+ * too, and never an error
  *--------------------------------------------------------------------------
  */
+
+/* Put the message's id into a payload that is an object and has none. */
+static void
+add_id(Sending *sending)
+{
+	Jsonb	   *value = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+														   CStringGetDatum(sending->payload)));
+	JsonbValue	key = {.type = jbvString, .val.string = {2, "id"}};
+	char	   *id;
+
+	if (!JB_ROOT_IS_OBJECT(value) ||
+		findJsonbValueFromContainer(&value->root, JB_FOBJECT, &key) != NULL)
+		return;
+	id = DatumGetCString(DirectFunctionCall1(uuid_out,
+											 UUIDPGetDatum(&sending->id)));
+	sending->payload = psprintf("{\"id\": \"%s\"%s%s", id,
+								JB_ROOT_COUNT(value) > 0 ? ", " : "",
+								sending->payload + 1);
+	sending->payload_length = strlen(sending->payload);
+}
 
 static void
 get_message_or_warn(FunctionCallInfo fcinfo, bool json)
@@ -324,6 +345,8 @@ get_message_or_warn(FunctionCallInfo fcinfo, bool json)
 	}
 	get_message(fcinfo, &sending, json);
 	sending.persist = sending.private;
+	if (json)
+		add_id(&sending);
 	send_or_warn(&sending);
 }
 
@@ -434,6 +457,7 @@ rtsync_sql_broadcast_changes_or_warn(PG_FUNCTION_ARGS)
 
 	get_change(fcinfo, &sending);
 	sending.persist = true;
+	add_id(&sending);
 	send_or_warn(&sending);
 	PG_RETURN_VOID();
 }
