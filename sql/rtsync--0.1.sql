@@ -365,3 +365,49 @@ GRANT EXECUTE ON FUNCTION rtsync.send, rtsync.send_binary, rtsync.send_or_warn,
   rtsync.send_binary_or_warn, rtsync.broadcast_changes(),
   rtsync.broadcast_changes(text, text, text, text, text, record, record, text),
   rtsync.broadcast_changes_or_warn TO PUBLIC;
+
+--
+-- Asking: what would a subscriber get, and why not?  Who asks must be able to
+-- SET ROLE to the role in question; members of rtsync_authenticator can, for
+-- all roles that a token may name.
+--
+CREATE FUNCTION rtsync.explain(
+  role pg_catalog.regrole,
+  claims pg_catalog.jsonb,
+  relation pg_catalog.regclass,
+  data pg_catalog.jsonb,      -- the primary key of a row, or a whole row
+  filter pg_catalog.text DEFAULT NULL,
+  where_ pg_catalog.text DEFAULT NULL,
+  OUT step pg_catalog.text,
+  OUT object pg_catalog.text,
+  OUT passed pg_catalog.bool, -- null: it did neither pass nor fail
+  OUT detail pg_catalog.text
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'rtsync_sql_explain'
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 12;
+COMMENT ON FUNCTION rtsync.explain IS 'why a subscriber gets the changes of a row, or does not';
+
+CREATE FUNCTION rtsync.decide(
+  role pg_catalog.regrole,
+  claims pg_catalog.jsonb,
+  relation pg_catalog.regclass,
+  old pg_catalog.jsonb,       -- null: an INSERT
+  new pg_catalog.jsonb,       -- null: a DELETE
+  filter pg_catalog.text DEFAULT NULL,
+  where_ pg_catalog.text DEFAULT NULL,
+  events pg_catalog.text DEFAULT '*',
+  columns pg_catalog.text[] DEFAULT NULL,
+  view pg_catalog.bool DEFAULT false,
+  OUT event pg_catalog.text,  -- INSERT, UPDATE, DELETE, nothing, undecidable, error
+  OUT record pg_catalog.json,
+  OUT old_record pg_catalog.json,
+  OUT old_row pg_catalog.text, -- does it pass: yes, no, unknown; null: there is none
+  OUT new_row pg_catalog.text,
+  OUT detail pg_catalog.text
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'rtsync_sql_decide'
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1;
+COMMENT ON FUNCTION rtsync.decide IS 'what a subscriber gets of a change';
+
+REVOKE ALL ON FUNCTION rtsync.explain, rtsync.decide FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION rtsync.explain, rtsync.decide TO rtsync_authenticator;

@@ -20,8 +20,8 @@
  * claims is compiled into parameters, so that nobody needs to be entered, and
  * the index (predicate.c) finds the few groups that a row can concern.  Where that
  * is not possible (sub-queries, functions that cannot be looked into), a group
- * is decided by itself, as its principal.  What users wrote (policies, filters) can fail; decide_changes says
- * what that costs.
+ * is decided by itself, as its principal.  What users wrote (policies, filters)
+ * can fail; decide_changes says what that costs.
  *
  * Called by route.c inside a transaction on the present.
  *
@@ -753,6 +753,17 @@ decide_old_columns(const Match *match)
 {
 	return match->old == OLD_KEY ? match->tg->key :
 		match->old == OLD_IDENTITY ? match->tg->identity : NULL;
+}
+
+/* What of the change is to be shown */
+void
+decide_render_spec(const Match *match, RenderSpec *spec)
+{
+	spec->kind = match->outcome == OUTCOME_INSERT ? CHANGE_INSERT :
+		match->outcome == OUTCOME_UPDATE ? CHANGE_UPDATE : CHANGE_DELETE;
+	spec->columns = match->tg->columns;
+	spec->record = match->tg->record;
+	spec->old_record = decide_old_columns(match);
 }
 
 /* Changes withheld because of errors, since the start */

@@ -15,6 +15,7 @@
 #include "nodes/pg_list.h"
 
 #include "engine/history.h"
+#include "engine/render.h"
 #include "engine/tables.h"
 
 typedef enum Outcome
@@ -64,6 +65,7 @@ extern void decide_prepare(TableGroup *tg, TableAccess *access);
 extern void decide_verdicts(TableGroup *tg, ChangeRows *rows,
 							Verdict *old_verdict, Verdict *new_verdict);
 extern const Bitmapset *decide_old_columns(const Match *match);
+extern void decide_render_spec(const Match *match, RenderSpec *spec);
 extern void decide_report_error(TableGroup *tg, const ErrorData *error);
 extern uint64 decide_errors(void);
 

@@ -88,6 +88,8 @@ typedef struct PluginSink
 /* Must be called before the decoding context is made, which keeps the sink
  * that it finds (NULL: none). */
 extern void plugin_set_sink(const PluginSink *sink);
+extern bool plugin_filtered(ChangeKind *kind, bool *has_old, bool *has_new,
+							bool old_passes, bool new_passes);
 extern PGDLLEXPORT void _PG_output_plugin_init(OutputPluginCallbacks *cb);
 
 #endif							/* RTSYNC_PLUGIN_H */

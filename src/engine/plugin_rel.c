@@ -695,35 +695,51 @@ form_published(RelEntry *entry, Datum *values, bool *nulls)
 
 /* ----- row filter ----- */
 
-/*
- * Apply the row filter to a change; false: nothing is published.  An UPDATE
- * that moves a row into the filter becomes an INSERT, one that moves it out a
- * DELETE, whether those operations are published or not, as in the built-in
- * replication.  Without an old row nothing that the filter looks at can have
- * changed (its columns must be part of the replica identity), so the new row
- * decides alone.
- */
+/* Apply the row filter to a change; false: nothing is published. */
 static bool
 filter_change(RelEntry *entry, PluginChange *out)
 {
-	bool		old_passes = out->oldtuple != NULL &&
-		filter_passes(entry, out->oldtuple);
-	bool		new_passes = out->newtuple != NULL &&
-		filter_passes(entry, out->newtuple);
+	bool		has_old = out->oldtuple != NULL;
+	bool		has_new = out->newtuple != NULL;
+	bool		published;
 
-	if (out->kind != CHANGE_UPDATE || out->oldtuple == NULL)
-		return out->kind == CHANGE_DELETE ? old_passes : new_passes;
+	published = plugin_filtered(&out->kind, &has_old, &has_new,
+								has_old && filter_passes(entry, out->oldtuple),
+								has_new && filter_passes(entry, out->newtuple));
+	if (!has_old)
+		out->oldtuple = NULL;
+	if (!has_new)
+	{
+		out->newtuple = NULL;
+		out->missing = NULL;
+	}
+	return published;
+}
+
+/*
+ * What becomes of a change of which these rows pass the row filter; false:
+ * nothing is published.  An UPDATE that moves a row into the filter becomes an
+ * INSERT, one that moves it out a DELETE, whether those operations are
+ * published or not, as in the built-in replication.  Without an old row
+ * nothing that the filter looks at can have changed (its columns must be part
+ * of the replica identity), so the new row decides alone.
+ */
+bool
+plugin_filtered(ChangeKind *kind, bool *has_old, bool *has_new,
+				bool old_passes, bool new_passes)
+{
+	if (*kind != CHANGE_UPDATE || !*has_old)
+		return *kind == CHANGE_DELETE ? old_passes : new_passes;
 
 	if (new_passes && !old_passes)
 	{
-		out->kind = CHANGE_INSERT;
-		out->oldtuple = NULL;
+		*kind = CHANGE_INSERT;
+		*has_old = false;
 	}
 	else if (old_passes && !new_passes)
 	{
-		out->kind = CHANGE_DELETE;
-		out->newtuple = NULL;
-		out->missing = NULL;
+		*kind = CHANGE_DELETE;
+		*has_new = false;
 	}
 	return old_passes || new_passes;
 }

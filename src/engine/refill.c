@@ -83,7 +83,7 @@ take_values(ChangeRows *rows, Relation rel, TupleTableSlot *slot)
 			TupleDescAttr(now, i)->atttypid != TupleDescAttr(desc, i)->atttypid)
 			continue;
 		values[i] = slot_getattr(slot, i + 1, &nulls[i]);
-		if (!nulls[i])
+		if (!nulls[i] && TupleDescAttr(now, i)->attlen == -1)
 			values[i] = PointerGetDatum(PG_DETOAST_DATUM_COPY(values[i]));
 		rows->new_known = bms_add_member(rows->new_known, i + 1);
 	}

@@ -78,13 +78,6 @@ route_init(XLogRecPtr confirmed)
  *--------------------------------------------------------------------------
  */
 
-static const Bitmapset *
-old_columns(const Match *match)
-{
-	return match->old == OLD_KEY ? match->tg->key :
-		match->old == OLD_IDENTITY ? match->tg->identity : NULL;
-}
-
 /* May two groups be sent the same bytes? */
 static bool
 same_rendering(const Match *a, const Match *b)
@@ -93,7 +86,7 @@ same_rendering(const Match *a, const Match *b)
 		a->tg->group->principal->roleid == b->tg->group->principal->roleid &&
 		bms_equal(a->tg->columns, b->tg->columns) &&
 		bms_equal(a->tg->record, b->tg->record) &&
-		bms_equal(old_columns(a), old_columns(b));
+		bms_equal(decide_old_columns(a), decide_old_columns(b));
 }
 
 typedef struct RenderAttempt
@@ -111,11 +104,7 @@ attempt_render(void *arg)
 	PrincipalScope scope;
 	RenderSpec	spec;
 
-	spec.kind = match->outcome == OUTCOME_INSERT ? CHANGE_INSERT :
-		match->outcome == OUTCOME_UPDATE ? CHANGE_UPDATE : CHANGE_DELETE;
-	spec.columns = match->tg->columns;
-	spec.record = match->tg->record;
-	spec.old_record = old_columns(match);
+	decide_render_spec(match, &spec);
 	initStringInfo(&what->buf);
 	principal_enter_role(match->tg->group->principal->roleid, &scope);
 	render_event(&what->buf, what->change->commit_time, &what->change->rows,
