@@ -288,7 +288,6 @@ const dropped = [
   `${'['.repeat(100_000)}`, `${'['.repeat(50_000)}${']'.repeat(50_000)}`,
   `[null,"1","phoenix","heartbeat",${'{"a":'.repeat(20_000)}1${'}'.repeat(20_000)}]`,
   '[null,"1","phoenix","heartbeat",1e999999]', '["1","1","realtime:a\\u0000b","phx_join",{}]',
-  '["1","1","realtime:a","phx_join",{"config":{"postgres_changes":[{"table":"a\\u0000b"}]}}]',
   '{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"1"}', // the other version's form
 ];
 test(`JSON: ${dropped.length} malformed messages are dropped`, async () => {
@@ -361,6 +360,7 @@ const payloads = [
   { config: { postgres_changes: [{ ...target, schema: 'pg_catalog', table: 'pg_authid' }] } },
   { config: { postgres_changes: [{ ...target, table: "target'; DROP TABLE target; --" }] } },
   { config: { postgres_changes: [{ ...target, table: 't'.repeat(100_000) }] } },
+  { config: { postgres_changes: [{ ...target, table: 'a\u0000b' }] } },
   { config: { postgres_changes: [{ ...target, event: 'TRUNCATE' }] } },
   { config: { postgres_changes: Array.from({ length: 10_000 }, () => target) } },
   { config: { broadcast: 5, presence: [], private: {}, postgres_changes: [] } },
@@ -427,30 +427,39 @@ test(`filter: ${filters.length} bad ones are refused in words`, async () => {
 // Many
 //
 
-test('joins: 10,000 topics on one connection stop at the limit', async () => {
+test('joins: more topics than one connection may have', async () => {
   const client = await RawClient.open({ apikey: reader });
-  const refs = Array.from({ length: 10_000 }, (_, n) =>
-    client.send(`realtime:many-${n}`, 'phx_join', { config: { postgres_changes: [target] } }, `j${n}`));
-  await until('10,000 replies', () => client.frames.filter((f) => f.event === 'phx_reply').length >= refs.length,
-    { timeout: 60_000, every: 50 });
-  const replies = client.frames.filter((f) => f.event === 'phx_reply').map((f) => f.payload);
-  const ok = replies.filter((r) => r.status === 'ok').length;
-  const refused = replies.filter((r) => r.response.reason === 'ChannelRateLimitReached: Too many channels').length;
-  assert.deepEqual([ok, refused], [100, 9_900]);
+  for (let n = 0; n < 200; n++)
+    client.send(`realtime:many-${n}`, 'phx_join', { config: { postgres_changes: [target] } }, `j${n}`);
+  const replies = () => client.frames.filter((f) => f.event === 'phx_reply').map((f) => f.payload);
+  await until('200 replies', () => replies().length === 200);
+  const ok = replies().filter((r) => r.status === 'ok').length;
+  const refused = replies().filter((r) => r.response.reason === 'ChannelRateLimitReached: Too many channels').length;
+  assert.deepEqual([ok, refused], [100, 100]);
   client.close();
-}, { timeout: 90_000 });
+});
 
-test('joins: 10,000 times the same topic leaves one channel', async () => {
+test('joins: 10,000 at once on one connection end it, and the next one is served', async () => {
   const client = await RawClient.open({ apikey: reader });
   for (let n = 0; n < 10_000; n++)
+    client.send(`realtime:flood-${n}`, 'phx_join', { config: { postgres_changes: [target] } }, `j${n}`);
+  assert.deepEqual(await client.waitClosed(), { code: 1001, reason: 'Too many joins per second' });
+  const next = await RawClient.open({ apikey: reader });
+  await next.joinOk('flood-0', [target]);
+  next.close();
+});
+
+test('joins: 400 times the same topic leaves one channel', async () => {
+  const client = await RawClient.open({ apikey: reader });
+  for (let n = 0; n < 400; n++)
     client.send('realtime:same', 'phx_join', { config: { postgres_changes: [target] } }, `j${n}`);
-  await client.frame('the last reply', (f) => f.event === 'phx_reply' && f.joinRef === 'j9999', { timeout: 60_000 });
+  await client.frame('the last reply', (f) => f.event === 'phx_reply' && f.joinRef === 'j399');
   await sql("TRUNCATE target; INSERT INTO target VALUES (2, 'x', true, '{}')");
   await client.frame('the row', () => client.changes('same').length > 0);
   await client.heartbeat();
   assert.equal(client.changes('same').length, 1);
   client.close();
-}, { timeout: 90_000 });
+});
 
 test('joins: 100 connections with 100 channels each get one row 10,000 times', async () => {
   const clients = await Promise.all(Array.from({ length: 100 }, () => RawClient.open({ apikey: reader })));
