@@ -10,9 +10,10 @@
  * later value a little early, and its own event follows.  If the row is gone,
  * the value stays unknown, and the event that says so follows too.
  *
- * This reads the table with the engine's own rights, by an index scan and no
- * query, so that no code of a user runs; the value is shown to nobody before
- * it was decided who may see it.
+ * This reads the table with the engine's own rights; the value is shown to
+ * nobody before it was decided who may see it.  An ordinary table is read by
+ * an index scan, a partitioned one, published as such, by a query that finds
+ * the partition.  Neither runs anything but the key's equality operators.
  *
  * Called by route.c inside a transaction on the present.
  *
@@ -26,7 +27,9 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/pg_class.h"
+#include "executor/spi.h"
 #include "executor/tuptable.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -67,10 +70,10 @@ make_keys(Relation index, const RelSchema *schema, HeapTuple tuple,
 
 /* Replace what is not known in the tuple by the row's values of now. */
 static void
-take_values(ChangeRows *rows, Relation rel, TupleTableSlot *slot)
+take_values(ChangeRows *rows, TupleDesc now, Datum *now_values,
+			bool *now_nulls)
 {
 	TupleDesc	desc = rows->schema->desc;
-	TupleDesc	now = RelationGetDescr(rel);
 	Datum	   *values = palloc(sizeof(Datum) * desc->natts);
 	bool	   *nulls = palloc(sizeof(bool) * desc->natts);
 
@@ -82,16 +85,16 @@ take_values(ChangeRows *rows, Relation rel, TupleTableSlot *slot)
 		if (i >= now->natts || TupleDescAttr(now, i)->attisdropped ||
 			TupleDescAttr(now, i)->atttypid != TupleDescAttr(desc, i)->atttypid)
 			continue;
-		values[i] = slot_getattr(slot, i + 1, &nulls[i]);
-		if (!nulls[i] && TupleDescAttr(now, i)->attlen == -1)
-			values[i] = PointerGetDatum(PG_DETOAST_DATUM_COPY(values[i]));
+		nulls[i] = now_nulls[i];
+		if (!nulls[i])
+			values[i] = PointerGetDatum(PG_DETOAST_DATUM_COPY(now_values[i]));
 		rows->new_known = bms_add_member(rows->new_known, i + 1);
 	}
 	rows->newtuple = *heap_form_tuple(desc, values, nulls);
 }
 
 static void
-look_up(ChangeRows *rows, Relation rel, Relation index)
+look_up_by_index(ChangeRows *rows, Relation rel, Relation index)
 {
 	ScanKeyData keys[INDEX_MAX_KEYS];
 	TupleTableSlot *slot;
@@ -105,14 +108,78 @@ look_up(ChangeRows *rows, Relation rel, Relation index)
 	index_rescan(scan, keys, IndexRelationGetNumberOfKeyAttributes(index),
 				 NULL, 0);
 	if (index_getnext_slot(scan, ForwardScanDirection, slot))
-		take_values(rows, rel, slot);
+	{
+		slot_getallattrs(slot);
+		take_values(rows, RelationGetDescr(rel), slot->tts_values,
+					slot->tts_isnull);
+	}
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 }
 
+/* SELECT * FROM table WHERE key = $1 AND ..., and its parameters */
+static char *
+lookup_query(ChangeRows *rows, Relation rel, Oid *types, Datum *values,
+			 int *nvalues)
+{
+	RelSchema  *schema = rows->schema;
+	StringInfoData buf;
+	int			attnum = -1;
+	bool		isnull;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "SELECT * FROM %s WHERE true",
+					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+												RelationGetRelationName(rel)));
+	*nvalues = 0;
+	while ((attnum = bms_next_member(schema->pkey, attnum)) >= 0)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
+
+		values[*nvalues] = heap_getattr(&rows->newtuple, attnum, schema->desc,
+										&isnull);
+		types[*nvalues] = att->atttypid;
+		appendStringInfo(&buf, " AND %s OPERATOR(pg_catalog.=) $%d",
+						 quote_identifier(NameStr(att->attname)),
+						 ++*nvalues);
+	}
+	return buf.data;
+}
+
+static void
+look_up_by_query(ChangeRows *rows, Relation rel)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[INDEX_MAX_KEYS];
+	Datum		keys[INDEX_MAX_KEYS];
+	int			nkeys;
+	char	   *query = lookup_query(rows, rel, types, keys, &nkeys);
+
+	SPI_connect();
+	if (SPI_execute_with_args(query, nkeys, types, keys, NULL, true,
+							  1) == SPI_OK_SELECT && SPI_processed == 1)
+	{
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		int			natts = RelationGetDescr(rel)->natts;
+		Datum	   *values = palloc0(sizeof(Datum) * natts);
+		bool	   *nulls = palloc0(sizeof(bool) * natts);
+		int			column = 0;
+
+		/* "*" does not have the dropped columns */
+		for (int i = 0; i < natts; i++)
+			if (!TupleDescAttr(RelationGetDescr(rel), i)->attisdropped)
+				values[i] = SPI_getbinval(SPI_tuptable->vals[0], desc,
+										  ++column, &nulls[i]);
+		MemoryContextSwitchTo(context);
+		take_values(rows, RelationGetDescr(rel), values, nulls);
+	}
+	SPI_finish();
+	MemoryContextSwitchTo(context);
+}
+
 /*
  * Look up what is not known of the new row, as far as that is possible; the
- * result is in the current memory context.
+ * result is in the current memory context.  May raise errors.
  */
 void
 refill_rows(ChangeRows *rows)
@@ -127,11 +194,15 @@ refill_rows(ChangeRows *rows)
 		return;
 	(void) RelationGetIndexList(rel);	/* finds rd_pkindex */
 	indexid = rel->rd_pkindex;
-	if (OidIsValid(indexid) && rel->rd_rel->relkind == RELKIND_RELATION)
+	if (!OidIsValid(indexid))
+		;
+	else if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		look_up_by_query(rows, rel);
+	else
 	{
 		Relation	index = index_open(indexid, AccessShareLock);
 
-		look_up(rows, rel, index);
+		look_up_by_index(rows, rel, index);
 		index_close(index, AccessShareLock);
 	}
 	table_close(rel, AccessShareLock);

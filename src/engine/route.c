@@ -250,11 +250,25 @@ send_slice(Slice *slice, bool carefully)
 }
 
 static void
+attempt_refill(void *arg)
+{
+	refill_rows(arg);
+}
+
+static void
 decide_slice(Slice *slice, bool carefully)
 {
 	for (int i = 0; i < slice->count; i++)
-		if (slice->changes[i].rows.schema != NULL)
-			refill_rows(&slice->changes[i].rows);
+	{
+		ChangeRows *rows = &slice->changes[i].rows;
+
+		if (rows->schema == NULL || rows->new_known == NULL)
+			continue;
+		if (!carefully)
+			refill_rows(rows);
+		else if (attempt(attempt_refill, rows) != NULL)
+			continue;			/* its values stay unknown */
+	}
 	if (slice->late == NULL)
 	{
 		decide_changes(slice->routes, carefully);
