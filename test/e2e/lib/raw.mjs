@@ -13,6 +13,7 @@ export class RawClient {
     if (vsn !== null) query.set('vsn', vsn);
     this.vsn = vsn ?? '1.0.0';
     this.frames = []; // everything received, as objects
+    this.onFrame = null; // called with each frame, if it is set
     this.lastRef = 0;
     this.closed = null; // { code, reason } when it is
     this.socket = new WebSocket(`${base}${path}?${query}`, { perMessageDeflate: false, ...options });
@@ -45,6 +46,7 @@ export class RawClient {
     } else {
       this.frames.push({ ...message, text, at: performance.now() });
     }
+    this.onFrame?.(this.frames.at(-1));
   }
 
   sendText(text) {

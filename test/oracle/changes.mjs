@@ -1,0 +1,188 @@
+// What happens in a run: rounds of steps, each round ended by a quiet point.
+//
+//	{ sql: [...], rollback }	a transaction
+//	{ state: true, sql: [...] }	likewise, but one that changes who may see what
+//	{ token: client, claims }, ...
+//
+// In some rounds nothing changes but rows: there the events are known exactly.
+
+import { createPolicy, people, randomClaims, randomCondition, randomPolicy } from './policies.mjs';
+import { ident, literal } from './sql.mjs';
+
+// A literal for a column
+function value(random, table, column) {
+  if (column.nullable && random.chance(0.12)) return 'NULL';
+  if (column.big) return `repeat(md5('${random.int(1e6)}'), ${random.pick([1, 80, 160])})`;
+  return `${literal(random.pick(column.values))}::${column.sqlType}`;
+}
+
+const writable = (table) => table.columns.filter((c) => !c.generated);
+
+function insert(random, table) {
+  const columns = writable(table);
+  const rows = random.weighted([[6, 1], [2, 3], [0.5, 12]]);
+  const lists = Array.from({ length: rows }, () => `(${columns.map((c) => value(random, table, c)).join(', ')})`);
+  const conflict = table.pkey.length || table.unique ? ' ON CONFLICT DO NOTHING' : '';
+  return `INSERT INTO ${table.sql} (${columns.map((c) => ident(c.name)).join(', ')}) VALUES ${lists.join(', ')}${conflict}`;
+}
+
+// Which rows a statement is about
+function where(random, table) {
+  const by = (name) => {
+    const column = table.columns.find((c) => c.name === name);
+    return `${ident(name)} = ${literal(random.pick(column.values))}::${column.sqlType}`;
+  };
+  return random.weighted([
+    [6, () => by(random.pick(table.keys))],
+    [1.5, () => `team = ${random.between(1, 4)}`],
+    [1, () => `n % 3 = ${random.int(3)}`],
+    [0.5, () => 'true'],
+  ])();
+}
+
+// UPDATE of columns that are no key
+function update(random, table) {
+  const columns = writable(table).filter((c) => !table.pkey.includes(c.name) && c.name !== table.unique);
+  const set = random.some(columns, random.between(1, 3)).map((c) => `${ident(c.name)} = ${value(random, table, c)}`);
+  return `UPDATE ${table.sql} SET ${set.join(', ')} WHERE ${where(random, table)}`;
+}
+
+// UPDATE of a key column, or of the one that decides about the partition; it
+// may fail, as real ones do
+function changeKey(random, table) {
+  const names = [...(table.pkey.length ? table.pkey : table.keys), ...(table.unique ? [table.unique] : [])];
+  const name = random.pick(names);
+  const column = table.columns.find((c) => c.name === name);
+  const also = random.chance(0.3) ? `, owner = ${literal(random.pick(people))}` : '';
+  const key = random.pick(table.keys);
+  const keyColumn = table.columns.find((c) => c.name === key);
+  return `UPDATE ${table.sql} SET ${ident(column.name)} = ${value(random, table, column)}${also} ` +
+    `WHERE ${ident(key)} = ${literal(random.pick(keyColumn.values))}::${keyColumn.sqlType}`;
+}
+
+const remove = (random, table) => `DELETE FROM ${table.sql} WHERE ${where(random, table)}`;
+
+function statement(random, table) {
+  return random.weighted([[5, insert], [6, update], [1.5, changeKey], [2.5, remove]])(random, table);
+}
+
+// A transaction over the tables; "truncate" if it may empty one
+function transaction(random, run, truncate) {
+  const table = random.pick(run.tables);
+  if (truncate && random.chance(0.03)) return { sql: [`TRUNCATE ${table.sql}`] };
+  const sql = [];
+  const n = random.weighted([[6, 1], [2, 2], [1, 4]]);
+  for (let i = 0; i < n; i++) sql.push(statement(random, random.chance(0.8) ? table : random.pick(run.tables)));
+  if (n > 1 && random.chance(0.4)) {
+    const at = random.int(sql.length);
+    sql.splice(at, 0, 'SAVEPOINT s', statement(random, table), random.chance(0.7) ? 'ROLLBACK TO SAVEPOINT s' : 'RELEASE SAVEPOINT s');
+  }
+  return { sql, rollback: random.chance(0.06) };
+}
+
+// Changes of the tables that policies read
+function membership(random, run) {
+  const m = `${run.schema}.members`;
+  const id = random.between(1, 10);
+  const team = random.between(1, 4);
+  const user = literal(random.pick(people));
+  return {
+    state: true, reads: ['members', 'tree'],
+    sql: [random.weighted([
+      [3, `INSERT INTO ${m} VALUES (${id}, ${user}, ${team}, ${random.chance(0.7)}) ON CONFLICT DO NOTHING`],
+      [2, `UPDATE ${m} SET team = ${team} WHERE id = ${id}`],
+      [2, `UPDATE ${m} SET active = NOT active WHERE id = ${id}`],
+      [2, `DELETE FROM ${m} WHERE id = ${id}`],
+      [0.3, `TRUNCATE ${m}`],
+      [1, `INSERT INTO ${run.schema}.tree VALUES (${team}, ${random.between(1, 4)})`],
+      [1, `DELETE FROM ${run.schema}.tree WHERE parent = ${team}`],
+    ])],
+  };
+}
+
+function policyChange(random, run) {
+  const live = random.pick(run.live);
+  const existing = live.policies.length > 0 ? random.pick(live.policies) : null;
+  const target = { ...live.table, name: live.name, sql: live.sql };
+  const choices = [[2, () => {
+    const policy = randomPolicy(random, run, target, `p${live.policyNumber++}`);
+    live.policies.push(policy);
+    return createPolicy(live, policy);
+  }]];
+  if (existing) {
+    choices.push([2, () => {
+      live.policies.splice(live.policies.indexOf(existing), 1);
+      return `DROP POLICY ${existing.name} ON ${live.sql}`;
+    }], [3, () => {
+      existing.condition = randomCondition(random, run, target);
+      return `ALTER POLICY ${existing.name} ON ${live.sql} USING (${existing.condition.sql})`;
+    }], [1, () => {
+      existing.roles = random.chance(0.5) ? null : random.some(run.roles.map((r) => r.name), 2);
+      return `ALTER POLICY ${existing.name} ON ${live.sql} TO ${existing.roles ? existing.roles.join(', ') : 'PUBLIC'}`;
+    }]);
+  }
+  choices.push([1, () => `ALTER TABLE ${live.sql} ${random.pick(['ENABLE', 'DISABLE'])} ROW LEVEL SECURITY`],
+    [1, () => `ALTER TABLE ${live.sql} ${random.pick(['FORCE', 'NO FORCE'])} ROW LEVEL SECURITY`]);
+  return { state: true, sql: [random.weighted(choices)()] };
+}
+
+function grantChange(random, run) {
+  const live = random.pick(run.live);
+  const role = random.pick(run.roles).name;
+  const columns = random.some(live.table.columns, random.between(1, 4)).map((c) => ident(c.name)).join(', ');
+  return {
+    state: true,
+    sql: [random.weighted([
+      [2, `GRANT SELECT ON ${live.sql} TO ${role}`],
+      [2, `REVOKE SELECT ON ${live.sql} FROM ${role}`],
+      [1, `REVOKE SELECT (${columns}) ON ${live.sql} FROM ${role}`],
+      [1, `GRANT SELECT (${columns}) ON ${live.sql} TO ${role}`],
+      [1, `GRANT SELECT ON ${live.sql} TO PUBLIC`],
+      [1, `REVOKE SELECT ON ${live.sql} FROM PUBLIC`],
+    ])],
+  };
+}
+
+function roleChange(random, run) {
+  const [a, b] = random.some(run.roles.slice(0, 4).map((r) => r.name), 2).sort();
+  return {
+    state: true,
+    sql: [random.weighted([
+      [2, `GRANT ${a} TO ${b}`],
+      [2, `REVOKE ${a} FROM ${b}`],
+      [1, `ALTER ROLE ${a} ${random.pick(['BYPASSRLS', 'NOBYPASSRLS'])}`],
+    ])],
+  };
+}
+
+function publicationChange(random, run) {
+  const table = random.pick(run.tables);
+  return { state: true, sql: [`ALTER PUBLICATION rtsync ${random.pick(['DROP', 'ADD'])} TABLE ${table.sql}`], mayFail: true };
+}
+
+function stateChange(random, run) {
+  return random.weighted([[4, membership], [3, policyChange], [2, grantChange], [1, roleChange], [0.7, publicationChange]])(random, run);
+}
+
+// First some rows, then the rounds
+export function makeRounds(run) {
+  const { random } = run;
+  const rounds = [];
+  const count = random.between(2, 4);
+  run.initial = run.tables.flatMap((table) => Array.from({ length: 3 }, () => insert(random, table)));
+  for (let i = 0; i < count; i++) {
+    const steps = [];
+    const stable = random.chance(0.5);
+    const n = random.between(3, 12);
+    for (let j = 0; j < n; j++) {
+      if (!stable && random.chance(0.25)) steps.push(stateChange(random, run));
+      else steps.push(transaction(random, run, true));
+      if (random.chance(0.04)) {
+        const client = random.pick(run.clients);
+        steps.push({ token: client, claims: randomClaims(random), role: random.chance(0.3) ? random.pick(run.roles).name : client.role });
+      }
+    }
+    rounds.push({ stable, steps });
+  }
+  return rounds;
+}

@@ -1,0 +1,377 @@
+// What each view should have been sent, and what it may have been sent.
+//
+// All row versions are logged by triggers.  Time is cut into epochs: within an
+// epoch nothing changes who may see what.  At the end of an epoch each version
+// of the round is asked for, as each principal: it is put into its table in a
+// transaction that is rolled back, and SELECTed under the role, the claims and
+// the filters.  So the server itself says what is visible; no condition is
+// evaluated here.
+//
+// Checked at the end of a round:
+//
+//	safety	Each event's record is a version that was committed, and visible to
+//			the principal in some epoch between its commit and its receipt; it
+//			has only columns that were SELECTable in one of these.  With
+//			nothing changing in between, that is "exactly visible".  Likewise
+//			the row that a DELETE or an old_record speaks of.
+//	events	In a round in which only rows changed: the events are exactly those
+//			of the decision table, in order.
+//	rows	What a view holds is what SELECT gives.
+//
+// Where less is compared, and why:
+//
+//	undecidable	Of the old row the WAL has only the replica identity.  Where a
+//			policy or filter reads more, a DELETE, and an UPDATE after which the
+//			row is not visible, send nothing, as documented.  The row that they
+//			were about may stay in the replica until it is seen again or the
+//			client refetches: such keys are in view.stale, and for these alone
+//			a row may be held too many.
+//	no key	A view whose columns do not have the primary key cannot apply
+//			events: its rows are not compared, its events are.  Without a
+//			primary key whole rows are compared as a multiset, unless a refetch
+//			overlapped with events.
+//	events of one kind	(INSERT alone, ...) make no replica: events are compared.
+//	hidden	What a policy's function reads is not known to anybody.  After a
+//			change of the membership tables such views read their rows anew.
+//	failing	Where a policy raises an error for a row, SELECT fails as a whole:
+//			rows are compared when it succeeds again.
+
+import { become } from './database.mjs';
+import { canonical, ident, literal } from './sql.mjs';
+
+const project = (row, columns) => Object.fromEntries(columns.filter((name) => name in row).map((name) => [name, row[name]]));
+
+const sameOn = (part, row) => Object.entries(part).every(([name, value]) => name in row && canonical(row[name]) === canonical(value));
+
+export class Judge {
+  constructor(run, connection) {
+    Object.assign(this, { run, connection });
+    this.lastSeq = 0;
+    this.entries = []; // of the round: { live, op, old, new, epoch }; old and new are versions
+    this.versions = new Map();
+    this.liveByOid = new Map();
+    this.failures = [];
+  }
+
+  fail(view, what, details = {}) {
+    this.failures.push({ view: view?.name, what, ...details });
+  }
+
+  // What the log has got since the last time belongs to this epoch.
+  async readLog(epoch) {
+    const { rows } = await this.connection.query(`
+      SELECT seq, op, old, new, (SELECT relname FROM pg_class WHERE oid = rel) AS relation,
+        (SELECT relname FROM pg_class WHERE oid = pg_partition_root(rel)) AS root
+      FROM oracle.log WHERE seq > $1 ORDER BY seq`, [this.lastSeq]);
+    for (const row of rows) {
+      this.lastSeq = row.seq;
+      const live = this.run.live.find((l) => l.name === row.relation) ?? this.run.live.find((l) => l.name === row.root);
+      const lives = live ? [live] : this.run.live.filter((l) => l.table.name === row.relation); // TRUNCATE of a root
+      for (const each of lives)
+        this.entries.push({
+          live: each, op: row.op, epoch, relation: row.relation,
+          old: row.old && this.version(each, row.old, -1), new: row.new && this.version(each, row.new, epoch),
+        });
+    }
+  }
+
+  version(live, raw, epoch) {
+    const key = `${live.name} ${canonical(raw)}`;
+    let version = this.versions.get(key);
+    if (!version) {
+      version = { live, raw, row: live.normalize(raw), epoch: epoch < 0 ? 0 : epoch, seen: new Map() };
+      this.versions.set(key, version);
+    }
+    return version;
+  }
+
+  // Ask for everything of the round that was not asked for in this epoch.
+  async endEpoch(epoch) {
+    await this.readLog(epoch);
+    for (const live of this.run.live) {
+      const versions = [...this.versions.values()].filter((v) => v.live === live);
+      if (versions.length > 0) await this.look(live, versions, epoch);
+    }
+  }
+
+  principals(live) {
+    const found = new Map();
+    for (const view of this.run.views()) {
+      if (view.live !== live) continue;
+      const { role, claims } = view.subscriber;
+      const key = principalKey(view.subscriber);
+      if (!found.has(key)) found.set(key, { key, role, claims, filters: new Map() });
+      if (view.binding.filter) found.get(key).filters.set(view.binding.filter.sql, view.binding.filter.sql);
+    }
+    return [...found.values()];
+  }
+
+  async look(live, versions, epoch) {
+    const principals = this.principals(live);
+    const { state } = this.run;
+    const unreadable = (p) => state.access[`${live.name} ${p.role}`].columns.length === 0;
+    for (const p of principals.filter(unreadable))
+      for (const v of versions) note(v, p, epoch, null);
+    const able = principals.filter((p) => !unreadable(p));
+    if (able.length === 0) return;
+    const partial = [...new Set(able.map((p) => p.role).filter((r) => !state.access[`${live.name} ${r}`].whole))];
+    try {
+      await this.connection.query(`BEGIN; SET LOCAL session_replication_role = replica;
+        ${partial.map((r) => `GRANT SELECT ON ${live.sql} TO ${r};`).join(' ')}`);
+      for (const batch of batches(versions, live)) await this.lookBatch(live, batch, able, epoch);
+    } finally {
+      await this.connection.query('ROLLBACK');
+    }
+  }
+
+  async lookBatch(live, batch, principals, epoch) {
+    const columns = this.run.state.tables[live.name].columns.filter((name) =>
+      !live.table.columns.find((c) => c.name === name)?.generated).map(ident).join(', ');
+    // Without a replica identity nothing can be deleted; nor need it be.
+    const table = this.run.state.tables[live.name];
+    const empty = table.full || table.identity.length > 0 ? `DELETE FROM ${live.sql};` : '';
+    const results = await this.connection.query(`${empty}
+      INSERT INTO ${live.sql} (${columns}) SELECT ${columns}
+      FROM jsonb_populate_recordset(NULL::${live.sql}, ${literal(JSON.stringify(batch.map((v) => v.raw)))})
+      RETURNING tableoid::int8 || ' ' || ctid AS place, tableoid::int8 AS rel, ctid`);
+    const { rows } = Array.isArray(results) ? results.at(-1) : results;
+    if (rows.length !== batch.length) throw new Error(`${rows.length} of ${batch.length} versions were put back`);
+    const places = new Map(rows.map((r, i) => [r.place, batch[i]]));
+    for (const principal of principals) {
+      const filters = [...principal.filters.values()];
+      const list = filters.map((sql, i) => `(${sql}) IS TRUE AS f${i}`);
+      const enter = `SAVEPOINT p; ${become(principal.role, principal.claims)};`;
+      let found;
+      try {
+        const results = await this.connection.query(`${enter}
+          SELECT ${["tableoid::int8 || ' ' || ctid AS place", ...list].join(', ')} FROM ${live.sql}; ROLLBACK TO SAVEPOINT p`);
+        found = new Map(results.at(-2).rows.map((r) => [places.get(r.place), filters.map((_, i) => r[`f${i}`])]));
+      } catch {
+        // A policy fails for some row: ask for one after the other.
+        await this.connection.query('ROLLBACK TO SAVEPOINT p');
+        const each = rows.map((r) => `oracle.attempt(${literal(`SELECT jsonb_build_array(${filters.map((sql) => `(${sql}) IS TRUE`).join(', ')})
+          FROM ${live.sql} WHERE tableoid = ${r.rel} AND ctid = '${r.ctid}'`)})`);
+        const results = await this.connection.query(`${enter} SELECT ARRAY[${each.join(', ')}] AS found; ROLLBACK TO SAVEPOINT p`);
+        found = new Map();
+        results.at(-2).rows[0].found.forEach((answer, i) => answer !== null && found.set(batch[i], answer));
+      }
+      for (const v of batch) {
+        const answer = found.get(v);
+        note(v, principal, epoch, answer === undefined ? null : answer === 'error' ? 'error' :
+          new Map(filters.map((sql, i) => [sql, answer[i]])));
+      }
+    }
+  }
+
+  // Was the version visible in the view, at some moment of these epochs?  With
+  // "filtered", its filter counts too.
+  visible(view, version, from, to, filtered = true) {
+    const seen = version.seen.get(principalKey(view.subscriber));
+    if (!seen) return false;
+    for (let epoch = from; epoch <= to; epoch++) {
+      const answer = seen.get(epoch);
+      if (answer && answer !== 'error' && (!filtered || !view.binding.filter || answer.get(view.binding.filter.sql))) return true;
+    }
+    return false;
+  }
+
+  // yes, no, or error, in one epoch; unknown if columns are not known
+  verdict(view, version, epoch, known) {
+    const access = this.run.state.access[`${view.live.name} ${view.subscriber.role}`];
+    const answer = version.seen.get(principalKey(view.subscriber))?.get(epoch);
+    const knows = (columns) => !known || columns.every((name) => known.includes(name));
+    const policy = !knows(access.needs) ? 'unknown' : answer === 'error' ? 'error' : answer ? 'yes' : 'no';
+    if (policy === 'no' || policy === 'error' || !view.binding.filter) return policy;
+    if (!knows(view.binding.filter.columns)) return 'unknown';
+    if (policy === 'unknown') return this.filterAlone(view, version, epoch);
+    return answer.get(view.binding.filter.sql) ? 'yes' : 'no';
+  }
+
+  // The policy is not decidable, the filter is: we only know it for visible rows.
+  filterAlone() {
+    return 'unknown';
+  }
+
+  oldVerdict(view, entry) {
+    const table = this.run.state.tables[view.live.name];
+    return this.verdict(view, entry.old, entry.epoch, table.full ? null : table.identity);
+  }
+
+  // The events of a view for an entry of the log, in a round without other
+  // changes: a list of { type, record, old }, or 'withheld'
+  expected(view, entry) {
+    const wants = (kind) => view.binding.spec.event === '*' || view.binding.spec.event === kind;
+    const one = (type) => (wants(type) ? [{ type, entry }] : []);
+    if (entry.op === 'T') return [];
+    const fresh = entry.new && this.verdict(view, entry.new, entry.epoch, null);
+    if (fresh === 'error') return 'withheld';
+    if (entry.op === 'I') return fresh === 'yes' ? one('INSERT') : [];
+    const old = this.oldVerdict(view, entry);
+    if (entry.op === 'D') return old === 'error' ? (wants('DELETE') ? 'withheld' : []) : old === 'yes' ? one('DELETE') : [];
+    if (old === 'error') return 'withheld';
+    if (fresh === 'yes') {
+      const view_ = view.binding.spec.rtsync?.view;
+      return view_ && old === 'no' ? one('INSERT') : one('UPDATE');
+    }
+    return old === 'yes' ? one('DELETE') : [];
+  }
+
+  // Does the event say what the entry did?
+  fits(view, event, expected) {
+    const { data } = event;
+    const { entry } = expected;
+    if (data.type !== expected.type) return false;
+    if (data.type !== 'DELETE') {
+      const shown = view.columns(this.run.state);
+      for (const name of shown) {
+        const big = name === view.live.table.big && entry.op === 'U';
+        if (!(name in data.record)) {
+          if (!big) return false;
+        } else if (canonical(data.record[name]) !== canonical(entry.new.row[name]) && !big) return false;
+      }
+      if (Object.keys(data.record).some((name) => !shown.includes(name))) return false;
+    }
+    return data.type === 'INSERT' || sameOn(data.old_record, entry.old.row);
+  }
+
+  // All events are such as the principal may get.
+  checkSafety(view) {
+    const access = this.run.accessLog;
+    for (const event of view.received) {
+      const { data, epoch: received } = event;
+      const entries = this.entries.filter((e) => e.live === view.live && e.epoch <= received);
+      const columnsAllowed = (names, from) => names.every((name) => {
+        for (let epoch = from; epoch <= received; epoch++)
+          if (access[epoch]?.[`${view.live.name} ${view.subscriber.role}`]?.columns.includes(name)) return true;
+        return false;
+      });
+      const big = view.live.table.big;
+      const isNew = (e) => e.new && sameOn(Object.fromEntries(Object.entries(data.record).filter(([name]) => name !== big || e.op !== 'U')), e.new.row);
+      const isOld = (e) => e.old && sameOn(data.old_record ?? {}, e.old.row);
+      const names = [...Object.keys(data.record ?? {}), ...Object.keys(data.old_record ?? {}), ...data.columns.map((c) => c.name)];
+      const candidates = entries.filter((e) => columnsAllowed(names, e.epoch) && (data.type === 'DELETE' ? isOld(e) : isNew(e)) &&
+        (data.type !== 'UPDATE' || isOld(e)));
+      if (candidates.length === 0) {
+        this.fail(view, 'an event says what never was, or shows columns that may not be read', { event: data });
+        continue;
+      }
+      const table = this.run.state.tables[view.live.name];
+      const ok = candidates.some((e) => {
+        if (data.type !== 'DELETE') {
+          if (!this.visible(view, e.new, e.epoch, received)) return false;
+          // An old_record is the old row's, or of a key that could not be decided
+          const extra = Object.keys(data.old_record ?? {}).filter((name) => canonical(e.new.row[name]) !== canonical(data.old_record[name]));
+          return extra.length === 0 || this.visible(view, e.old, e.epoch, received, false) ||
+            (!table.full && extra.every((name) => table.identity.includes(name)) && this.undecidable(view));
+        }
+        return this.visible(view, e.old, e.epoch, received);
+      });
+      if (!ok) this.fail(view, 'an event shows a row that the principal could not see', { event: data });
+    }
+  }
+
+  // Does deciding about an old row take more than the WAL has of it?
+  undecidable(view) {
+    const table = this.run.state.tables[view.live.name];
+    if (table.full) return false;
+    const needs = [...this.run.state.access[`${view.live.name} ${view.subscriber.role}`].needs, ...(view.binding.filter?.columns ?? [])];
+    return !needs.every((name) => table.identity.includes(name));
+  }
+
+  checkEvents(view) {
+    const wanted = [];
+    let withheld = 0;
+    for (const entry of this.entries) {
+      if (entry.live !== view.live) continue;
+      const expected = this.expected(view, entry);
+      if (expected === 'withheld') withheld++;
+      else wanted.push(...expected);
+    }
+    const received = [...view.received];
+    if (withheld > 0) {
+      // What fails may be there or not, but all else must be.
+      let at = 0;
+      for (const event of received) if (at < wanted.length && this.fits(view, event, wanted[at])) at++;
+      if (at < wanted.length) this.fail(view, 'an event is missing', { wanted: describe(wanted[at]), received: received.map((e) => e.data) });
+      else if (received.length > wanted.length) this.fail(view, 'events for rows whose policies fail', { received: received.map((e) => e.data) });
+      else if (view.told.length === 0 && Date.now() - (view.toldAt ?? 0) > 1500) this.fail(view, 'nobody said that changes were withheld');
+      return;
+    }
+    for (let i = 0; i < Math.max(wanted.length, received.length); i++) {
+      if (i < wanted.length && i < received.length && this.fits(view, received[i], wanted[i])) continue;
+      this.fail(view, `event ${i + 1} is not the one expected`, {
+        wanted: wanted.slice(i, i + 3).map(describe), received: received.slice(i, i + 3).map((e) => e.data),
+        counts: `${wanted.length} wanted, ${received.length} received`,
+      });
+      return;
+    }
+  }
+
+  // Keys that may be held too long: see "undecidable" above.
+  noteStale(view) {
+    if (!this.undecidable(view)) return;
+    const key = view.key(this.run.state);
+    for (const e of this.entries)
+      if (key && e.live === view.live && e.old) view.stale.add(canonical(project(e.old.row, key)));
+  }
+
+  async checkRows(view) {
+    const { state } = this.run;
+    const key = view.key(state);
+    if (view.binding.spec.event !== '*' || key === false) return null;
+    const selected = await view.select(state);
+    if (selected.error || view.doubtful || !view.replica) {
+      if (!selected.error) await view.load();
+      view.doubtful = false;
+      return null;
+    }
+    const held = new Map();
+    const count = (rows, step) => {
+      for (const row of rows) held.set(canonical(row), (held.get(canonical(row)) ?? 0) + step);
+    };
+    count(view.replica, 1);
+    count(selected.rows, -1);
+    const difference = [...held].filter(([, n]) => n !== 0);
+    const selectedKeys = new Set(selected.rows.map((row) => key && canonical(project(row, key))));
+    const wrong = difference.filter(([text, n]) => {
+      if (n < 0 || !key) return true;
+      const rowKey = canonical(project(JSON.parse(text), key));
+      return selectedKeys.has(rowKey) || !view.stale.has(rowKey);
+    });
+    return wrong.length > 0 ? { holds: wrong.filter(([, n]) => n > 0).map(([t]) => t), lacks: wrong.filter(([, n]) => n < 0).map(([t]) => t) } : null;
+  }
+
+  endRound() {
+    this.entries = [];
+    this.versions = new Map();
+    for (const view of this.run.views()) {
+      if (view.told.length > 0) view.toldAt = Date.now();
+      view.received = [];
+      view.told = [];
+      view.fresh = false;
+    }
+  }
+}
+
+const principalKey = ({ role, claims }) => `${role} ${canonical(claims)}`;
+
+function note(version, principal, epoch, answer) {
+  if (!version.seen.has(principal.key)) version.seen.set(principal.key, new Map());
+  version.seen.get(principal.key).set(epoch, answer);
+}
+
+// Versions that can be in the table together: no two of a key
+function batches(versions, live) {
+  const result = [];
+  const keys = [live.table.pkey, live.table.unique ? [live.table.unique] : []].filter((k) => k.length > 0);
+  for (const version of versions) {
+    const own = keys.map((k) => canonical(project(version.raw, k)));
+    let batch = result.find((b) => own.every((k) => !b.keys.has(k)));
+    if (!batch) result.push((batch = { keys: new Set(), versions: [] }));
+    own.forEach((k) => batch.keys.add(k));
+    batch.versions.push(version);
+  }
+  return result.map((b) => b.versions);
+}
+
+const describe = ({ type, entry }) => ({ type, new: entry.new?.row, old: entry.old?.row });

@@ -1,0 +1,193 @@
+// One run: the world is made, the clients join, the rounds are played and
+// judged.  Returns { failures, statements, counts }.
+
+import { until } from '../e2e/lib/tap.mjs';
+import { makeRounds } from './changes.mjs';
+import { clean, readState } from './database.mjs';
+import { Judge } from './judge.mjs';
+import { Subscriber } from './subscriber.mjs';
+import { makeWorld } from './world.mjs';
+
+class Player {
+  constructor(seed, name, connection, features) {
+    this.connection = connection;
+    this.run = makeWorld(seed, name, features);
+    this.rounds = makeRounds(this.run);
+    this.statements = [];
+    this.subscribers = [];
+    this.counts = { events: 0, refetches: 0, rows: 0, checks: 0 };
+    Object.assign(this.run, {
+      epoch: 0, epochNow: 0, loading: new Set(), accessLog: [],
+      views: () => this.subscribers.flatMap((s) => s.views),
+    });
+    for (const live of this.run.live) {
+      const bytea = live.table.columns.filter((c) => c.bytea).map((c) => c.name);
+      live.normalize = (row) => {
+        const result = { ...row };
+        for (const name of bytea) if (typeof result[name] === 'string') result[name] = result[name].replace(/^\\x/, '');
+        return result;
+      };
+    }
+    this.judge = new Judge(this.run, connection);
+  }
+
+  async sql(text) {
+    this.statements.push(text);
+    await this.connection.query(text);
+  }
+
+  // Runs a transaction; one that fails is rolled back, as an application would.
+  async transaction({ sql, rollback }) {
+    try {
+      await this.sql('BEGIN');
+      for (const text of sql) await this.sql(text);
+      await this.sql(rollback ? 'ROLLBACK' : 'COMMIT');
+      return true;
+    } catch (error) {
+      this.statements.push(`-- ${error.message}`);
+      await this.sql('ROLLBACK');
+      return false;
+    }
+  }
+
+  async readState() {
+    this.run.state = await readState(this.connection, this.run);
+    this.run.accessLog[this.run.epoch] = this.run.state.access;
+  }
+
+  // Who may see what changes: an epoch ends.
+  async stateChange(step) {
+    await this.judge.endEpoch(this.run.epoch);
+    this.run.epochNow++;
+    // Who is told to refetch meanwhile has to know the columns as they are then.
+    let known;
+    this.run.ready = new Promise((resolve) => (known = resolve));
+    await this.transaction(step);
+    this.run.epoch++;
+    await this.readState();
+    known();
+  }
+
+  async setUp() {
+    await clean(this.connection, this.run.database);
+    for (const text of this.run.setup) await this.sql(text);
+    for (const text of this.run.initial) await this.transaction({ sql: [text] });
+    await this.readState();
+    await this.judge.readLog(0);
+    this.judge.endRound();
+  }
+
+  async join(clients) {
+    const subscribers = clients.map((client) => {
+      const subscriber = new Subscriber(this.run, client);
+      client.subscriber = subscriber;
+      this.statements.push(`-- ${client.name} joins as ${client.role} ${JSON.stringify(client.claims)}: ${JSON.stringify(client.bindings.map((b) => b.spec))}`);
+      return subscriber;
+    });
+    this.subscribers.push(...subscribers);
+    await Promise.all(subscribers.map((s) => s.join()));
+  }
+
+  async step(step) {
+    if (step.state) return this.stateChange(step);
+    if (step.token) {
+      const { subscriber } = step.token;
+      if (!subscriber || subscriber.closed) return undefined;
+      await this.judge.endEpoch(this.run.epoch);
+      this.statements.push(`-- ${step.token.name} becomes ${step.role} ${JSON.stringify(step.claims)}`);
+      await this.quiet();
+      // What has arrived until here is what the old one may see.
+      for (const view of subscriber.views) {
+        if (view.served) this.judge.checkSafety(view);
+        view.received = [];
+      }
+      await subscriber.become(step.role, step.claims);
+      return this.settle();
+    }
+    return this.transaction(step);
+  }
+
+  async settle() {
+    while (this.run.loading.size > 0) {
+      const waiting = [...this.run.loading];
+      await Promise.all(waiting);
+      for (const one of waiting) this.run.loading.delete(one);
+    }
+  }
+
+  // A quiet point: everything that happened has arrived.
+  async quiet() {
+    const { rows: [{ id }] } = await this.connection.query('INSERT INTO oracle.marker DEFAULT VALUES RETURNING id');
+    await Promise.all(this.subscribers.map((s) => s.reached(id)));
+    await this.settle();
+  }
+
+  async playRound(round, index) {
+    this.statements.push(`-- round ${index + 1}${round.stable ? ', in which only rows change' : ''}`);
+    const changed = new Set();
+    let membership = false;
+    for (const step of round.steps) {
+      await this.step(step);
+      if (step.state) changed.add('state');
+      if (step.reads) membership = true;
+    }
+    await this.judge.endEpoch(this.run.epoch);
+    await this.quiet();
+    await this.judgeRound(changed.size === 0, membership);
+  }
+
+  async judgeRound(stable, membership) {
+    const { judge, run } = this;
+    for (const view of run.views()) {
+      const access = run.state.access[`${view.live.name} ${view.subscriber.role}`];
+      const waits = membership && access.reads;
+      this.counts.events += view.received.length;
+      this.counts.refetches += view.told.length;
+      this.counts.checks++;
+      if (!view.served) {
+        if (view.received.length > 0) judge.fail(view, 'events for a binding that was refused', { event: view.received[0].data });
+        continue;
+      }
+      judge.checkSafety(view);
+      if (stable && !view.fresh && view.servable(run.state)) judge.checkEvents(view);
+      judge.noteStale(view);
+      if (membership && access.hidden) await view.load();
+      let difference = await judge.checkRows(view);
+      if (difference && waits)
+        // that others' rows have changed is told at most once a second
+        await until('a message to refetch', async () => {
+          await this.settle();
+          difference = await judge.checkRows(view);
+          return !difference;
+        }, { timeout: 4000, every: 100 }).catch(() => {});
+      if (difference) 
+        judge.fail(view, 'the rows held are not those of SELECT', {
+          ...difference, received: view.received.map((e) => e.data), told: view.told, loads: view.loads,
+        });
+      this.counts.rows += view.replica?.length ?? 0;
+    }
+    for (const subscriber of this.subscribers) {
+      for (const problem of subscriber.problems) judge.fail(null, `${subscriber.name}: ${problem}`);
+      subscriber.problems = [];
+    }
+    judge.endRound();
+  }
+
+  async play() {
+    try {
+      await this.setUp();
+      for (const [index, round] of this.rounds.entries()) {
+        await this.join(this.run.clients.filter((c) => c.join === index));
+        await this.playRound(round, index);
+        if (this.judge.failures.length > 0) break;
+      }
+    } catch (error) {
+      this.judge.failures.push({ what: String(error.stack ?? error) });
+    } finally {
+      for (const subscriber of this.subscribers) subscriber.close();
+    }
+    return { failures: this.judge.failures, statements: this.statements, counts: this.counts };
+  }
+}
+
+export const play = (seed, name, connection, features) => new Player(seed, name, connection, features).play();

@@ -1,0 +1,232 @@
+// A client and what it holds.
+//
+// Each binding and each table that it concerns make a view.  A view holds the
+// rows that the client was given when it joined or was told to refetch, and
+// what the events made of them since; that, and nothing else.
+
+import { RawClient } from '../e2e/lib/raw.mjs';
+import { token } from '../e2e/lib/server.mjs';
+import { until } from '../e2e/lib/tap.mjs';
+import { queryAs } from './database.mjs';
+import { canonical, ident } from './sql.mjs';
+
+const matches = (row, part) => Object.entries(part).every(([name, value]) => canonical(row[name]) === canonical(value));
+
+export class View {
+  constructor(subscriber, binding, live) {
+    Object.assign(this, { subscriber, binding, live });
+    this.replica = null; // rows; null: none, since they could not be read
+    this.waiting = null; // events that arrive while they are read
+    this.received = []; // in this round: { epoch, data }
+    this.told = []; // likewise: messages that concern it
+    this.stale = new Set(); // keys that may be held too long, see judge.mjs
+    this.loads = 0;
+  }
+
+  get name() {
+    return `${this.subscriber.name} (${this.subscriber.role} ${JSON.stringify(this.subscriber.claims)}) ${JSON.stringify(this.binding.spec)} on ${this.live.name}`;
+  }
+
+  // The columns that it shows, as the catalogs are
+  columns(state) {
+    const { select } = this.binding.spec;
+    const shown = state.access[`${this.live.name} ${this.subscriber.role}`].columns;
+    return select ? shown.filter((name) => select.includes(name)) : shown;
+  }
+
+  // Columns by which events find the rows held; null: by the whole row; false:
+  // they cannot
+  key(state) {
+    const columns = this.columns(state);
+    const table = state.tables[this.live.name];
+    const has = (names) => names.length > 0 && names.every((name) => columns.includes(name));
+    const found = table.full || has(table.identity);
+    if (has(table.pkey) && found) return table.pkey;
+    if (table.pkey.length > 0 || !(table.full || table.identity.length === 0)) return found && !table.full ? table.identity : false;
+    // An UPDATE shows the old row whether or not the filter let it through: to
+    // know, the client must have what the filter reads.
+    return has([...columns, ...(this.binding.filter?.columns ?? [])]) ? null : false;
+  }
+
+  // May it be served at all?
+  servable(state) {
+    const { columns } = state.access[`${this.live.name} ${this.subscriber.role}`];
+    const needs = [...(this.binding.filter?.columns ?? []), ...(this.binding.spec.select ?? [])];
+    return state.tables[this.live.name].published && columns.length > 0 && needs.every((name) => columns.includes(name));
+  }
+
+  // What SELECT gives now: { rows } or { error }
+  async select(state) {
+    const columns = this.columns(state);
+    if (!this.servable(state) || columns.length === 0) return { error: 'nothing may be read' };
+    const where = this.binding.filter ? ` WHERE ${this.binding.filter.sql}` : '';
+    const result = await queryAs(this.subscriber.role, this.subscriber.claims,
+      `SELECT to_jsonb(r) AS row FROM (SELECT ${columns.map(ident).join(', ')} FROM ${this.live.sql}${where}) r`);
+    return result.error ? result : { rows: result.rows.map((r) => this.live.normalize(r.row)) };
+  }
+
+  // Give it its rows anew.
+  async load() {
+    if (this.waiting) {
+      this.again = true;
+      return;
+    }
+    do {
+      this.again = false;
+      this.waiting = [];
+      const run = this.subscriber.run;
+      await run.ready;
+      const { rows } = await this.select(run.state);
+      this.replica = rows ?? null;
+      this.stale.clear();
+      this.loads++;
+      const events = this.waiting;
+      this.waiting = null;
+      // Where nothing tells rows apart, nobody can tell whether they contain
+      // already what events will say.
+      this.doubtful = this.key(run.state) === null;
+      for (const data of events) this.apply(data);
+    } while (this.again);
+  }
+
+  apply(data) {
+    if (this.waiting) {
+      this.waiting.push(data);
+      return;
+    }
+    if (!this.replica) return;
+    const key = this.key(this.subscriber.run.state);
+    const old = Object.fromEntries(Object.entries(data.old_record ?? {}).filter(([name]) =>
+      !this.replica[0] || name in this.replica[0]));
+    let before = null;
+    if (data.type !== 'INSERT' && Object.keys(old).length > 0) before = this.remove(old);
+    if (data.type === 'DELETE') return;
+    if (key) {
+      const same = this.remove(Object.fromEntries(key.map((name) => [name, data.record[name]])));
+      before = same ?? before;
+    }
+    // a large value that did not change may be absent
+    this.replica.push({ ...(before ?? {}), ...data.record });
+  }
+
+  remove(part) {
+    const index = this.replica.findIndex((row) => matches(row, part));
+    return index < 0 ? null : this.replica.splice(index, 1)[0];
+  }
+}
+
+export class Subscriber {
+  constructor(run, { name, role, claims, bindings }) {
+    Object.assign(this, { run, name, role, claims, bindings });
+    this.topic = `oracle-${run.seed}-${name.replace(' ', '')}`;
+    this.views = [];
+    this.markers = new Set();
+    this.problems = [];
+    this.closed = false;
+    this.byId = new Map();
+  }
+
+  async join() {
+    this.client = await RawClient.open({ apikey: token(this.role, this.claims) });
+    this.client.onFrame = (frame) => this.#receive(frame);
+    const specs = [...this.bindings.map((b) => b.spec), { event: 'INSERT', schema: 'oracle', table: 'marker' }];
+    const reply = await this.client.join(this.topic, specs);
+    if (reply.status !== 'ok') throw new Error(`${this.name} could not join: ${JSON.stringify(reply)}`);
+    reply.response.postgres_changes.forEach((entry, i) => this.byId.set(entry.id, this.bindings[i] ?? 'marker'));
+    this.#makeViews();
+    for (const frame of this.early ?? []) this.#change(frame);
+    this.early = null;
+    await this.#joined();
+    await Promise.all(this.views.map((v) => v.load()));
+    for (const view of this.views) view.doubtful = false; // it is quiet
+  }
+
+  #makeViews() {
+    for (const binding of this.bindings)
+      for (const live of this.run.live)
+        if (binding.live === live || binding.all) this.views.push(new View(this, binding, live));
+    for (const view of this.views) view.fresh = true;
+  }
+
+  // How the bindings fared is told right after the reply.
+  async #joined() {
+    const { state } = this.run;
+    const servable = (b) => (b.all ? b.spec.schema === '*' || this.views.some((v) => state.tables[v.live.name].published)
+      : this.views.find((v) => v.binding === b).servable(state));
+    const count = this.bindings.filter((b) => !servable(b)).length;
+    const told = () => this.client.frames.slice(this.joinedAt ?? 0)
+      .filter((f) => f.event === 'system' && f.payload.extension === 'postgres_changes' && !/^A DELETE from/.test(f.payload.message));
+    await until('how the bindings fared', () => told().length >= Math.max(1, count));
+    const errors = told().filter((f) => f.payload.status === 'error');
+    if (errors.length !== count)
+      this.problems.push(`${count} bindings cannot be served, but told was: ${JSON.stringify(told().map((f) => f.payload))}`);
+    for (const view of this.views) view.served = servable(view.binding);
+  }
+
+  // Become somebody else.
+  async become(role, claims) {
+    const frames = this.client.frames.length;
+    Object.assign(this, { role, claims });
+    for (const view of this.views) view.fresh = true;
+    this.client.send(`realtime:${this.topic}`, 'access_token', { access_token: token(role, claims) }, '1');
+    this.joinedAt = frames;
+    await this.#joined();
+    await Promise.all(this.views.map((v) => v.load()));
+    for (const view of this.views) view.doubtful = false; // it is quiet
+  }
+
+  #receive(frame) {
+    if (frame.topic !== `realtime:${this.topic}`) return;
+    if (frame.event === 'postgres_changes') {
+      if (this.views.length === 0 && this.bindings.length > 0) (this.early ??= []).push(frame);
+      else this.#change(frame);
+    } else if (frame.event === 'system') this.#told(frame.payload);
+    else if (frame.event === 'phx_close' || frame.event === 'phx_error') {
+      this.closed = true;
+      this.problems.push(`${frame.event} arrived`);
+    }
+  }
+
+  #change({ payload: { ids, data } }) {
+    const epoch = this.run.epochNow;
+    for (const id of ids) {
+      const binding = this.byId.get(id);
+      if (!binding) this.problems.push(`an event for a binding that is not ours: ${JSON.stringify(data)}`);
+      else if (data.schema === 'oracle') {
+        if (binding === 'marker') this.markers.add(data.record.id);
+      } else {
+        const view = this.views.find((v) => v.binding === binding && data.schema === 'w' && v.live.name === data.table);
+        if (!view) {
+          this.problems.push(`an event of a table that was not asked for: ${JSON.stringify(data)}`);
+          continue;
+        }
+        view.received.push({ epoch, data });
+        view.apply(data);
+      }
+    }
+  }
+
+  #told(message) {
+    const refetch = message.extension === 'rtsync' && message.status === 'refetch';
+    const error = message.extension === 'postgres_changes' && message.status === 'error';
+    if (!refetch && !error) return;
+    const table = /table w\.([\w]+)/.exec(message.message)?.[1];
+    for (const view of this.views) {
+      if (table && view.live.name !== table) continue;
+      view.told.push({ refetch, message: message.message });
+      this.run.loading.add(view.load());
+    }
+  }
+
+  // Everything up to a marker has arrived.
+  async reached(marker) {
+    await until(`marker ${marker} at ${this.name}`, () => {
+      if (this.client.closed) throw new Error(`the connection of ${this.name} was closed: ${JSON.stringify(this.client.closed)}`);
+      return this.closed || this.markers.has(marker);
+    }, { timeout: 20_000, every: 2 });
+  }
+
+  close() {
+    this.client?.close();
+  }
+}
