@@ -852,6 +852,18 @@ put_decision(ReturnSetInfo *result, const char *event, const char *json,
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
+/* Why nothing can be decided about the change */
+static const char *
+undecidable_reason(const Probe *probe)
+{
+	TableAccess *access = policy_table_access(probe->schema->relid,
+											  probe->principal.roleid);
+
+	if (access->undecidable != NULL)
+		return access->undecidable;
+	return "columns that decide are not part of the replica identity";
+}
+
 /* What becomes of a change that is published, with the reason */
 static void
 decide_change(ReturnSetInfo *result, Probe *probe, ChangeRows *rows)
@@ -872,9 +884,7 @@ decide_change(ReturnSetInfo *result, Probe *probe, ChangeRows *rows)
 				 rows->kind == CHANGE_INSERT ? NULL :
 				 verdict_name(what.old_verdict),
 				 rows->has_new ? verdict_name(what.new_verdict) : NULL,
-				 undecidable ?
-				 "columns that decide are not part of the replica identity" :
-				 NULL);
+				 undecidable ? undecidable_reason(probe) : NULL);
 }
 
 /*

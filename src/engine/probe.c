@@ -377,7 +377,7 @@ Verdict
 probe_row_filter(Probe *probe, const PolicyRow *row)
 {
 	Expr	   *filter = (Expr *) probe->published.row_filter;
-	TupleDesc	desc = RelationGetDescr(probe->rel);
+	TupleDesc	desc = CreateTupleDescCopyConstr(RelationGetDescr(probe->rel));
 	RowColumns	columns;
 	RowCheck   *check;
 
@@ -410,6 +410,8 @@ probe_publish(Probe *probe, ChangeRows *rows)
 		!(rows->kind == CHANGE_INSERT ? published->insert :
 		  rows->kind == CHANGE_UPDATE ? published->update : published->delete))
 		return false;
+	if (published->row_filter == NULL)
+		return true;
 	old_passes = rows->has_old && probe_row_filter(probe, &old) == VERDICT_YES;
 	new_passes = rows->has_new && probe_row_filter(probe, &new) == VERDICT_YES;
 	return plugin_filtered(&rows->kind, &rows->has_old, &rows->has_new,
