@@ -86,8 +86,9 @@ take_values(ChangeRows *rows, TupleDesc now, Datum *now_values,
 			TupleDescAttr(now, i)->atttypid != TupleDescAttr(desc, i)->atttypid)
 			continue;
 		nulls[i] = now_nulls[i];
-		if (!nulls[i])
-			values[i] = PointerGetDatum(PG_DETOAST_DATUM_COPY(now_values[i]));
+		values[i] = now_values[i];
+		if (!nulls[i] && TupleDescAttr(now, i)->attlen == -1)
+			values[i] = PointerGetDatum(PG_DETOAST_DATUM_COPY(values[i]));
 		rows->new_known = bms_add_member(rows->new_known, i + 1);
 	}
 	rows->newtuple = *heap_form_tuple(desc, values, nulls);
