@@ -23,12 +23,14 @@
 #include "executor/executor.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
 #include "parser/parse_relation.h"
 #include "replication/logical.h"
 #include "replication/message.h"
 #include "replication/output_plugin.h"
 #include "replication/reorderbuffer.h"
 #include "replication/slot.h"
+#include "rewrite/rewriteManip.h"
 #include "storage/buffile.h"
 #include "storage/latch.h"
 #include "utils/acl.h"
@@ -250,6 +252,34 @@ compat_expand_generated(Node *node, Relation rel)
 	return expand_generated_columns_in_expr(node, rel, 1);
 #else
 	return node;
+#endif
+}
+
+/* Make the tables of a sub-query tables of the query, behind its own */
+static inline void
+compat_combine_range_tables(Query *query, Query *sub)
+{
+#if PG_VERSION_NUM >= 160000
+	CombineRangeTables(&query->rtable, &query->rteperminfos,
+					   sub->rtable, sub->rteperminfos);
+#else
+	query->rtable = list_concat(query->rtable, sub->rtable);
+#endif
+}
+
+/* Is it one of the SQL/JSON nodes, which may run a type's code? */
+static inline bool
+compat_is_json_expr(Node *node)
+{
+#if PG_VERSION_NUM >= 170000
+	if (IsA(node, JsonExpr))
+		return true;
+#endif
+#if PG_VERSION_NUM >= 160000
+	return IsA(node, JsonConstructorExpr) || IsA(node, JsonIsPredicate) ||
+		IsA(node, JsonValueExpr);
+#else
+	return false;
 #endif
 }
 

@@ -10,6 +10,9 @@
  * same prepared conditions, without becoming each of them in turn; and we can
  * look for the principals of a row instead of trying them all (predicate.c).
  *
+ * In a query over many principals at once (setcheck.c) it is a column of the
+ * principal that takes the expression's place.
+ *
  * Taken out is the largest part of an expression that reads no column and
  * whose functions are immutable, or are current_setting, or say who the
  * current user is.  A function that a user wrote and that could not be
@@ -18,13 +21,14 @@
  * Taking a part out of a CASE or an OR means that it is evaluated even where
  * the server would not: an error in it must not count (see decide.c).
  *
- * Called by policy.c.
+ * Called by policy.c and setcheck.c.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -34,6 +38,14 @@
 
 #include "engine/fold.h"
 #include "engine/rowcheck.h"
+
+typedef struct FoldContext
+{
+	List	   *params;			/* the expressions taken out */
+	Index		varno;			/* of the principals; 0: use parameters */
+	int			before;			/* columns of the principals before these */
+	int			sublevels_up;
+} FoldContext;
 
 /* Does the function depend on something that may change from row to row? */
 static bool
@@ -84,26 +96,37 @@ varying_walker(Node *node, void *context)
 	return expression_tree_walker(node, varying_walker, context);
 }
 
-/* The parameter for an expression, the same for equal ones */
-static Node *
-parameter(Node *node, Folded *folded)
+/* The number of an expression among those taken out, from 1 */
+static int
+param_number(Node *node, FoldContext *context)
 {
-	Param	   *param = makeNode(Param);
 	ListCell   *lc;
 
+	foreach(lc, context->params)
+		if (equal(lfirst(lc), node))
+			return foreach_current_index(lc) + 1;
+	context->params = lappend(context->params, node);
+	return list_length(context->params);
+}
+
+/* What stands for an expression, the same for equal ones */
+static Node *
+parameter(Node *node, FoldContext *context)
+{
+	int			number = param_number(node, context);
+	Param	   *param;
+
+	if (context->varno != 0)
+		return (Node *) makeVar(context->varno, context->before + number,
+								exprType(node), exprTypmod(node),
+								exprCollation(node), context->sublevels_up);
+	param = makeNode(Param);
 	param->paramkind = PARAM_EXTERN;
+	param->paramid = number;
 	param->paramtype = exprType(node);
 	param->paramtypmod = exprTypmod(node);
 	param->paramcollid = exprCollation(node);
 	param->location = -1;
-	foreach(lc, folded->params)
-	{
-		param->paramid++;
-		if (equal(lfirst(lc), node))
-			return (Node *) param;
-	}
-	folded->params = lappend(folded->params, node);
-	param->paramid++;
 	return (Node *) param;
 }
 
@@ -141,12 +164,32 @@ is_value(Node *node)
 	}
 }
 
-static Node *
-fold_mutator(Node *node, void *context)
+/* Does it have one value, which can be kept? */
+static bool
+is_constant_value(Node *node)
 {
+	return is_value(node) && !varying_walker(node, NULL) &&
+		!expression_returns_set(node) &&
+		get_typtype(exprType(node)) != TYPTYPE_PSEUDO;
+}
+
+static Node *
+fold_mutator(Node *node, void *arg)
+{
+	FoldContext *context = arg;
+
 	if (node == NULL || IsA(node, Const))
 		return node;
-	if (is_value(node) && !varying_walker(node, NULL))
+	if (IsA(node, Query))
+	{
+		Query	   *query;
+
+		context->sublevels_up++;
+		query = query_tree_mutator((Query *) node, fold_mutator, context, 0);
+		context->sublevels_up--;
+		return (Node *) query;
+	}
+	if (is_constant_value(node))
 		return parameter(node, context);
 	return expression_tree_mutator(node, fold_mutator, context);
 }
@@ -158,9 +201,25 @@ fold_mutator(Node *node, void *context)
 void
 fold_session(List *quals, Folded *folded)
 {
-	folded->params = NIL;
-	folded->quals = (List *) fold_mutator((Node *) quals, folded);
+	FoldContext context = {0};
+
+	folded->quals = (List *) fold_mutator((Node *) quals, &context);
+	folded->params = context.params;
 	folded->pure = !rowcheck_reads_session((Node *) folded->quals);
+}
+
+/*
+ * Fold a query whose functions have been inlined: the nth expression taken
+ * out becomes column "before" + n of its relation "varno".
+ */
+Query *
+fold_query(Query *query, Index varno, int before, List **params)
+{
+	FoldContext context = {.varno = varno, .before = before};
+
+	query = query_tree_mutator(query, fold_mutator, &context, 0);
+	*params = context.params;
+	return query;
 }
 
 /*
@@ -168,16 +227,16 @@ fold_session(List *quals, Folded *folded)
  * live in the context given.  Errors of the expressions are raised.
  */
 ParamListInfo
-fold_evaluate(const Folded *folded, MemoryContext context)
+fold_evaluate(List *params, MemoryContext context)
 {
-	int			n = list_length(folded->params);
+	int			n = list_length(params);
 	ExprContext *econtext = CreateStandaloneExprContext();
 	MemoryContext old = MemoryContextSwitchTo(context);
 	ParamListInfo values = makeParamList(n);
 
 	for (int i = 0; i < n; i++)
 	{
-		Expr	   *expr = list_nth(folded->params, i);
+		Expr	   *expr = list_nth(params, i);
 		ParamExternData *value = &values->params[i];
 		int16		typlen;
 		bool		byval;

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "nodes/params.h"
+#include "nodes/parsenodes.h"
 #include "nodes/pg_list.h"
 
 /* Planned conditions with parameters in the place of expressions that have
@@ -24,7 +25,7 @@ typedef struct Folded
 } Folded;
 
 extern void fold_session(List *quals, Folded *folded);
-extern ParamListInfo fold_evaluate(const Folded *folded,
-								   MemoryContext context);
+extern Query *fold_query(Query *query, Index varno, int before, List **params);
+extern ParamListInfo fold_evaluate(List *params, MemoryContext context);
 
 #endif							/* RTSYNC_FOLD_H */

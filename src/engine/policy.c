@@ -22,6 +22,8 @@
  *		in which the row is a tuplestore that has the table's columns.
  *		Rewriting that query adds the row security of the tables inside, with
  *		the principal's rights, as it does inside a policy anywhere.
+ *	- with sub-queries, for many principals at once, where that is possible
+ *		(setcheck.c).
  *	  If the planner executed a user's function for a constant, the plan is
  *	  good only for the claims that it saw, and is made again for others.
  *
@@ -76,6 +78,7 @@
 #include "engine/fold.h"
 #include "engine/policy.h"
 #include "engine/settings.h"
+#include "engine/unnest.h"
 
 /* The name of the row in the queries that we build */
 #define ROW_NAME "rtsync_row"
@@ -111,6 +114,9 @@ typedef struct CompiledPolicy
 	PlannedStmt *query;			/* with sub-queries */
 	EphemeralNamedRelation row; /* the query's row, its store set at each run */
 	QueryEnvironment *query_env;
+	bool		set_tried;		/* it was tried to make ... */
+	SetCheck   *set;			/* likewise, for many principals; NULL: it
+								 * cannot be made */
 	List	   *relation_oids;	/* tables and views that the plan reads */
 	List	   *inval_items;	/* functions and types that it depends on */
 } CompiledPolicy;
@@ -139,16 +145,15 @@ static CompiledPolicy *compile_quals(Relation rel, List *quals,
 									 MemoryContext context);
 static List *security_quals(Relation rel, CmdType command);
 static List *check_quals(List *checks);
-static Node *flatten_mutator(Node *node, void *context);
-static Node *trivial_subselect(SubLink *sublink);
 static void describe_compiled(TableAccess *access, CompiledPolicy *compiled);
 static void ensure_plan(TableAccess *access);
 static bool has_plan(CompiledPolicy *compiled);
+static bool ensure_set(TableAccess *access);
+static void make_set(TableAccess *access, CompiledPolicy *compiled);
 static void make_plan(TableAccess *access, CompiledPolicy *compiled);
 static void fold_plan(CompiledPolicy *compiled, RowPlan *plan);
 static void plan_query(CompiledPolicy *compiled, RowPlan *plan);
 static RangeTblEntry *row_rte(TupleDesc desc);
-static void lock_tables(PlannedStmt *plan);
 static Verdict check_query(CompiledPolicy *compiled, const PolicyRow *row);
 static bool run_query(CompiledPolicy *compiled, Tuplestorestate *store);
 static void invalidate_relation_cb(Datum arg, Oid relid);
@@ -467,7 +472,7 @@ compile_quals(Relation rel, List *quals, MemoryContext context)
 	compiled->context = context;
 	compiled->desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
 	compiled->quals = (List *)
-		flatten_mutator(compat_expand_generated((Node *) quals, rel), NULL);
+		unnest_trivial(compat_expand_generated((Node *) quals, rel), false);
 	compiled->sublinks = checkExprHasSubLink((Node *) compiled->quals);
 	rowcheck_columns((Node *) compiled->quals, compiled->desc,
 					 &compiled->columns);
@@ -550,51 +555,6 @@ check_quals(List *checks)
 	return quals;
 }
 
-/* Replace "(SELECT expression)" by the expression. */
-static Node *
-flatten_mutator(Node *node, void *context)
-{
-	if (node == NULL)
-		return NULL;
-	if (IsA(node, SubLink))
-	{
-		Node	   *expr = trivial_subselect((SubLink *) node);
-
-		if (expr != NULL)
-			return flatten_mutator(expr, context);
-	}
-	return expression_tree_mutator(node, flatten_mutator, context);
-}
-
-/* The expression, as it reads one level up; NULL if it is a real query. */
-static Node *
-trivial_subselect(SubLink *sublink)
-{
-	Query	   *query = (Query *) sublink->subselect;
-	TargetEntry *target;
-	Node	   *expr;
-
-	if (sublink->subLinkType != EXPR_SUBLINK || !IsA(query, Query) ||
-		query->commandType != CMD_SELECT || query->rtable != NIL ||
-		query->jointree->fromlist != NIL || query->jointree->quals != NULL ||
-		query->hasAggs || query->hasWindowFuncs || query->hasTargetSRFs ||
-		query->hasModifyingCTE || query->hasForUpdate ||
-		query->cteList != NIL || query->groupClause != NIL ||
-		query->groupingSets != NIL || query->havingQual != NULL ||
-		query->windowClause != NIL || query->distinctClause != NIL ||
-		query->limitOffset != NULL || query->limitCount != NULL ||
-		query->rowMarks != NIL || query->setOperations != NULL ||
-		list_length(query->targetList) != 1)
-		return NULL;
-
-	target = linitial_node(TargetEntry, query->targetList);
-	if (target->resjunk)
-		return NULL;
-	expr = copyObject((Node *) target->expr);
-	IncrementVarSublevelsUp(expr, -1, 1);
-	return expr;
-}
-
 /* What callers may know about the conditions. */
 static void
 describe_compiled(TableAccess *access, CompiledPolicy *compiled)
@@ -619,7 +579,7 @@ ensure_plan(TableAccess *access)
 	if (access->valid && has_plan(access->compiled))
 	{
 		if (access->compiled->query != NULL)
-			lock_tables(access->compiled->query);
+			setcheck_lock_plan(access->compiled->query);
 		if (access->valid)
 			return;
 	}
@@ -658,6 +618,8 @@ make_plan(TableAccess *access, CompiledPolicy *compiled)
 	compiled->expr = NULL;
 	compiled->folded_expr = NULL;
 	compiled->query = NULL;
+	compiled->set = NULL;
+	compiled->set_tried = false;
 	compiled->bound_to = NULL;
 	if (compiled->plan_context != NULL)
 		MemoryContextReset(compiled->plan_context);
@@ -724,7 +686,7 @@ policy_fold(TableAccess *access, MemoryContext context, List **quals,
 	if (access->compiled->folded_expr == NULL)
 		return false;
 	*quals = access->compiled->folded.quals;
-	*params = fold_evaluate(&access->compiled->folded, context);
+	*params = fold_evaluate(access->compiled->folded.params, context);
 	return true;
 }
 
@@ -739,6 +701,113 @@ policy_check_folded(TableAccess *access, ParamListInfo params,
 	if (!access->row_security)
 		return VERDICT_YES;
 	return rowcheck_run_with(access->compiled->folded_expr, params, row);
+}
+
+/*
+ * Can policies with sub-queries be asked about many principals at once?  Then
+ * returns true and evaluates what they take from the principal that has been
+ * entered, into the context given; good for as long as the access has the same
+ * generation.  Errors like policy_check's.
+ */
+bool
+policy_fold_set(TableAccess *access, MemoryContext context,
+				ParamListInfo *params)
+{
+	*params = NULL;
+	policy_prepare(access);
+	if (!ensure_set(access))
+		return false;
+	*params = fold_evaluate(setcheck_params(access->compiled->set), context);
+	return true;
+}
+
+/* Is there, or can there be made, what asks about many principals? */
+static bool
+ensure_set(TableAccess *access)
+{
+	CompiledPolicy *compiled = access->compiled;
+
+	if (!access->readable || access->undecidable != NULL || compiled == NULL ||
+		!compiled->sublinks || compiled->bound_to != NULL ||
+		compiled->columns.whole_row)
+		return false;
+	if (!compiled->set_tried)
+		make_set(access, compiled);
+	return compiled->set != NULL;
+}
+
+/* After an error, there is none, and it is not tried again. */
+static void
+make_set(TableAccess *access, CompiledPolicy *compiled)
+{
+	uint64		invalidations_before = invalidations;
+	MemoryContext oldcontext;
+	SetCheck   *set;
+	RowPlan		plan;
+
+	compiled->set_tried = true;
+	set = setcheck_create(compiled->quals, compiled->desc,
+						  compiled->columns.attnums, compiled->plan_context,
+						  &plan);
+	oldcontext = MemoryContextSwitchTo(compiled->plan_context);
+	compiled->relation_oids = list_concat_unique_oid(compiled->relation_oids,
+													 plan.relation_oids);
+	compiled->inval_items = list_concat(compiled->inval_items,
+										plan.inval_items);
+	MemoryContextSwitchTo(oldcontext);
+	compiled->set = set;
+	if (invalidations != invalidations_before)
+		access->valid = false;
+}
+
+/* Does asking about many at once rest, because it took too long? */
+bool
+policy_set_suspended(TableAccess *access)
+{
+	return access->set_suspended_until != 0 &&
+		GetCurrentTimestamp() < access->set_suspended_until;
+}
+
+/* About what it costs per row and principal, in microseconds */
+double
+policy_set_cost(TableAccess *access)
+{
+	return setcheck_pair_cost(access->compiled->set);
+}
+
+/*
+ * Ask about many rows and the principals with these parameters, for whom
+ * policy_fold_set said that it can be done.  The role has been entered, but no
+ * principal.  An error says only that it must be asked otherwise; it must not
+ * be shown to anybody.
+ */
+void
+policy_check_set(TableAccess *access, const PolicyRow *rows, int nrows,
+				 ParamListInfo *principals, int nprincipals,
+				 SetAnswers *answers)
+{
+	if (GetUserId() != access->roleid || principal_current() != NULL)
+		elog(ERROR, "row security of many asked as somebody");
+	for (int i = 0; i < nrows; i++)
+		if (rows[i].schema->relid != access->relid)
+			elog(ERROR, "row security asked about a row of another table");
+	setcheck_lock(access->compiled->set);
+	if (!access->valid)
+		elog(ERROR, "row security changed while it was asked");
+	PG_TRY();
+	{
+		setcheck_run(access->compiled->set, rows, nrows, principals,
+					 nprincipals, answers);
+	}
+	PG_CATCH();
+	{
+		if (principal_timed_out())
+			access->set_suspended_until =
+				GetCurrentTimestamp() +
+				(int64) rtsync_policy_timeout * SUSPENSION_FACTOR * 1000;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 }
 
 /*
@@ -823,23 +892,6 @@ row_rte(TupleDesc desc)
 										 dropped ? InvalidOid : att->attcollation);
 	}
 	return rte;
-}
-
-/* The executor expects its tables to be locked. */
-static void
-lock_tables(PlannedStmt *plan)
-{
-	ListCell   *lc;
-
-	foreach(lc, plan->rtable)
-	{
-		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
-
-		/* a view that became a sub-query has an OID from 16 on */
-		if (rte->rtekind == RTE_RELATION ||
-			(rte->rtekind == RTE_SUBQUERY && OidIsValid(rte->relid)))
-			LockRelationOid(rte->relid, rte->rellockmode);
-	}
 }
 
 /* Evaluate conditions with sub-queries; the locks are held. */

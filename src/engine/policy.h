@@ -18,6 +18,7 @@
 
 #include "engine/principal.h"
 #include "engine/rowcheck.h"
+#include "engine/setcheck.h"
 
 /*
  * What a role may see of a table, or with CMD_INSERT add to it: privileges
@@ -48,6 +49,7 @@ typedef struct TableAccess
 								 * tuple, for the subscriber; NULL: they can */
 	/* private to policy.c */
 	TimestampTz suspended_until;	/* policies took too long; 0: they did not */
+	TimestampTz set_suspended_until;	/* likewise, for many principals */
 	struct CompiledPolicy *compiled;	/* NULL: no row security */
 	MemoryContext context;		/* holds all of this; NULL at first */
 } TableAccess;
@@ -64,6 +66,13 @@ extern bool policy_fold(TableAccess *access, MemoryContext context,
 						List **quals, ParamListInfo *params);
 extern Verdict policy_check_folded(TableAccess *access, ParamListInfo params,
 								   const PolicyRow *row);
+extern bool policy_fold_set(TableAccess *access, MemoryContext context,
+							ParamListInfo *params);
+extern bool policy_set_suspended(TableAccess *access);
+extern double policy_set_cost(TableAccess *access);
+extern void policy_check_set(TableAccess *access, const PolicyRow *rows,
+							 int nrows, ParamListInfo *principals,
+							 int nprincipals, SetAnswers *answers);
 extern List *policy_dependencies(TableAccess *access);
 extern TableAccess *policy_single(Relation rel, Oid roleid, Node *qual);
 extern bool policy_is_query(TableAccess *access);

@@ -48,6 +48,7 @@ PG_FUNCTION_INFO_V1(rt_filter);
 PG_FUNCTION_INFO_V1(rt_filter_syntax);
 PG_FUNCTION_INFO_V1(rt_keep);
 PG_FUNCTION_INFO_V1(rt_set);
+PG_FUNCTION_INFO_V1(rt_set_check);
 PG_FUNCTION_INFO_V1(rt_sign);
 PG_FUNCTION_INFO_V1(rt_token);
 
@@ -173,6 +174,162 @@ rt_check(PG_FUNCTION_ARGS)
 		row.known = attnums_arg(PG_GETARG_DATUM(4));
 	PG_RETURN_TEXT_P(cstring_to_text(verdict_name(check_as(relid, &principal,
 														   &row))));
+}
+
+/* What is asked in a subtransaction */
+typedef struct SetTest
+{
+	TableAccess *access;
+	const Principal *principal;
+	const PolicyRow *rows;
+	int			nrows;
+	ParamListInfo params;
+	bool		possible;
+	ParamListInfo *principals;
+	int			nprincipals;
+	SetAnswers *answers;
+	Verdict		verdict;
+} SetTest;
+
+static void
+fold_set(SetTest *test)
+{
+	PrincipalScope scope;
+
+	principal_enter(test->principal, &scope);
+	test->possible = policy_fold_set(test->access, CurrentMemoryContext,
+									 &test->params);
+	principal_leave(&scope);
+}
+
+static void
+check_set(SetTest *test)
+{
+	PrincipalScope scope;
+
+	test->answers = setcheck_answers(test->nrows, test->nprincipals);
+	principal_enter_role(test->access->roleid, &scope);
+	policy_check_set(test->access, test->rows, test->nrows, test->principals,
+					 test->nprincipals, test->answers);
+	principal_leave(&scope);
+}
+
+static void
+check_one(SetTest *test)
+{
+	PrincipalScope scope;
+
+	principal_enter(test->principal, &scope);
+	test->verdict = policy_check(test->access, test->rows);
+	principal_leave(&scope);
+}
+
+/* false: it raised an error */
+static bool
+in_subtransaction(void (*function) (SetTest *test), SetTest *test)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool ok = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		function(test);
+		ReleaseCurrentSubTransaction();
+		ok = true;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return ok;
+}
+
+/* Each row for each principal: is it as the set has it? */
+static char *
+compare_set(SetTest *test, const Principal *people)
+{
+	int			seen = 0;
+
+	for (int i = 0; i < test->nprincipals; i++)
+		for (int j = 0; j < test->nrows; j++)
+		{
+			SetTest		one = {.access = test->access,.principal = &people[i],
+			.rows = &test->rows[j]};
+			Verdict		verdict = setcheck_verdict(test->answers, j, i);
+
+			if (!in_subtransaction(check_one, &one))
+				continue;		/* the set may know without the part that fails */
+			if (one.verdict != verdict)
+				return psprintf("DIFFER: row %d is %s to principal %d, in the set %s",
+								j + 1, verdict_name(one.verdict), i + 1,
+								verdict_name(verdict));
+			seen += verdict == VERDICT_YES;
+		}
+	return psprintf("set: %d of %d pairs", seen,
+					test->nprincipals * test->nrows);
+}
+
+/*
+ * rt_set_check(table regclass, role text, claims text[], rows anyarray,
+ * known int[]): do many at once get the same answers as each alone?
+ */
+Datum
+rt_set_check(PG_FUNCTION_ARGS)
+{
+	SetTest		test = {0};
+	char	   *rolename = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	Datum	   *claims;
+	Datum	   *rows;
+	int			nclaims;
+	Principal  *people;
+	PolicyRow  *policy_rows;
+
+	policy_init();
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(2), TEXTOID, -1, false, TYPALIGN_INT,
+					  &claims, NULL, &nclaims);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(3),
+					  ARR_ELEMTYPE(PG_GETARG_ARRAYTYPE_P(3)), -1, false,
+					  TYPALIGN_DOUBLE, &rows, NULL, &test.nrows);
+	policy_rows = palloc0(sizeof(PolicyRow) * test.nrows);
+	for (int i = 0; i < test.nrows; i++)
+	{
+		RelSchema  *schema = palloc0(sizeof(RelSchema));
+		HeapTuple	tuple = palloc0(sizeof(HeapTupleData));
+
+		row_arg(PG_GETARG_OID(0), DatumGetHeapTupleHeader(rows[i]), schema, tuple);
+		policy_rows[i].schema = schema;
+		policy_rows[i].tuple = tuple;
+		if (!PG_ARGISNULL(4))
+			policy_rows[i].known = attnums_arg(PG_GETARG_DATUM(4));
+	}
+	test.rows = policy_rows;
+	people = palloc0(sizeof(Principal) * nclaims);
+	test.principals = palloc0(sizeof(ParamListInfo) * nclaims);
+	test.access = policy_table_access(PG_GETARG_OID(0),
+									  get_role_oid(rolename, false));
+	for (int i = 0; i < nclaims; i++)
+	{
+		Principal  *one = &people[test.nprincipals];
+
+		principal_arg(one, rolename, TextDatumGetCString(claims[i]));
+		test.principal = one;
+		if (!in_subtransaction(fold_set, &test))
+			continue;			/* is asked alone */
+		if (!test.possible)
+			PG_RETURN_TEXT_P(cstring_to_text("no set"));
+		test.principals[test.nprincipals++] = test.params;
+	}
+	if (!in_subtransaction(check_set, &test))
+		PG_RETURN_TEXT_P(cstring_to_text("error"));
+	PG_RETURN_TEXT_P(cstring_to_text(compare_set(&test, people)));
 }
 
 /* rt_keep(table regclass, row record): for rt_check_kept, after an ALTER */

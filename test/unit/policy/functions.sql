@@ -11,6 +11,7 @@ CREATE FUNCTION test.filter(regclass, text, text, record, int[] DEFAULT NULL) RE
 CREATE FUNCTION test.filter_syntax(text) RETURNS text AS :'library', 'rt_filter_syntax' LANGUAGE C STRICT;
 CREATE FUNCTION test.keep(regclass, record) RETURNS void AS :'library', 'rt_keep' LANGUAGE C STRICT;
 CREATE FUNCTION test.set(text, text) RETURNS void AS :'library', 'rt_set' LANGUAGE C STRICT;
+CREATE FUNCTION test.set_check(regclass, text, text[], anyarray, int[] DEFAULT NULL) RETURNS text AS :'library', 'rt_set_check' LANGUAGE C;
 CREATE FUNCTION test.sign(bytea, bytea, text) RETURNS text AS :'library', 'rt_sign' LANGUAGE C STRICT;
 CREATE FUNCTION test.token(bytea) RETURNS text AS :'library', 'rt_token' LANGUAGE C STRICT;
 
@@ -57,4 +58,15 @@ BEGIN
     RETURN 'agree: denied';
   END IF;
   RETURN format('DIFFER: shown %s, ours %s', shown, ours);
+END $$;
+
+-- Do many principals get the same answers at once as each of them alone?
+CREATE FUNCTION test.sets(rel regclass, role text, VARIADIC claims text[]) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+  result text;
+BEGIN
+  EXECUTE format('SELECT test.set_check($1, $2, $3, array_agg(t)) FROM %s t', rel)
+    INTO result USING rel, role, claims;
+  RETURN result;
 END $$;

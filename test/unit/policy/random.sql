@@ -43,6 +43,7 @@ BEGIN
 END $$;
 
 CREATE TABLE test.found (result text, policies text);
+CREATE TABLE test.sets (result text, policies text);
 DO $$
 DECLARE
   made text;
@@ -61,6 +62,8 @@ BEGIN
       INSERT INTO test.found SELECT test.agree('app.t', 'rt_user', claims), made;
       INSERT INTO test.found SELECT test.agree('app.t', 'rt_other', claims), made;
     END LOOP;
+    INSERT INTO test.sets SELECT test.sets('app.t', 'rt_user', '{"sub":"00000000-0000-0000-0000-000000000001","role":"rt_user","n":2,"orgs":[1,4]}',
+      '{"sub":"00000000-0000-0000-0000-000000000002","n":1}', '{}', '{"sub":"00000000-0000-0000-0000-000000000003","n":"0"}'), made;
     FOR j IN 1 .. 3 LOOP
       EXECUTE format('DROP POLICY IF EXISTS p%s ON app.t', j);
     END LOOP;
@@ -70,3 +73,6 @@ SELECT result, policies FROM test.found WHERE result !~ '^agree' LIMIT 5;
 -- the answers are of all kinds
 SELECT count(*), count(DISTINCT result) > 50, count(*) FILTER (WHERE result ~ 'nothing') BETWEEN 300 AND 1200,
   count(*) FILTER (WHERE result ~ 'error') < 300 FROM test.found;
+-- and those that can be asked for many at once are answered alike
+SELECT result, policies FROM test.sets WHERE result ~ 'DIFFER' LIMIT 5;
+SELECT count(*) FILTER (WHERE result ~ '^set') > 30, count(*) FILTER (WHERE result ~ '^set: [1-9]') > 15 FROM test.sets;
