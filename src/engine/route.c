@@ -56,7 +56,8 @@ typedef struct Slice
 
 static MemoryContext SliceContext = NULL;
 static HistoryCursor cursor;	/* up to where changes were routed to all */
-static HistoryTxn current;		/* the transaction there */
+static HistoryTxn current;		/* the transaction there ... */
+static uint32 current_seq;		/* ... and its last change before the place */
 static XLogRecPtr done_lsn;
 static TransactionId visible_before = InvalidTransactionId;
 static uint64 events;
@@ -411,13 +412,19 @@ collect_live(Slice *slice)
 		if (record->type == HISTORY_BEGIN)
 		{
 			current = *(HistoryTxn *) record;
+			current_seq = 0;
 			if (!is_visible(current.xid))
 				return ROUTE_BLOCKED;
 		}
 		else if (record->type == HISTORY_COMMIT)
+		{
 			done_lsn = current.end_lsn;
+			current_seq = CURSOR_WHOLE;
+		}
 		else if (!slice_add(slice, &current, record))
 			return ROUTE_MORE;
+		else if (record->type == HISTORY_CHANGE)
+			current_seq = ((HistoryChange *) record)->seq;
 		history_next(&cursor);
 	}
 	return ROUTE_IDLE;
@@ -532,6 +539,22 @@ route_position(RoutePosition *place)
 {
 	place->position = history_tell(&cursor);
 	place->txn = current;
+	place->seq = current_seq;
+}
+
+/* The cursor of a place: of the last change before it */
+void
+route_cursor(const RoutePosition *place, Cursor *result)
+{
+	result->epoch = wal_epoch();
+	result->lsn = place->txn.commit_lsn;
+	result->seq = place->seq;
+	if (result->lsn == InvalidXLogRecPtr)
+	{
+		/* no change yet since the start */
+		result->lsn = history_resume_lsn(wal_confirmed_lsn());
+		result->seq = CURSOR_WHOLE;
+	}
 }
 
 /* Is a place there? */

@@ -12,6 +12,7 @@
 
 #include "access/xlogdefs.h"
 
+#include "engine/cursor.h"
 #include "engine/history.h"
 #include "engine/linkio.h"
 
@@ -30,11 +31,13 @@ typedef struct RoutePosition
 {
 	uint64		position;		/* in the history's stream */
 	HistoryTxn	txn;			/* the transaction there */
+	uint32		seq;			/* its last change before the place */
 } RoutePosition;
 
 extern void route_init(XLogRecPtr confirmed);
 extern RouteState route_run(Link *link);
 extern bool route_congested(Link *link);
+extern void route_cursor(const RoutePosition *place, Cursor *cursor);
 extern void route_position(RoutePosition *place);
 extern bool route_late(struct Channel *channel);
 extern bool route_caught_up(const RoutePosition *place);

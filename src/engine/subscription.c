@@ -20,8 +20,10 @@
 
 #include "common/hashfn.h"
 #include "miscadmin.h"
+#include "utils/fmgrprotos.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
+#include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
@@ -777,13 +779,81 @@ channel_set_token(Channel *channel, const Token *token)
 	MemoryContextSwitchTo(old);
 }
 
+/* What a join's options ask for */
+typedef struct JoinOptions
+{
+	bool		cursor;			/* each change with its cursor */
+	char	   *since;			/* go on behind this one; NULL: from now */
+} JoinOptions;
+
+static JsonbValue *
+json_member(Jsonb *jsonb, const char *name)
+{
+	return getKeyJsonValueFromContainer(&jsonb->root, name, strlen(name),
+										NULL);
+}
+
+/* Read the channel's options; what is not understood counts as absent. */
+static void
+read_join_options(const Channel *channel, JoinOptions *options)
+{
+	Jsonb	   *jsonb;
+	JsonbValue *value;
+
+	memset(options, 0, sizeof(*options));
+	if (channel->options == NULL)
+		return;
+	jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+											   CStringGetDatum(channel->options)));
+	if (!JB_ROOT_IS_OBJECT(jsonb))
+		return;
+	value = json_member(jsonb, "cursor");
+	options->cursor = value != NULL && value->type == jbvBool &&
+		value->val.boolean;
+	value = json_member(jsonb, "since");
+	if (value != NULL && value->type == jbvString)
+	{
+		options->since = pnstrdup(value->val.string.val,
+								  value->val.string.len);
+		options->cursor = true;
+	}
+}
+
+/*
+ * Let the channel begin where its client left off, if it says so; returns the
+ * text for the reply's "rtsync", or NULL if the client did not ask.
+ */
+static char *
+channel_begin(Channel *channel)
+{
+	JoinOptions options;
+	RoutePosition now;
+	Cursor		cursor;
+	char		buf[CURSOR_SIZE];
+	const char *problem;
+
+	read_join_options(channel, &options);
+	if (!options.cursor)
+		return NULL;
+	problem = options.since != NULL ? late_resume(channel, options.since) : NULL;
+	if (options.since != NULL && problem == NULL)
+		return psprintf("{\"cursor\":\"%s\",\"resumed\":true}", options.since);
+	route_position(&now);
+	route_cursor(&now, &cursor);
+	cursor_format(&cursor, buf);
+	if (problem == NULL)
+		return psprintf("{\"cursor\":\"%s\"}", buf);
+	return psprintf("{\"cursor\":\"%s\",\"resumed\":false,\"refetch\":\"%s\"}",
+					buf, problem);
+}
+
 /*
  * Why this join must be refused, palloc'd, or NULL.  On success the channel
  * has its token and its groups.
  */
 static char *
 join_problem(Channel *channel, LinkString string,
-			 char **problems, char **hints)
+			 char **problems, char **hints, char **rtsync)
 {
 	Token		token;
 	TokenError	error;
@@ -800,6 +870,7 @@ join_problem(Channel *channel, LinkString string,
 	if (!(channel->rights & READ_RIGHTS))
 		return psprintf("Unauthorized: You do not have permissions to read from this Channel topic: %s",
 						channel->topic);
+	*rtsync = channel_begin(channel);
 	channel_subscribe(channel, problems, hints);
 	if (channel->wait)
 		for (int i = 0; i < channel->nbindings; i++)
@@ -819,6 +890,7 @@ handle_join(Link *link, LinkReader *body)
 	char	  **problems;
 	char	  **hints;
 	char	   *reason;
+	char	   *rtsync = NULL;	/* for the reply */
 
 	if (channel_find(id) != NULL ||
 		hash_get_num_entries(channels) >=
@@ -833,7 +905,7 @@ handle_join(Link *link, LinkReader *body)
 
 	problems = palloc0(sizeof(char *) * (channel->nbindings + 1));
 	hints = palloc0(sizeof(char *) * (channel->nbindings + 1));
-	reason = join_problem(channel, token, problems, hints);
+	reason = join_problem(channel, token, problems, hints, &rtsync);
 	if (reason != NULL)
 	{
 		refuse_join(link, id, reason);
@@ -844,7 +916,7 @@ handle_join(Link *link, LinkReader *body)
 	link_put_u64(&link->out, id);
 	link_put_u8(&link->out, 1);
 	link_put_u8(&link->out, channel->rights);
-	link_put_string(&link->out, NULL);
+	link_put_string(&link->out, rtsync);
 	put_bindings(&link->out, channel);
 	linkio_end(link);
 	report_bindings(channel, problems, hints);

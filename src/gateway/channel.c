@@ -600,7 +600,7 @@ read_bindings(Channel *channel, LinkReader *reader)
 }
 
 static void
-send_join_reply(Channel *channel)
+send_join_reply(Channel *channel, Slice rtsync)
 {
 	Connection *connection = channel->connection;
 	Buffer		response = {0};
@@ -615,7 +615,13 @@ send_join_reply(Channel *channel)
 		buffer_append_number(&response, channel->bindings[i].id);
 		buffer_append(&response, "}", 1);
 	}
-	buffer_append_string(&response, "]}");
+	buffer_append_string(&response, "]");
+	if (rtsync.data != NULL)
+	{
+		buffer_append_string(&response, ",\"rtsync\":");
+		buffer_append(&response, rtsync.data, rtsync.length);
+	}
+	buffer_append_string(&response, "}");
 	send_and_release(connection,
 					 phoenix_encode_reply(connection->version, channel->join_ref,
 										  channel->join_request,
@@ -626,7 +632,8 @@ send_join_reply(Channel *channel)
 
 /* The engine serves the channel.  False if the message is malformed. */
 bool
-channel_joined(uint64_t id, uint8_t rights, LinkReader *bindings)
+channel_joined(uint64_t id, uint8_t rights, Slice rtsync,
+			   LinkReader *bindings)
 {
 	Channel    *channel = find_by_id(id);
 
@@ -634,8 +641,9 @@ channel_joined(uint64_t id, uint8_t rights, LinkReader *bindings)
 		return false;
 	if (channel == NULL)
 		return true;
-	send_join_reply(channel);
+	send_join_reply(channel, rtsync);
 	channel->joined = true;
+	channel->wants_cursor = rtsync.data != NULL;
 	free_entry_texts(channel);
 	channel->rights = rights;
 	room_enter(&channel->topic->rooms[channel->is_private], channel);

@@ -46,6 +46,7 @@ typedef struct Channel
 	char	   *replaced_join_ref;	/* of the instance that this one replaces */
 	uint64_t	token_hash;
 	bool		joined;
+	bool		wants_cursor;	/* with each change */
 	bool		paused;			/* LINK_PAUSE was sent, LINK_CONTINUE not yet */
 	bool		is_private;
 	bool		broadcast_ack;
@@ -81,7 +82,8 @@ extern void channels_pause(struct Connection *connection);
 extern void channels_continue(struct Connection *connection);
 
 /* From the engine; false means that the message was malformed */
-extern bool channel_joined(uint64_t id, uint8_t rights, LinkReader *bindings);
+extern bool channel_joined(uint64_t id, uint8_t rights, Slice rtsync,
+						   LinkReader *bindings);
 extern bool channel_rebound(uint64_t id, LinkReader *bindings);
 extern void channel_refused(uint64_t id, Slice reason);
 extern void channel_set_rights(uint64_t id, uint8_t rights);

@@ -18,6 +18,8 @@
 #include "gateway/engine_link.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -245,16 +247,16 @@ on_join_reply(LinkReader *reader)
 	uint64_t	id = link_get_u64(reader);
 	bool		ok = link_get_u8(reader) != 0;
 	uint8_t		rights = link_get_u8(reader);
-	Slice		reason = get_slice(reader);
+	Slice		text = get_slice(reader);
 
 	if (ok)
-		return channel_joined(id, rights, reader);
+		return channel_joined(id, rights, text, reader);
 	if (!reader->failed && reader->next < reader->end &&
 		link_get_u32(reader) != 0)
 		return false;
 	if (!link_finished(reader))
 		return false;
-	channel_refused(id, reason);
+	channel_refused(id, text);
 	return true;
 }
 
@@ -267,13 +269,17 @@ on_bindings(LinkReader *reader)
 static bool
 on_event(LinkReader *reader)
 {
+	uint64_t	epoch = link_get_u64(reader);
+	uint64_t	lsn = link_get_u64(reader);
+	uint32_t	seq = link_get_u32(reader);
 	uint32_t	n_groups;
 	LinkReader	groups;
 	Slice		data;
+	char		cursor[48];
+	int			length;
 
-	link_get_u64(reader);		/* the cursor, for resuming one day */
-	link_get_u64(reader);
-	link_get_u32(reader);
+	length = snprintf(cursor, sizeof(cursor), "%" PRIx64 ":%" PRIx64 ":%" PRIx32,
+					  epoch, lsn, seq);
 	n_groups = link_get_count(reader, sizeof(uint32_t));
 	groups = *reader;
 	for (uint32_t i = 0; i < n_groups; i++)
@@ -281,7 +287,8 @@ on_event(LinkReader *reader)
 	data = get_slice(reader);
 	if (!link_finished(reader) || data.data == NULL)
 		return false;
-	fanout_change(&groups, n_groups, data);
+	fanout_change(&groups, n_groups, data,
+				  (Slice) {cursor, (size_t) length});
 	return true;
 }
 

@@ -36,6 +36,7 @@ typedef struct ChangeFrame
 	struct ChangeFrame *next;
 	Frame	   *frame;
 	PhoenixVersion version;
+	bool		cursor;
 	uint32_t	n_ids;
 	uint32_t	ids[];
 } ChangeFrame;
@@ -173,7 +174,7 @@ collect_ids(const Channel *channel, uint64_t change, uint32_t *ids)
 
 /* The frame for this channel: one that another channel uses, or a new one. */
 static Frame *
-frame_for(const Channel *channel, uint64_t change, Slice data)
+frame_for(const Channel *channel, uint64_t change, Slice data, Slice cursor)
 {
 	static uint32_t ids[JOIN_MAX_BINDINGS];
 	uint32_t	n_ids = collect_ids(channel, change, ids);
@@ -183,7 +184,8 @@ frame_for(const Channel *channel, uint64_t change, Slice data)
 
 	for (int i = 0; shared != NULL && i < MAX_COMPARED; i++)
 	{
-		if (shared->version == version && shared->n_ids == n_ids &&
+		if (shared->version == version &&
+			shared->cursor == channel->wants_cursor && shared->n_ids == n_ids &&
 			memcmp(shared->ids, ids, n_ids * sizeof(uint32_t)) == 0)
 			return shared->frame;
 		shared = shared->next;
@@ -191,9 +193,12 @@ frame_for(const Channel *channel, uint64_t change, Slice data)
 	shared = allocate(sizeof(ChangeFrame) + n_ids * sizeof(uint32_t));
 	shared->next = topic->frames;
 	shared->version = version;
+	shared->cursor = channel->wants_cursor;
 	shared->n_ids = n_ids;
 	memcpy(shared->ids, ids, n_ids * sizeof(uint32_t));
-	shared->frame = phoenix_encode_change(version, topic->json, ids, n_ids, data);
+	shared->frame = phoenix_encode_change(version, topic->json, ids, n_ids, data,
+										  channel->wants_cursor ?
+										  cursor : SLICE(""));
 	topic->frames = shared;
 	return shared->frame;
 }
@@ -213,10 +218,11 @@ release_frames(Topic *topic)
 
 /*
  * Send the change to all members of the groups, whose numbers the reader is
- * at.  data is the JSON text of the message's "data".
+ * at.  data is the JSON text of the message's "data", cursor the change's
+ * place in the history, for the channels that want it.
  */
 void
-fanout_change(LinkReader *groups, uint32_t n_groups, Slice data)
+fanout_change(LinkReader *groups, uint32_t n_groups, Slice data, Slice cursor)
 {
 	Fanout	   *fanout = &gateway.fanout;
 	uint64_t	change = ++fanout->change;
@@ -231,7 +237,7 @@ fanout_change(LinkReader *groups, uint32_t n_groups, Slice data)
 	}
 	for (size_t i = 0; i < fanout->n_hits; i++)
 		connection_send(fanout->hits[i]->connection,
-						frame_for(fanout->hits[i], change, data));
+						frame_for(fanout->hits[i], change, data, cursor));
 	for (size_t i = 0; i < fanout->n_hits; i++)
 		release_frames(fanout->hits[i]->topic);
 }

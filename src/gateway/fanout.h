@@ -22,6 +22,7 @@ typedef struct Fanout
 
 extern void fanout_subscribe(Binding *binding, uint32_t group);
 extern void fanout_unsubscribe(Binding *binding);
-extern void fanout_change(LinkReader *groups, uint32_t n_groups, Slice data);
+extern void fanout_change(LinkReader *groups, uint32_t n_groups, Slice data,
+						  Slice cursor);
 
 #endif							/* GATEWAY_FANOUT_H */

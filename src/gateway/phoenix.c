@@ -417,16 +417,18 @@ phoenix_encode_system(PhoenixVersion version, const char *join_ref,
 }
 
 /*
- * Encode a "postgres_changes" message for the bindings named by ids.  It
- * names no join_ref, so it fits every channel of this topic that has those
- * ids.
+ * Encode a "postgres_changes" message for the bindings named by ids, with the
+ * change's cursor unless that is empty.  It names no join_ref, so it fits
+ * every channel of this topic that has those ids.
  */
 Frame *
 phoenix_encode_change(PhoenixVersion version, Slice topic_json,
-					  const uint32_t *ids, size_t n_ids, Slice data)
+					  const uint32_t *ids, size_t n_ids, Slice data,
+					  Slice cursor)
 {
 	Buffer		head = {0};
-	Slice		payload[3];
+	Slice		payload[5];
+	size_t		n = 0;
 	Frame	   *frame;
 
 	buffer_append_string(&head, "{\"ids\":[");
@@ -437,11 +439,16 @@ phoenix_encode_change(PhoenixVersion version, Slice topic_json,
 		buffer_append_number(&head, ids[i]);
 	}
 	buffer_append_string(&head, "],\"data\":");
-	payload[0] = buffer_slice(&head);
-	payload[1] = data;
-	payload[2] = SLICE("}");
+	payload[n++] = buffer_slice(&head);
+	payload[n++] = data;
+	if (cursor.length > 0)
+	{
+		payload[n++] = SLICE(",\"rtsync\":{\"cursor\":\"");
+		payload[n++] = cursor;
+	}
+	payload[n++] = cursor.length > 0 ? SLICE("\"}}") : SLICE("}");
 	frame = encode_parts(version, NULL, NULL, topic_json, "postgres_changes",
-						 payload, 3);
+						 payload, n);
 	buffer_release(&head);
 	return frame;
 }

@@ -85,7 +85,7 @@ extern Frame *phoenix_encode_system(PhoenixVersion version, const char *join_ref
 									Slice status, Slice text, Slice channel);
 extern Frame *phoenix_encode_change(PhoenixVersion version, Slice topic_json,
 									const uint32_t *ids, size_t n_ids,
-									Slice data);
+									Slice data, Slice cursor);
 extern Frame *phoenix_encode_broadcast(PhoenixVersion version, Slice topic,
 									   Slice topic_json,
 									   const PhoenixBroadcast *broadcast);

@@ -79,9 +79,11 @@ typedef enum LinkType
 	LINK_AUTH_REPLY,
 
 	/*
-	 * Answer to LINK_JOIN.  u64 channel, u8 ok, u8 LinkRights, string reason
-	 * (when refused, for the reply's "reason"), then the bindings as in
-	 * LINK_BINDINGS (none when refused).  Events may follow at once.
+	 * Answer to LINK_JOIN.  u64 channel, u8 ok, u8 LinkRights, string text,
+	 * then the bindings as in LINK_BINDINGS (none when refused).  The text is
+	 * the reply's "reason" when refused; else, if there is one, JSON for the
+	 * reply's "rtsync", and the channel's changes are to have their cursors.
+	 * Events may follow at once.
 	 */
 	LINK_JOIN_REPLY,
 

@@ -240,9 +240,9 @@ test_encode(void)
 				"{\"topic\":\"realtime:r\",\"event\":\"phx_error\",\"payload\":{},\"ref\":\"1\"}");
 	CHECK_FRAME(phoenix_encode_system(PHOENIX_V2, "\"1\"", topic, SLICE("system"), SLICE("ok"), SLICE("hi"), SLICE("r")),
 				"[\"1\",null,\"realtime:r\",\"system\",{\"message\":\"hi\",\"status\":\"ok\",\"extension\":\"system\",\"channel\":\"r\"}]");
-	CHECK_FRAME(phoenix_encode_change(PHOENIX_V2, topic, ids, 2, SLICE("{\"a\":1}")),
+	CHECK_FRAME(phoenix_encode_change(PHOENIX_V2, topic, ids, 2, SLICE("{\"a\":1}"), SLICE("")),
 				"[null,null,\"realtime:r\",\"postgres_changes\",{\"ids\":[1000,4294967295],\"data\":{\"a\":1}}]");
-	CHECK_FRAME(phoenix_encode_change(PHOENIX_V1, topic, ids, 1, SLICE("{}")),
+	CHECK_FRAME(phoenix_encode_change(PHOENIX_V1, topic, ids, 1, SLICE("{}"), SLICE("a:b:1")),
 				"{\"topic\":\"realtime:r\",\"event\":\"postgres_changes\",\"payload\":{\"ids\":[1000],\"data\":{}},\"ref\":null}");
 }
 
