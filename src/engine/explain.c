@@ -713,11 +713,6 @@ explain_row(Explain *explain, Jsonb *jsonb)
 		return true;
 	}
 	require_table(explain);
-	if (probe->rel->rd_rel->relkind != RELKIND_RELATION)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a row of a partitioned table cannot be looked up"),
-				 errhint("Give the whole row instead of its key.")));
 	found = probe_look_up(probe, &explain->tuple);
 	put_deciding_step(explain, "row", given, verdict(found),
 					  found ? "found in the table" : "not in the table");

@@ -265,13 +265,29 @@ probe_row(Probe *probe, Jsonb *jsonb, HeapTuple row)
 	row->t_tableOid = probe->schema->relid;
 }
 
-/* Does the object have the columns of the primary key, and no others? */
+static Bitmapset *
+live_columns(TupleDesc desc)
+{
+	Bitmapset  *result = NULL;
+
+	for (int i = 0; i < desc->natts; i++)
+		if (!TupleDescAttr(desc, i)->attisdropped)
+			result = bms_add_member(result, i + 1);
+	return result;
+}
+
+/*
+ * Does the object have the columns of the primary key, and no others?  Where
+ * the table has no others, it is a row.
+ */
 bool
 probe_is_key(Probe *probe, Jsonb *jsonb)
 {
+	Bitmapset  *all = live_columns(probe->schema->desc);
 	int			attnum = -1;
 
 	if (bms_is_empty(probe->schema->pkey) || !JB_ROOT_IS_OBJECT(jsonb) ||
+		bms_equal(probe->schema->pkey, all) ||
 		JB_ROOT_COUNT(jsonb) != bms_num_members(probe->schema->pkey))
 		return false;
 	while ((attnum = bms_next_member(probe->schema->pkey, attnum)) >= 0)
