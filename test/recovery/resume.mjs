@@ -1,0 +1,139 @@
+// A client that keeps its last cursor and comes back with it gets every change
+// once and in order, whatever ended its connection: itself, the gateway, the
+// engine or the server.
+
+import { assert, note, sleep, test, until } from '../e2e/lib/tap.mjs';
+import { RawClient } from '../e2e/lib/raw.mjs';
+import { createRole, createTable, sql, status, token } from '../e2e/lib/server.mjs';
+import { gatewayPids, restart, running } from './lib/cluster.mjs';
+
+await createRole('reader');
+await createTable('journal', 'id int PRIMARY KEY, filler text', { roles: ['reader'] });
+const apikey = token('reader');
+const binding = { event: 'INSERT', schema: 'public', table: 'journal' };
+const join = (client, rtsync) => client.joinOk('journal', [binding], { config: { rtsync } });
+
+// Follows the table over any number of connections.
+class Follower {
+  ids = [];
+  cursor = null;
+  connections = 0;
+  refetches = 0;
+  wanted = true;
+
+  async run() {
+    while (this.wanted) {
+      try {
+        this.client = await RawClient.open({ apikey });
+        // what comes may come before the reply has been looked at
+        this.client.onFrame = (frame) => this.#note(frame);
+        const { response } = await join(this.client, this.cursor ? { since: this.cursor } : { cursor: true });
+        if (this.cursor && !response.rtsync.resumed) this.refetches++;
+        this.cursor ??= response.rtsync.cursor;
+        this.connections++;
+        await until('the end of the connection', () => this.client.closed, { timeout: 120_000 });
+      } catch {
+        await sleep(20);
+      }
+    }
+  }
+
+  #note({ event, payload }) {
+    if (event !== 'postgres_changes') return;
+    this.ids.push(payload.data.record.id);
+    this.cursor = payload.rtsync.cursor;
+  }
+
+  drop() {
+    this.client?.socket.terminate();
+  }
+}
+
+let written = 0;
+
+// Transactions of one to fifty rows, until told to stop; one that a restart
+// interrupts is written again.
+async function write(until_) {
+  while (!until_()) {
+    const n = 1 + (written % 50);
+    try {
+      await sql(
+        `INSERT INTO journal SELECT g, repeat('x', 100) FROM generate_series($1::int, $2::int) g
+         ON CONFLICT DO NOTHING`, [written + 1, written + n]);
+      written += n;
+    } catch {
+      await sleep(50);
+    }
+  }
+}
+
+test('20 clients get each of the rows once and in order over drops, kills and restarts', async () => {
+  const followers = Array.from({ length: 20 }, () => new Follower());
+  const ends = followers.map((f) => f.run());
+  await until('all to be there', () => followers.every((f) => f.connections > 0));
+
+  let stop = false;
+  const writer = write(() => stop);
+  const drops = (async () => {
+    while (!stop) {
+      followers[Math.floor(Math.random() * followers.length)].drop();
+      await sleep(30);
+    }
+  })();
+  const faults = [
+    async () => process.kill((await gatewayPids())[0], 'SIGKILL'),
+    async () => sql('SELECT pg_terminate_backend($1)', [(await status()).pid]),
+    () => restart('fast'),
+    () => restart('immediate'),
+  ];
+  for (const fault of faults) {
+    await sleep(1500); // under load
+    await fault();
+    await running();
+  }
+  await sleep(1500);
+  stop = true;
+  await Promise.all([writer, drops]);
+
+  await until('the last row', () => followers.every((f) => f.ids.at(-1) === written), { timeout: 60_000 });
+  for (const follower of followers) {
+    follower.wanted = false;
+    follower.drop();
+  }
+  await Promise.all(ends);
+  note(`${written} rows, ${followers.reduce((n, f) => n + f.connections, 0)} connections, ${faults.length} faults`);
+  for (const follower of followers) {
+    assert.equal(follower.refetches, 0);
+    assert.deepEqual(follower.ids, Array.from({ length: written }, (_, i) => i + 1));
+  }
+}, { timeout: 180_000 });
+
+test('a cursor that cannot be gone on from is answered with the reason', async () => {
+  const client = await RawClient.open({ apikey });
+  const { response: { rtsync: { cursor } } } = await join(client, { cursor: true });
+  const [epoch, lsn, seq] = cursor.split(':');
+  for (const [since, reason] of [
+    ['', 'invalid cursor'],
+    ['nonsense', 'invalid cursor'],
+    [`${cursor}:1`, 'invalid cursor'],
+    [`${epoch}:${'f'.repeat(17)}:1`, 'invalid cursor'],
+    [`1:${lsn}:${seq}`, 'the cursor is of another history'],
+    [`${epoch}:1:1`, 'the cursor is too old'],
+  ]) {
+    const { response } = await join(client, { since });
+    assert.equal(response.rtsync.resumed, false, since);
+    assert.equal(response.rtsync.refetch, reason, since);
+    assert.equal(typeof response.rtsync.cursor, 'string');
+  }
+  client.close();
+});
+
+test('who does not ask for cursors gets none', async () => {
+  const client = await RawClient.open({ apikey });
+  const { response } = await client.joinOk('journal', [binding]);
+  assert.deepEqual(Object.keys(response), ['postgres_changes']);
+  await sql('INSERT INTO journal VALUES ($1)', [++written]);
+  const frame = await client.frame('the row', (f) => f.event === 'postgres_changes');
+  assert.deepEqual(Object.keys(frame.payload), ['ids', 'data']);
+  client.close();
+});
