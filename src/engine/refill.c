@@ -6,9 +6,14 @@
  * An UPDATE that leaves a large value as it was (stored out of line, by TOAST)
  * does not log it.  With REPLICA IDENTITY FULL the plugin has it from the old
  * row; otherwise it is looked up here, by primary key, in the row as it is
- * now.  A later transaction may have changed it; then the subscriber gets the
- * later value a little early, and its own event follows.  If the row is gone,
- * the value stays unknown, and the event that says so follows too.
+ * now.  That may be a later version, which the subscriber need not be allowed
+ * to see: so the value is taken only if nothing else in the row has changed,
+ * for then row security decides about the very row that the value is from.
+ * Otherwise, and if the row is gone, the value stays unknown; another event,
+ * for those who may see it, follows.
+ *
+ * Nobody waits here for a lock: a table that is locked exclusively, or whose
+ * index is, is not looked into.
  *
  * This reads the table with the engine's own rights; the value is shown to
  * nobody before it was decided who may see it.  An ordinary table is read by
@@ -29,7 +34,10 @@
 #include "catalog/pg_class.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -68,7 +76,27 @@ make_keys(Relation index, const RelSchema *schema, HeapTuple tuple,
 	return true;
 }
 
-/* Replace what is not known in the tuple by the row's values of now. */
+/* Has the table still this column of the change's schema, as it was then? */
+static bool
+same_column(TupleDesc then, TupleDesc now, int i)
+{
+	return i < now->natts && !TupleDescAttr(now, i)->attisdropped &&
+		TupleDescAttr(now, i)->atttypid == TupleDescAttr(then, i)->atttypid;
+}
+
+/* Are two values of a column the same, byte for byte? */
+static bool
+same_value(Form_pg_attribute att, Datum a, bool a_null, Datum b, bool b_null)
+{
+	if (a_null || b_null)
+		return a_null && b_null;
+	return datum_image_eq(a, b, att->attbyval, att->attlen);
+}
+
+/*
+ * Replace what is not known in the tuple by the row's values of now, unless
+ * these are of a version that differs in what is known.
+ */
 static void
 take_values(ChangeRows *rows, TupleDesc now, Datum *now_values,
 			bool *now_nulls)
@@ -76,22 +104,31 @@ take_values(ChangeRows *rows, TupleDesc now, Datum *now_values,
 	TupleDesc	desc = rows->schema->desc;
 	Datum	   *values = palloc(sizeof(Datum) * desc->natts);
 	bool	   *nulls = palloc(sizeof(bool) * desc->natts);
+	Bitmapset  *known = bms_copy(rows->new_known);
 
 	heap_deform_tuple(&rows->newtuple, desc, values, nulls);
 	for (int i = 0; i < desc->natts; i++)
 	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attisdropped || compat_att_is_virtual(att) ||
+			!same_column(desc, now, i))
+			continue;
 		if (bms_is_member(i + 1, rows->new_known))
+		{
+			if (!same_value(att, values[i], nulls[i],
+							now_values[i], now_nulls[i]))
+				return;
 			continue;
-		if (i >= now->natts || TupleDescAttr(now, i)->attisdropped ||
-			TupleDescAttr(now, i)->atttypid != TupleDescAttr(desc, i)->atttypid)
-			continue;
+		}
 		nulls[i] = now_nulls[i];
 		values[i] = now_values[i];
-		if (!nulls[i] && TupleDescAttr(now, i)->attlen == -1)
+		if (!nulls[i] && att->attlen == -1)
 			values[i] = PointerGetDatum(PG_DETOAST_DATUM_COPY(values[i]));
-		rows->new_known = bms_add_member(rows->new_known, i + 1);
+		known = bms_add_member(known, i + 1);
 	}
 	rows->newtuple = *heap_form_tuple(desc, values, nulls);
+	rows->new_known = known;
 }
 
 static void
@@ -156,6 +193,10 @@ look_up_by_query(ChangeRows *rows, Relation rel)
 	int			nkeys;
 	char	   *query = lookup_query(rows, rel, types, keys, &nkeys);
 
+	int			nestlevel = NewGUCNestLevel();
+
+	(void) set_config_option("lock_timeout", "1ms", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 	SPI_connect();
 	if (SPI_execute_with_args(query, nkeys, types, keys, NULL, true,
 							  1) == SPI_OK_SELECT && SPI_processed == 1)
@@ -175,6 +216,7 @@ look_up_by_query(ChangeRows *rows, Relation rel)
 		take_values(rows, RelationGetDescr(rel), values, nulls);
 	}
 	SPI_finish();
+	AtEOXact_GUC(false, nestlevel);
 	MemoryContextSwitchTo(context);
 }
 
@@ -188,20 +230,24 @@ refill_rows(ChangeRows *rows)
 	Relation	rel;
 	Oid			indexid;
 
-	if (!rows->has_new || rows->new_known == NULL)
+	if (!rows->has_new || rows->new_known == NULL ||
+		!ConditionalLockRelationOid(rows->schema->relid, AccessShareLock))
 		return;
-	rel = try_table_open(rows->schema->relid, AccessShareLock);
+	rel = try_table_open(rows->schema->relid, NoLock);
 	if (rel == NULL)
+	{
+		UnlockRelationOid(rows->schema->relid, AccessShareLock);
 		return;
+	}
 	(void) RelationGetIndexList(rel);	/* finds rd_pkindex */
 	indexid = rel->rd_pkindex;
 	if (!OidIsValid(indexid))
 		;
 	else if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 		look_up_by_query(rows, rel);
-	else
+	else if (ConditionalLockRelationOid(indexid, AccessShareLock))
 	{
-		Relation	index = index_open(indexid, AccessShareLock);
+		Relation	index = index_open(indexid, NoLock);
 
 		look_up_by_index(rows, rel, index);
 		index_close(index, AccessShareLock);

@@ -441,3 +441,32 @@ test('the rows of a partition are told under its name', async () => {
   assert.deepEqual(await one.seen("INSERT INTO parted VALUES (1, 'low'), (101, 'high')"),
     [['INSERT', { id: 1, body: 'low' }]]);
 });
+
+test('a value that was not logged is not taken from a version that the subscriber may not see', async () => {
+  await createTable('large', 'id int PRIMARY KEY, owner uuid, n int, body text', { roles: ['e2e_viewer'] });
+  await sql(`ALTER TABLE large ALTER body SET STORAGE EXTERNAL;
+    ALTER TABLE large ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY own ON large FOR SELECT TO e2e_viewer USING (owner = rtsync.uid());
+    INSERT INTO large VALUES (1, '${user(1)}', 1, repeat('a', 10000))`);
+  const one = await viewer(1, ['large']);
+  const [[type, record]] = await one.seen(`BEGIN;
+    UPDATE large SET n = 2;
+    UPDATE large SET owner = '${user(2)}', body = repeat('s', 10000);
+    COMMIT`);
+  assert.equal(type, 'UPDATE');
+  assert.deepEqual(record, { id: 1, owner: user(1), n: 2 });
+});
+
+test('a table that is locked, and whose values must be looked up, holds up nobody', async () => {
+  await createTable('locked', 'id int PRIMARY KEY, n int, body text', { roles: ['e2e_viewer'] });
+  await sql(`ALTER TABLE locked ALTER body SET STORAGE EXTERNAL; INSERT INTO locked VALUES (1, 1, repeat('a', 10000))`);
+  const one = await viewer(1, ['locked']);
+  const connection = await database.connect();
+  try {
+    await connection.query('BEGIN; UPDATE locked SET n = 2; COMMIT; BEGIN; LOCK TABLE locked');
+    await one.seen('SELECT');
+  } finally {
+    await connection.query('ROLLBACK');
+    connection.release();
+  }
+});
