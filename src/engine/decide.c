@@ -88,14 +88,6 @@ table_group_compile(TableGroup *tg, TableAccess *access)
  *--------------------------------------------------------------------------
  */
 
-static Verdict
-verdict_and(Verdict a, Verdict b)
-{
-	if (a == VERDICT_NO || b == VERDICT_NO)
-		return VERDICT_NO;
-	return a == VERDICT_YES ? b : a;
-}
-
 /*
  * Do the policies let a row through?  For a pure group nobody needs to be
  * entered but its role; for others, the principal.
@@ -110,15 +102,22 @@ check_policies(TableGroup *tg, TableAccess *access, const PolicyRow *row)
 	return policy_check_folded(access, tg->params, row);
 }
 
-/* P of one row; the filter sees only rows that the policies let through. */
+static Verdict
+check_filter(TableGroup *tg, const PolicyRow *row)
+{
+	return tg->filter != NULL ? filter_check(tg->filter, row) : VERDICT_YES;
+}
+
+/*
+ * P of one row.  The filter sees only rows that the policies certainly let
+ * through: its author chooses what it does with them, and is told its errors.
+ */
 static Verdict
 check_row(TableGroup *tg, TableAccess *access, const PolicyRow *row)
 {
 	Verdict		verdict = check_policies(tg, access, row);
 
-	if (verdict == VERDICT_NO || tg->filter == NULL)
-		return verdict;
-	return verdict_and(verdict, filter_check(tg->filter, row));
+	return verdict == VERDICT_YES ? check_filter(tg, row) : verdict;
 }
 
 /* The new row of a change that has one */
@@ -199,11 +198,11 @@ decide_delete(TableGroup *tg, TableAccess *access, ChangeRows *rows,
 		return OUTCOME_NOTHING;
 	verdict = check_row(tg, access, &row);
 	*old = access->row_security ? OLD_KEY : OLD_IDENTITY;
-	if (verdict == VERDICT_YES ||
-		(verdict == VERDICT_UNKNOWN &&
-		 rtsync_delete_visibility == DELETE_VISIBILITY_KEY))
-		return OUTCOME_DELETE;
-	return OUTCOME_NOTHING;
+	if (verdict == VERDICT_UNKNOWN &&
+		rtsync_delete_visibility == DELETE_VISIBILITY_KEY)
+		return check_filter(tg, &row) != VERDICT_NO ?
+			OUTCOME_DELETE : OUTCOME_NOTHING;
+	return verdict == VERDICT_YES ? OUTCOME_DELETE : OUTCOME_NOTHING;
 }
 
 /* The new row does not pass: did it leave the view? */
@@ -221,16 +220,25 @@ decide_leave(TableGroup *tg, TableAccess *access, ChangeRows *rows,
 		OUTCOME_DELETE : OUTCOME_NOTHING;
 }
 
+/* Did the row, whose new version passes, certainly not pass before? */
+static bool
+was_outside(TableGroup *tg, TableAccess *access, ChangeRows *rows)
+{
+	PolicyRow	row;
+
+	return old_row(rows, &row) &&
+		(check_policies(tg, access, &row) == VERDICT_NO ||
+		 check_filter(tg, &row) == VERDICT_NO);
+}
+
 /* The new row passes.  With view semantics, it may have entered the view. */
 static Outcome
 decide_stay(TableGroup *tg, TableAccess *access, ChangeRows *rows,
 			OldPart *old)
 {
 	int			wanted = tg->group->spec.events;
-	PolicyRow	row;
 
-	if (tg->group->options.view && old_row(rows, &row) &&
-		check_row(tg, access, &row) == VERDICT_NO)
+	if (tg->group->options.view && was_outside(tg, access, rows))
 		return (wanted & EVENT_INSERT) ? OUTCOME_INSERT : OUTCOME_NOTHING;
 	if (!(wanted & EVENT_UPDATE))
 		return OUTCOME_NOTHING;
