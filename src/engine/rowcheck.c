@@ -8,6 +8,7 @@
  * keep their number for life, so a column is taken over by its number, if it
  * still means the same:
  *	  - same type: its value, whatever its name is now;
+ *	  - in no tuple, as it had been added without a default: null;
  *	  - added since: what SELECT shows for rows stored before, if the catalog
  *		remembers a constant default (the "missing value"); otherwise it is
  *		not known: the table may have been rewritten with values that the
@@ -378,13 +379,19 @@ rowcheck_fetch(TupleDesc desc, const Bitmapset *attnums, const PolicyRow *row,
 		{
 			AttrMissing *missing;
 
-			if (!now->atthasmissing || !desc->constr || !desc->constr->missing)
+			if (now->atthasmissing && desc->constr && desc->constr->missing)
+			{
+				missing = &desc->constr->missing[attnum - 1];
+				if (!missing->am_present)
+					return false;
+				values[attnum - 1] = missing->am_value;
+				isnull[attnum - 1] = false;
+			}
+			else if (attnum > rowdesc->natts ||
+					 TupleDescAttr(rowdesc, attnum - 1)->atttypid != now->atttypid)
 				return false;
-			missing = &desc->constr->missing[attnum - 1];
-			if (!missing->am_present)
-				return false;
-			values[attnum - 1] = missing->am_value;
-			isnull[attnum - 1] = false;
+
+			/* else it was added without a default before: it is null */
 			continue;
 		}
 

@@ -30,9 +30,8 @@ typedef enum Verdict
 
 /*
  * A row as the history holds it.  A tuple with fewer attributes than the
- * schema (it was stored before ADD COLUMN) counts as not known in those that
- * it lacks, unless the table still has a missing value for them; whoever
- * makes the row expands it (heap_expand_tuple, under the historic snapshot).
+ * schema was stored before ADD COLUMN: what it lacks is the table's missing
+ * value, if there is one, or else null.
  */
 typedef struct PolicyRow
 {

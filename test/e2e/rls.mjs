@@ -480,3 +480,14 @@ test('a filter sees no row whose policies cannot be decided', async () => {
   assert.deepEqual(await one.seen('DELETE FROM unsure'), []);
   assert.ok(one.frames.every((f) => !f.text.includes('4711')));
 });
+
+test('a row that was stored before a column was added has it as null', async () => {
+  await createTable('older', 'id int PRIMARY KEY', { roles: ['e2e_viewer'], full: true });
+  await sql('INSERT INTO older VALUES (1), (2)');
+  await sql(`ALTER TABLE older ADD COLUMN gone_at timestamptz;
+    ALTER TABLE older ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY there ON older FOR SELECT TO e2e_viewer USING (gone_at IS NULL)`);
+  const one = await viewer(1, ['older']);
+  assert.deepEqual(await one.seen('DELETE FROM older WHERE id = 1'), [['DELETE', { id: 1 }]]);
+  assert.deepEqual(await one.seen('UPDATE older SET gone_at = now()'), [['DELETE', { id: 2 }]]);
+});
