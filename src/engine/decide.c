@@ -65,8 +65,7 @@ table_group_compile(TableGroup *tg, TableAccess *access)
 	old = MemoryContextSwitchTo(tg->context);
 	shown = bms_intersect(access->columns, schema->published);
 	tg->identity = bms_intersect(schema->identity, shown);
-	tg->key = bms_intersect(bms_is_empty(schema->pkey) ?
-							schema->identity : schema->pkey, shown);
+	tg->key = bms_intersect(schema_key(schema), shown);
 	if (spec->nselect >= 0)
 	{
 		tg->record = binding_selected(spec, schema->desc, shown);

@@ -81,6 +81,18 @@ schema_create(Relation publish_as, Relation changed, Bitmapset *published)
 	return schema;
 }
 
+/*
+ * What identifies a row in what is known of its old version: the primary key,
+ * or the replica identity if that has not all of it.
+ */
+const Bitmapset *
+schema_key(const RelSchema *schema)
+{
+	return !bms_is_empty(schema->pkey) &&
+		bms_is_subset(schema->pkey, schema->identity) ?
+		schema->pkey : schema->identity;
+}
+
 /* Take another reference. */
 RelSchema *
 schema_ref(RelSchema *schema)

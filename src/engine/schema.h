@@ -45,6 +45,7 @@ typedef struct RelSchema
 
 extern RelSchema *schema_create(Relation publish_as, Relation changed,
 								Bitmapset *published);
+extern const Bitmapset *schema_key(const RelSchema *schema);
 extern RelSchema *schema_ref(RelSchema *schema);
 extern void schema_unref(RelSchema *schema);
 extern bool schema_equal(const RelSchema *a, const RelSchema *b);

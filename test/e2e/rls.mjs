@@ -491,3 +491,13 @@ test('a row that was stored before a column was added has it as null', async () 
   assert.deepEqual(await one.seen('DELETE FROM older WHERE id = 1'), [['DELETE', { id: 1 }]]);
   assert.deepEqual(await one.seen('UPDATE older SET gone_at = now()'), [['DELETE', { id: 2 }]]);
 });
+
+test('the key of a row that left is what is known of it', async () => {
+  await createTable('indexed', 'id int PRIMARY KEY, email text NOT NULL UNIQUE', { roles: ['e2e_viewer'] });
+  await sql(`ALTER TABLE indexed REPLICA IDENTITY USING INDEX indexed_email_key;
+    ALTER TABLE indexed ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY everybody ON indexed FOR SELECT TO e2e_viewer USING (true);
+    INSERT INTO indexed VALUES (1, 'a')`);
+  const one = await viewer(1, ['indexed']);
+  assert.deepEqual(await one.seen('DELETE FROM indexed'), [['DELETE', { email: 'a' }]]);
+});
