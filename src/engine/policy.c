@@ -138,7 +138,7 @@ static void require_principal(TableAccess *access);
 static _Noreturn void suspend(TableAccess *access);
 static void refuse_suspended(TableAccess *access);
 static void build_access(TableAccess *access);
-static uint64 access_signature(TableAccess *access);
+static uint64 access_signature(TableAccess *access, TupleDesc desc);
 static void read_privileges(TableAccess *access, Relation rel);
 static Bitmapset *permitted_columns(Relation rel, Oid roleid, AclMode mode);
 static CompiledPolicy *compile_quals(Relation rel, List *quals,
@@ -393,10 +393,12 @@ build_access(TableAccess *access)
 										 context);
 			describe_compiled(&new, new.compiled);
 		}
+		new.signature = access_signature(&new, RelationGetDescr(rel));
 		table_close(rel, AccessShareLock);
 	}
+	else
+		new.signature = access_signature(&new, NULL);
 	principal_leave(&scope);
-	new.signature = access_signature(&new);
 	if (new.signature == access->signature)
 		new.suspended_until = access->suspended_until;
 	MemoryContextSwitchTo(oldcontext);
@@ -412,16 +414,26 @@ build_access(TableAccess *access)
 		MemoryContextDelete(oldown);
 }
 
-/* What the answers depend on, but for rows of other tables, as a number */
+/*
+ * What a SELECT depends on, but for rows, as a number.  The names and types of
+ * the columns are part of it: they change all rows, without any event.
+ */
 static uint64
-access_signature(TableAccess *access)
+access_signature(TableAccess *access, TupleDesc desc)
 {
 	StringInfoData buf;
+	int			attnum = -1;
 
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "%d %d %u ", access->readable, access->row_security,
 					 access->function_changes);
-	outBitmapset(&buf, access->columns);
+	while ((attnum = bms_next_member(access->columns, attnum)) >= 0)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, attnum - 1);
+
+		appendStringInfo(&buf, "%d %s %u %d ", attnum, NameStr(att->attname),
+						 att->atttypid, att->atttypmod);
+	}
 	if (access->compiled != NULL)
 		appendStringInfoString(&buf, nodeToString(access->compiled->quals));
 	return hash_bytes_extended((unsigned char *) buf.data, buf.len, 0) | 1;
