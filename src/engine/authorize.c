@@ -26,6 +26,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/rel.h"
@@ -61,31 +62,44 @@ typedef struct MessagesTable
 	RelSchema	schema;			/* as far as policies look at it */
 } MessagesTable;
 
+/* Keeps the lock until the end of the transaction. */
+static void
+close_table(MessagesTable *table)
+{
+	table_close(table->rel, NoLock);
+}
+
+/* The engine must not wait for whoever holds a lock. */
+static void
+lock_table(Oid relid)
+{
+	if (!ConditionalLockRelationOid(relid, AccessShareLock))
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("the table of messages is locked")));
+}
+
 static bool
-open_table(MessagesTable *table)
+open_table(MessagesTable *table, bool wait)
 {
 	memset(table, 0, sizeof(*table));
 	table->relid = messages_table_oid();
+	if (OidIsValid(table->relid) && !wait)
+		lock_table(table->relid);
 	table->rel = OidIsValid(table->relid) ?
-		try_table_open(table->relid, AccessShareLock) : NULL;
+		try_table_open(table->relid, wait ? AccessShareLock : NoLock) : NULL;
 	if (table->rel == NULL)
 		return false;
 	if (table->rel->rd_rel->relkind != RELKIND_RELATION &&
 		table->rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 	{
 		/* a view has no row security */
-		table_close(table->rel, AccessShareLock);
+		close_table(table);
 		return false;
 	}
 	table->schema.relid = table->relid;
 	table->schema.desc = RelationGetDescr(table->rel);
 	return true;
-}
-
-static void
-close_table(MessagesTable *table)
-{
-	table_close(table->rel, AccessShareLock);
 }
 
 /* The value of one column; false: null */
@@ -221,7 +235,7 @@ authorize_topic(const Principal *principal, const char *topic)
 	MessagesTable table;
 	uint8		rights = 0;
 
-	if (!open_table(&table))
+	if (!open_table(&table, false))
 		return 0;
 	for (int i = 0; i < lengthof(questions); i++)
 	{
@@ -298,7 +312,7 @@ authorize_send(const Message *message, const char *topic, const char *event,
 	bool		result;
 
 	policy_init();
-	if (!open_table(&table))
+	if (!open_table(&table, true))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("what \"rtsync.messages_table\" names is not a table")));

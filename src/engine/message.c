@@ -48,6 +48,7 @@
 #include "executor/tuptable.h"
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -242,6 +243,14 @@ message_emit(const Message *message, bool transactional)
 		if (shared_state != NULL)
 			shared_wake_engine();
 	}
+}
+
+/* A message's id as clients know it, palloc'd */
+char *
+message_id_text(const Message *message)
+{
+	return DatumGetCString(DirectFunctionCall1(uuid_out,
+											   UUIDPGetDatum(&message->id)));
 }
 
 /*--------------------------------------------------------------------------

@@ -43,6 +43,8 @@ typedef struct Message
 /* Writing, in any backend */
 extern void message_emit(const Message *message, bool transactional);
 
+extern char *message_id_text(const Message *message);
+
 /* Reading, in the engine */
 extern void message_load_key(void);
 extern bool message_genuine(const char *data, Size size, bool transactional,

@@ -34,6 +34,7 @@
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
@@ -47,6 +48,7 @@
 #include "engine/attempt.h"
 #include "engine/catalogs.h"
 #include "engine/messages_table.h"
+#include "engine/principal.h"
 #include "engine/settings.h"
 #include "engine/wal.h"
 
@@ -88,6 +90,20 @@ table_name(Oid relid)
 {
 	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
 									  get_rel_name(relid));
+}
+
+/* Its owner, as whom it is read and written */
+static Oid
+table_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
 }
 
 static void
@@ -169,7 +185,7 @@ messages_table_store(const Message *message, const Interval *ttl)
 	int			nestlevel = NewGUCNestLevel();
 
 	GetUserIdAndSecContext(&userid, &sec_context);
-	SetUserIdAndSecContext(rel->rd_rel->relowner,
+	SetUserIdAndSecContext(table_owner(relid),
 						   sec_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
 	set_local("search_path", "pg_catalog, pg_temp");
@@ -179,6 +195,120 @@ messages_table_store(const Message *message, const Interval *ttl)
 	AtEOXact_GUC(false, nestlevel);
 	SetUserIdAndSecContext(userid, sec_context);
 	table_close(rel, NoLock);
+}
+
+/*--------------------------------------------------------------------------
+ * Replaying, in the engine
+ *--------------------------------------------------------------------------
+ */
+
+/* One column of a result's row, in the memory context given; data NULL: null */
+static MessagePart
+replay_part(HeapTuple tuple, TupleDesc desc, int column, bool text,
+			MemoryContext context)
+{
+	bool		isnull;
+	Datum		datum = SPI_getbinval(tuple, desc, column, &isnull);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	MessagePart part = {NULL, 0};
+
+	if (!isnull)
+	{
+		struct varlena *value = PG_DETOAST_DATUM_PACKED(datum);
+
+		part.data = pnstrdup(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+		part.length = VARSIZE_ANY_EXHDR(value);
+		if (text && GetDatabaseEncoding() != PG_UTF8)
+		{
+			part.data = pg_server_to_any(part.data, part.length, PG_UTF8);
+			part.length = strlen(part.data);
+		}
+	}
+	MemoryContextSwitchTo(old);
+	return part;
+}
+
+/* Put a row into the list, which is in the memory context given. */
+static List *
+add_replay(List *list, HeapTuple tuple, TupleDesc desc, MemoryContext context)
+{
+	bool		isnull;
+	Datum		id = SPI_getbinval(tuple, desc, 1, &isnull);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Message    *message = palloc0(sizeof(Message));
+
+	message->id = *DatumGetUUIDP(id);
+	message->private = true;
+	message->event = replay_part(tuple, desc, 2, true, context);
+	message->payload = replay_part(tuple, desc, 3, true, context);
+	message->json = message->payload.data != NULL;
+	if (!message->json)
+		message->payload = replay_part(tuple, desc, 4, false, context);
+	if (message->payload.data != NULL)
+		list = lappend(list, message);
+	MemoryContextSwitchTo(old);
+	return list;
+}
+
+static List *
+select_replay(Oid relid, const char *topic, Timestamp since, uint32 limit,
+			  MemoryContext context)
+{
+	Oid			types[] = {TEXTOID, TIMESTAMPOID, INT4OID, TIMESTAMPOID};
+	Timestamp	now = GetCurrentTimestamp();
+	Datum		values[4];
+	List	   *list = NIL;
+	char	   *sql;
+
+	values[0] = CStringGetTextDatum(topic);
+	values[1] = TimestampGetDatum(since);
+	values[2] = Int32GetDatum((int32) limit);
+	values[3] = TimestampGetDatum(now);
+	sql = psprintf("SELECT id, event, payload, binary_payload FROM ("
+				   "SELECT id, event, payload::pg_catalog.text AS payload, binary_payload, inserted_at"
+				   " FROM %s WHERE topic = $1 AND private AND extension = 'broadcast'"
+				   " AND event IS NOT NULL AND id IS NOT NULL"
+				   " AND inserted_at >= $2 AND inserted_at < $4 + '1 minute'::pg_catalog.interval"
+				   " AND (expires_at IS NULL OR expires_at > $4)"
+				   " ORDER BY inserted_at DESC LIMIT $3) AS newest ORDER BY inserted_at",
+				   table_name(relid));
+	if (SPI_execute_with_args(sql, lengthof(types), types, values, NULL, true,
+							  0) != SPI_OK_SELECT)
+		elog(ERROR, "could not select messages to be replayed");
+	for (uint64 i = 0; i < SPI_processed; i++)
+		list = add_replay(list, SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+						  context);
+	return list;
+}
+
+/*
+ * The newest stored messages of a private topic, as many as "limit" and not
+ * older than "since", the oldest first: a list of Message, in UTF-8, without
+ * the topic.  The right to read them has been checked.  Called in a
+ * transaction; errors are raised.
+ */
+List *
+messages_table_replay(const char *topic, uint64 since_ms, uint32 limit)
+{
+	const int64 epoch_ms = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
+		SECS_PER_DAY * 1000;
+	Timestamp	since = ((int64) Min(since_ms, (uint64) PG_INT32_MAX * 10000) - epoch_ms) * 1000;
+	Timestamp	oldest = GetCurrentTimestamp() -
+		(int64) rtsync_messages_retention * USECS_PER_MINUTE;
+	Oid			relid = messages_table_oid();
+	MemoryContext context = CurrentMemoryContext;
+	PrincipalScope scope;
+	List	   *list;
+
+	if (!OidIsValid(relid))
+		return NIL;
+	principal_enter_role(table_owner(relid), &scope);
+	set_local("search_path", "pg_catalog, pg_temp");
+	SPI_connect();
+	list = select_replay(relid, topic, Max(since, oldest), limit, context);
+	SPI_finish();
+	principal_leave(&scope);
+	return list;
 }
 
 /*--------------------------------------------------------------------------
@@ -310,20 +440,12 @@ try_step(void (*function) (void *arg), Step *step)
 static bool
 become_owner(Oid relid)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Form_pg_class form;
-	bool		result;
-
-	if (!HeapTupleIsValid(tuple))
+	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
 		return false;
-	form = (Form_pg_class) GETSTRUCT(tuple);
-	result = form->relkind == RELKIND_PARTITIONED_TABLE;
-	if (result)
-		SetUserIdAndSecContext(form->relowner,
-							   SECURITY_LOCAL_USERID_CHANGE |
-							   SECURITY_RESTRICTED_OPERATION);
-	ReleaseSysCache(tuple);
-	return result;
+	SetUserIdAndSecContext(table_owner(relid),
+						   SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+	return true;
 }
 
 static void

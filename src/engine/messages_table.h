@@ -12,11 +12,14 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
 
 #include "engine/message.h"
 
 extern Oid	messages_table_oid(void);
 extern void messages_table_store(const Message *message, const Interval *ttl);
+extern List *messages_table_replay(const char *topic, uint64 since_ms,
+								   uint32 limit);
 extern void messages_table_maintain(void);
 
 #endif							/* RTSYNC_MESSAGES_TABLE_H */

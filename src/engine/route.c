@@ -23,9 +23,7 @@
 
 #include "access/transam.h"
 #include "storage/procarray.h"
-#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
-#include "utils/uuid.h"
 
 #include "engine/attempt.h"
 #include "engine/catalogs.h"
@@ -207,8 +205,7 @@ send_broadcast(Link *link, HistoryMessage *record)
 	link_put_bytes(out, message.event.data, message.event.length);
 	link_put_u8(out, message.json);
 	link_put_bytes(out, message.payload.data, message.payload.length);
-	link_put_string(out, DatumGetCString(DirectFunctionCall1(uuid_out,
-															 UUIDPGetDatum(&message.id))));
+	link_put_string(out, message_id_text(&message));
 	linkio_end(link);
 }
 

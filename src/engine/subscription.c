@@ -32,6 +32,8 @@
 #include "engine/authorize.h"
 #include "engine/catalogs.h"
 #include "engine/late.h"
+#include "engine/message.h"
+#include "engine/messages_table.h"
 #include "engine/policy.h"
 #include "engine/settings.h"
 #include "engine/subscription.h"
@@ -743,6 +745,9 @@ read_channel(Link *link, LinkReader *body, uint64 id, LinkString *token)
 	channel->topic = linkio_cstring(link_get_string(body));
 	channel->private = link_get_u8(body) != 0;
 	channel->wait = link_get_u8(body) != 0;
+	channel->replay = link_get_u8(body);
+	channel->replay_since = link_get_u64(body);
+	channel->replay_limit = link_get_u32(body);
 	*token = link_get_string(body);
 	channel->options = linkio_cstring(link_get_string(body));
 	channel->nbindings = (int) link_get_count(body, 6 * sizeof(uint32));
@@ -880,6 +885,74 @@ join_problem(Channel *channel, LinkString string,
 	return NULL;
 }
 
+typedef struct ReplayAttempt
+{
+	Channel    *channel;
+	List	   *messages;		/* result */
+} ReplayAttempt;
+
+static void
+attempt_replay(void *arg)
+{
+	ReplayAttempt *what = arg;
+	Channel    *channel = what->channel;
+
+	what->messages = messages_table_replay(channel->topic,
+										   channel->replay_since,
+										   Min(channel->replay_limit,
+											   LINK_MAX_REPLAY));
+}
+
+/*
+ * Look up the stored messages that the channel asked for.  Returns why the
+ * join must be refused, or NULL.
+ */
+static char *
+find_replay(Channel *channel, List **messages)
+{
+	ReplayAttempt what = {channel, NIL};
+	ErrorData  *error;
+
+	*messages = NIL;
+	if (channel->replay == LINK_REPLAY_NONE)
+		return NULL;
+	if (!channel->private)
+		return "UnableToReplayMessages: Replay is not allowed for public channels";
+	if (channel->replay != LINK_REPLAY_WANTED)
+		return "UnableToReplayMessages: Replay params are not valid";
+	if (!(channel->rights & LINK_MAY_READ_BROADCAST))
+		return NULL;
+	error = attempt(attempt_replay, &what);
+	if (error != NULL)
+	{
+		ereport(LOG,
+				(errmsg("rtsync could not replay messages: %s", error->message)));
+		return "UnableToReplayMessages: Realtime was unable to replay messages";
+	}
+	*messages = what.messages;
+	return NULL;
+}
+
+static void
+send_replay(Channel *channel, List *messages)
+{
+	LinkWriter *out = &channel->link->out;
+	ListCell   *lc;
+
+	foreach(lc, messages)
+	{
+		Message    *message = lfirst(lc);
+
+		link_begin(out, LINK_REPLAY);
+		link_put_u64(out, channel->id);
+		link_put_bytes(out, message->event.data, message->event.length);
+		link_put_u8(out, message->json);
+		link_put_bytes(out, message->payload.data, message->payload.length);
+		link_put_string(out, message_id_text(message));
+		linkio_end(channel->link);
+	}
+}
+
 static void
 handle_join(Link *link, LinkReader *body)
 {
@@ -891,6 +964,7 @@ handle_join(Link *link, LinkReader *body)
 	char	  **hints;
 	char	   *reason;
 	char	   *rtsync = NULL;	/* for the reply */
+	List	   *replay = NIL;
 
 	if (channel_find(id) != NULL ||
 		hash_get_num_entries(channels) >=
@@ -906,6 +980,8 @@ handle_join(Link *link, LinkReader *body)
 	problems = palloc0(sizeof(char *) * (channel->nbindings + 1));
 	hints = palloc0(sizeof(char *) * (channel->nbindings + 1));
 	reason = join_problem(channel, token, problems, hints, &rtsync);
+	if (reason == NULL)
+		reason = find_replay(channel, &replay);
 	if (reason != NULL)
 	{
 		refuse_join(link, id, reason);
@@ -919,6 +995,7 @@ handle_join(Link *link, LinkReader *body)
 	link_put_string(&link->out, rtsync);
 	put_bindings(&link->out, channel);
 	linkio_end(link);
+	send_replay(channel, replay);
 	report_bindings(channel, problems, hints);
 }
 

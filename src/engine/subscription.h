@@ -73,6 +73,9 @@ typedef struct Channel
 	Principal	principal;
 	bool		private;
 	uint8		rights;			/* LinkRights, what it may do on its topic */
+	LinkReplay	replay;			/* of stored messages, at the join */
+	uint64		replay_since;	/* milliseconds of the Unix epoch */
+	uint32		replay_limit;
 	uint64		rights_generation;	/* if private: of what they were made from */
 	int64		expires;		/* of the token, seconds of the Unix epoch */
 	ChannelPace pace;

@@ -12,8 +12,25 @@
  */
 #include "gateway/broadcast.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 #include "gateway/gateway.h"
 #include "gateway/jsontext.h"
+
+/* Has the channel had this broadcast already, as one of the past? */
+static bool
+was_replayed(const Channel *channel, const PhoenixBroadcast *broadcast)
+{
+	if (broadcast->id.data == NULL)
+		return false;
+	for (uint32_t i = 0; i < channel->n_replayed; i++)
+		if (channel->replayed[i].length == broadcast->id.length &&
+			memcmp(channel->replayed[i].data, broadcast->id.data,
+				   broadcast->id.length) == 0)
+			return true;
+	return false;
+}
 
 /* Send to the members of the room that may read, but for one perhaps. */
 static void
@@ -28,7 +45,9 @@ send_to_room(const Room *room, const PhoenixBroadcast *broadcast,
 		Channel    *member = room->members[i];
 		PhoenixVersion version = member->connection->version;
 
-		if (member == except || !(member->rights & LINK_MAY_READ_BROADCAST))
+		if (member == except ||
+			!(member->rights & LINK_MAY_READ_BROADCAST) ||
+			was_replayed(member, broadcast))
 			continue;
 		if (!encoded[version])
 			frames[version] = phoenix_encode_broadcast(version, room->topic->name,
@@ -39,6 +58,42 @@ send_to_room(const Room *room, const PhoenixBroadcast *broadcast,
 	}
 	frame_release(frames[PHOENIX_V1]);
 	frame_release(frames[PHOENIX_V2]);
+}
+
+/*
+ * Send a broadcast of the past to one channel, and remember it.  Returns false
+ * if there are too many of them.
+ */
+bool
+broadcast_replay(Channel *channel, Slice id, const PhoenixBroadcast *broadcast)
+{
+	Connection *connection = channel->connection;
+	Frame	   *frame;
+
+	if (channel->n_replayed == LINK_MAX_REPLAY)
+		return false;
+	if (channel->replayed == NULL)
+		channel->replayed = allocate(LINK_MAX_REPLAY * sizeof(Slice));
+	channel->replayed[channel->n_replayed++] =
+		(Slice) {copy_bytes(id.data, id.length), id.length};
+
+	frame = phoenix_encode_broadcast(connection->version, channel->topic->name,
+									 channel->topic->json, broadcast);
+	if (frame != NULL)
+		connection_send(connection, frame);
+	frame_release(frame);
+	return true;
+}
+
+/* The channel ends. */
+void
+broadcast_forget_replayed(Channel *channel)
+{
+	for (uint32_t i = 0; i < channel->n_replayed; i++)
+		free((char *) channel->replayed[i].data);
+	free(channel->replayed);
+	channel->replayed = NULL;
+	channel->n_replayed = 0;
 }
 
 /* Send what does not come from a member, to a topic without "realtime:". */

@@ -15,6 +15,9 @@ struct Channel;
 
 extern bool broadcast_push(struct Channel *channel,
 						   const PhoenixMessage *message, Slice *response);
+extern bool broadcast_replay(struct Channel *channel, Slice id,
+							 const PhoenixBroadcast *broadcast);
+extern void broadcast_forget_replayed(struct Channel *channel);
 extern void broadcast_send(bool is_private, Slice sub_topic,
 						   const PhoenixBroadcast *broadcast);
 

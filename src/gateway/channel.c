@@ -176,6 +176,7 @@ free_channel(Channel *channel)
 	gateway.stats.channels--;
 	topic_release(channel->topic);
 	free_entry_texts(channel);
+	broadcast_forget_replayed(channel);
 	free(channel->bindings);
 	free((char *) channel->presence_key.data);
 	free(channel->join_ref);
@@ -300,6 +301,9 @@ ask_engine(const Channel *channel, const JoinRequest *request, Slice token)
 	link_put_bytes(writer, topic.data, topic.length);
 	link_put_u8(writer, request->is_private);
 	link_put_u8(writer, request->wait);
+	link_put_u8(writer, (uint8_t) request->replay);
+	link_put_u64(writer, request->replay_since);
+	link_put_u32(writer, request->replay_limit);
 	link_put_bytes(writer, token.data, token.length);
 	join_put_entries(request, writer);
 	return engine_link_end();
@@ -657,6 +661,17 @@ channel_joined(uint64_t id, uint8_t rights, Slice rtsync,
 	if (channel->connection->paused)
 		set_paused(channel, true);
 	return true;
+}
+
+/* A broadcast of the past.  False if the message is malformed. */
+bool
+channel_replay(uint64_t id, Slice message_id, const PhoenixBroadcast *broadcast)
+{
+	Channel    *channel = find_by_id(id);
+
+	if (channel == NULL)
+		return true;
+	return channel->joined && broadcast_replay(channel, message_id, broadcast);
 }
 
 /* The channel's groups changed.  False if the message is malformed. */

@@ -58,6 +58,8 @@ typedef struct Channel
 	Slice		presence_key;	/* a JSON string; data NULL: not needed yet */
 	struct Meta *meta;			/* how it is tracked, or NULL */
 	Rate		presence_calls;
+	Slice	   *replayed;		/* ids of broadcasts that it got as past ones */
+	uint32_t	n_replayed;
 	uint32_t	n_bindings;
 	char	  **entry_texts;
 	Binding    *bindings;
@@ -87,6 +89,8 @@ extern bool channel_joined(uint64_t id, uint8_t rights, Slice rtsync,
 extern bool channel_rebound(uint64_t id, LinkReader *bindings);
 extern void channel_refused(uint64_t id, Slice reason);
 extern void channel_set_rights(uint64_t id, uint8_t rights);
+extern bool channel_replay(uint64_t id, Slice message_id,
+						   const PhoenixBroadcast *broadcast);
 extern void channel_system(uint64_t id, Slice extension, Slice status,
 						   Slice text, LinkThen then);
 

@@ -341,10 +341,36 @@ on_broadcast(LinkReader *reader)
 		buffer_append_json_string(&metadata, id);
 		buffer_append(&metadata, "}", 1);
 		broadcast.metadata = buffer_slice(&metadata);
+		broadcast.id = id;
 	}
 	broadcast_send(is_private, topic, &broadcast);
 	buffer_release(&metadata);
 	return true;
+}
+
+static bool
+on_replay(LinkReader *reader)
+{
+	PhoenixBroadcast broadcast = {0};
+	Buffer		metadata = {0};
+	uint64_t	channel = link_get_u64(reader);
+	Slice		id;
+	bool		ok;
+
+	broadcast.event = get_slice(reader);
+	broadcast.payload_is_json = link_get_u8(reader) != 0;
+	broadcast.payload = get_slice(reader);
+	id = get_slice(reader);
+	if (!link_finished(reader) || broadcast.event.data == NULL ||
+		broadcast.payload.data == NULL || id.data == NULL)
+		return false;
+	buffer_append_string(&metadata, "{\"replayed\":true,\"id\":");
+	buffer_append_json_string(&metadata, id);
+	buffer_append(&metadata, "}", 1);
+	broadcast.metadata = buffer_slice(&metadata);
+	ok = channel_replay(channel, id, &broadcast);
+	buffer_release(&metadata);
+	return ok;
 }
 
 static bool
@@ -388,6 +414,8 @@ dispatch(uint32_t type, const char *body, size_t length)
 			return on_rights(&reader);
 		case LINK_BROADCAST:
 			return on_broadcast(&reader);
+		case LINK_REPLAY:
+			return on_replay(&reader);
 		case LINK_REST_REPLY:
 			return on_rest_reply(&reader);
 		default:

@@ -73,6 +73,28 @@ presence_key(const json_t *key)
 	return result.data;
 }
 
+/* What past broadcasts are asked for: {"since": time, "limit": number} */
+static void
+parse_replay(const json_t *replay, JoinRequest *request)
+{
+	const json_t *since = json_object_get(replay, "since");
+	const json_t *limit = json_object_get(replay, "limit");
+	double		time = json_number_value(since);
+
+	request->replay_limit = LINK_MAX_REPLAY;
+	if (replay == NULL || json_is_null(replay))
+		return;
+	request->replay = LINK_REPLAY_INVALID;
+	if (!json_is_number(since) || !(time >= 0 && time < 1e16) ||
+		(limit != NULL && !json_is_null(limit) && !json_is_integer(limit)))
+		return;
+	request->replay = LINK_REPLAY_WANTED;
+	request->replay_since = (uint64_t) time;
+	if (json_is_integer(limit) && json_integer_value(limit) < LINK_MAX_REPLAY)
+		request->replay_limit = json_integer_value(limit) < 1 ? 1 :
+			(uint32_t) json_integer_value(limit);
+}
+
 /*
  * Parse the payload, which must outlive the request.  Returns false if it has
  * too many bindings.  In both cases the caller calls join_release.
@@ -92,6 +114,7 @@ join_parse(json_t *payload, JoinRequest *request)
 	request->wait = is_true(json_object_get(options, "wait"));
 	request->broadcast_ack = is_true(json_object_get(broadcast, "ack"));
 	request->broadcast_self = is_true(json_object_get(broadcast, "self"));
+	parse_replay(json_object_get(broadcast, "replay"), request);
 	request->presence = is_true(json_object_get(presence, "enabled"));
 	request->presence_key = presence_key(json_object_get(presence, "key"));
 	request->token = join_token(payload);

@@ -23,6 +23,9 @@ typedef struct JoinRequest
 	bool		wait;			/* refuse rather than serve a part */
 	bool		broadcast_ack;
 	bool		broadcast_self;
+	LinkReplay	replay;
+	uint64_t	replay_since;	/* milliseconds of the Unix epoch */
+	uint32_t	replay_limit;
 	bool		presence;
 	char	   *presence_key;	/* a JSON string, or NULL; ours to free */
 	Slice		token;			/* data NULL: that of the connection */

@@ -51,6 +51,7 @@ typedef struct PhoenixBroadcast
 	Slice		payload;
 	bool		payload_is_json;
 	Slice		metadata;		/* a JSON object's text, or empty */
+	Slice		id;				/* what is also in metadata; data NULL: none */
 	Slice		map;			/* data NULL: there is none */
 } PhoenixBroadcast;
 

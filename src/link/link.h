@@ -129,6 +129,15 @@ typedef enum LinkType
 	 */
 	LINK_REST_REPLY,
 
+	/*
+	 * A stored broadcast for one channel that asked for some; these come
+	 * between its LINK_JOIN_REPLY and anything else for it, the oldest first,
+	 * at most LINK_MAX_REPLAY.  It may come as LINK_BROADCAST too, and goes
+	 * to the client once.  u64 channel, string event, u8 encoding (0 raw,
+	 * 1 JSON), string payload, string id.
+	 */
+	LINK_REPLAY,
+
 	/*--------------------- gateway to engine ----------------------------*/
 
 	/* The first message.  u32 LINK_VERSION. */
@@ -143,10 +152,11 @@ typedef enum LinkType
 	/*
 	 * A channel is being joined.  u64 channel, string topic (without
 	 * "realtime:"), u8 private, u8 wait (refuse the join when a binding
-	 * cannot be served), string token, string options, u32 n, n times a
-	 * binding: string event, string schema, string table, string filter (each
-	 * may be absent), string options, u32 number of selected columns
-	 * (LINK_NULL: none named), that many strings.
+	 * cannot be served), u8 LinkReplay, u64 since when (milliseconds of the
+	 * Unix epoch) and u32 how many at most to replay, string token, string
+	 * options, u32 n, n times a binding: string event, string schema, string
+	 * table, string filter (each may be absent), string options, u32 number of
+	 * selected columns (LINK_NULL: none named), that many strings.
 	 *
 	 * Options are the JSON text of the key "rtsync" of the join's "config" or
 	 * of the binding, absent without it.  What should be a string in the
@@ -186,6 +196,16 @@ typedef enum LinkType
 	 */
 	LINK_REST
 } LinkType;
+
+/* Does a join ask for broadcasts of the past? */
+typedef enum LinkReplay
+{
+	LINK_REPLAY_NONE = 0,
+	LINK_REPLAY_WANTED = 1,
+	LINK_REPLAY_INVALID = 2		/* it does, but in a way that makes no sense */
+} LinkReplay;
+
+#define LINK_MAX_REPLAY 25
 
 /* What a channel may do beyond receiving its changes; any sum of these */
 typedef enum LinkRights

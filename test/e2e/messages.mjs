@@ -374,3 +374,87 @@ test('between clients: the right to write can come and go', async () => {
   reader.close();
   writer.close();
 });
+
+test('replay: the newest first asked for, the oldest of them first', async () => {
+  await sql('DELETE FROM rtsync.messages');
+  const since = Date.now() - 60_000;
+  await asUser0(`SELECT rtsync.send(to_jsonb(n), 'ev', 'club', persist => true) FROM generate_series(1, 30) AS n`);
+  await sql(`SELECT rtsync.send('"other"', 'ev', 'elsewhere', persist => true), rtsync.send('"not kept"', 'ev', 'club'),
+    rtsync.send('"expired"', 'ev', 'club', persist => true, ttl => '-1 second'),
+    rtsync.send_binary('\\x00', 'bytes', 'club', persist => true)`);
+  const joinWith = async (n, replay, config = {}) => {
+    const client = await open(n);
+    const reply = await client.join('club', [], { config: { private: true, broadcast: { replay }, ...config } });
+    await client.heartbeat();
+    return { client, reply };
+  };
+  const numbers = ({ client }) => broadcasts(client, 'club').map(({ payload }) => payload);
+
+  const some = await joinWith(1, { since, limit: 4 });
+  assert.equal(some.reply.status, 'ok');
+  // the bytes are one of the four, and cannot be said in this version
+  assert.deepEqual(numbers(some), [28, 29, 30]);
+  const [{ id }] = await sql(`SELECT id FROM rtsync.messages WHERE payload = '30'`);
+  assert.deepEqual(broadcasts(some.client, 'club').at(-1).meta, { replayed: true, id });
+  assert.deepEqual(
+    some.client.frames.filter(({ event }) => event !== 'phx_reply').map(({ event }) => event),
+    ['broadcast', 'broadcast', 'broadcast'],
+  );
+  assert.deepEqual(numbers(await joinWith(1, { since })), Array.from({ length: 24 }, (_, n) => n + 7));
+  assert.deepEqual(numbers(await joinWith(1, { since: Date.now() + 1000 })), []);
+  assert.deepEqual(numbers(await joinWith(1, null)), []);
+  for (const replay of [{}, { since: 'yesterday' }, { since: -1 }, { since, limit: 'all' }, 5])
+    assert.equal((await joinWith(1, replay)).reply.response.reason,
+      'UnableToReplayMessages: Replay params are not valid', JSON.stringify(replay));
+  assert.equal((await joinWith(1, { since }, { private: false })).reply.response.reason,
+    'UnableToReplayMessages: Replay is not allowed for public channels');
+  assert.equal((await joinWith(2, { since })).reply.response.reason, unauthorized('club'));
+  assert.deepEqual(numbers(await joinWith(1, { since: Number.MAX_SAFE_INTEGER })), []);
+  assert.equal((await joinWith(1, { since: 1e16 })).reply.status, 'error');
+});
+
+test('replay: each message once, whenever one joins', async () => {
+  await sql('DELETE FROM rtsync.messages');
+  const since = Date.now() - 60_000;
+  let n = 0;
+  let going = true;
+  const sender = (async () => {
+    while (going) await sql(`SELECT rtsync.send('${n++}', 'ev', 'club', persist => true)`);
+  })();
+  const clients = [];
+  for (let i = 0; i < 20; i++) {
+    const client = await open(1);
+    await client.joinOk('club', [], { config: { private: true, broadcast: { replay: { since, limit: 25 } } } });
+    clients.push(client);
+    await sleep(10);
+  }
+  going = false;
+  await sender;
+  for (const client of clients) {
+    await until('the last', () => broadcasts(client, 'club').at(-1)?.payload === n - 1);
+    const got = broadcasts(client, 'club').map(({ payload }) => payload);
+    assert.deepEqual(got, Array.from({ length: got.length }, (_, i) => n - got.length + i));
+    assert.ok(broadcasts(client, 'club').some(({ meta }) => meta.replayed));
+    client.close();
+  }
+});
+
+test('replay reaches the real client', async () => {
+  const { Client } = versions.at(-1);
+  const client = connect(versions.at(-1), tokenOf(1));
+  assert.ok(Client);
+  await sql('DELETE FROM rtsync.messages');
+  await sql(`SELECT rtsync.send('{"n": 1}', 'ev', 'club', persist => true)`);
+  const received = [];
+  const channel = client.channel('club', {
+    config: { private: true, broadcast: { replay: { since: Date.now() - 60_000, limit: 10 } } },
+  });
+  channel.on('broadcast', { event: 'ev' }, (message) => received.push(message));
+  await new Promise((resolve, reject) =>
+    channel.subscribe((status, error) => (status === 'SUBSCRIBED' ? resolve() : reject(error ?? status))),
+  );
+  await until('the message', () => received.length > 0);
+  assert.deepEqual(received[0].payload, { n: 1 });
+  assert.equal(received[0].meta.replayed, true);
+  await client.disconnect();
+});

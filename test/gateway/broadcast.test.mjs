@@ -278,4 +278,37 @@ test('malformed payloads are dropped', () => withEngine({}, async engine => {
   close(sender, receiver)
 }))
 
+test('past broadcasts go to the channel that joined, and not a second time', () => withEngine({}, async engine => {
+  engine.onjoin = m => {
+    engine.joinReply(m.channel, [])
+    for (let n = 1; n <= m.limit && m.replay === 1; n++) engine.replay(m.channel, 'e', 1, `{"n":${n}}`, `id${n}`)
+    if (m.limit === 3) engine.replay(m.channel, 'raw', 0, 'bytes', 'idb')
+  }
+  const joinWith = async (vsn, replay) => {
+    const c = await Client.open(engine.port, { vsn })
+    await c.join(topic, { config: { broadcast: { replay }, private: true } })
+    return c
+  }
+  const clients = [await joinWith('1.0.0', { since: 5, limit: 3 }), await joinWith('2.0.0', { since: 5, limit: 3 })]
+  const join = engine.log.filter(m => m.name === 'join').at(-1)
+  assert.deepEqual([join.replay, Number(join.since), join.limit, join.private], [1, 5, 3, 1])
+  engine.broadcast(true, topic.slice(9), 'e', '{"n":2}', { id: 'id2' })
+  engine.broadcast(true, topic.slice(9), 'e', '{"n":4}', { id: 'id4' })
+  for (const [i, c] of clients.entries()) {
+    await until(() => c.messages.some(m => m.payload?.payload?.n === 4), 'the live one')
+    const got = c.messages.filter(m => m.event === 'broadcast').map(m => [m.payload.event, m.payload.payload?.n, m.payload.meta])
+    const replayed = [1, 2, 3].map(n => ['e', n, { replayed: true, id: `id${n}` }])
+    assert.deepEqual(got.filter(([event]) => event === 'e'), [...replayed, ['e', 4, { id: 'id4' }]])
+    assert.equal(got.filter(([event]) => event === 'raw').length, i)
+  }
+  close(...clients)
+  for (const [replay, kind, limit] of [[{ since: 1 }, 1, 25], [{ since: 1, limit: 99 }, 1, 25], [{ since: 1, limit: 0 }, 1, 1],
+    [null, 0, 25], [undefined, 0, 25], [{}, 2, 25], [7, 2, 25], [{ since: '1' }, 2, 25], [{ since: -1 }, 2, 25], [{ since: 1, limit: 'x' }, 2, 25]]) {
+    const c = await joinWith('2.0.0', replay)
+    const { replay: asked, limit: n } = engine.log.filter(m => m.name === 'join').at(-1)
+    assert.deepEqual([asked, asked === 2 ? 25 : n], [kind, limit], JSON.stringify(replay))
+    close(c)
+  }
+}))
+
 run('broadcast')

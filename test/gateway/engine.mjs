@@ -9,7 +9,7 @@ import { once, EventEmitter } from 'node:events'
 
 export const HELLO = 1, CONFIG = 2, AUTH_REPLY = 3, JOIN_REPLY = 4, BINDINGS = 5,
   EVENT = 6, SYSTEM = 7, SHUTDOWN = 8, RIGHTS = 9, BROADCAST = 10,
-  REST_REPLY = 11
+  REST_REPLY = 11, REPLAY = 12
 export const READY = 101, AUTH = 102, JOIN = 103, LEAVE = 104, TOKEN = 105, STATS = 106,
   PAUSE = 107, CONTINUE = 108, REST = 109
 
@@ -50,7 +50,7 @@ const parsers = {
   [READY]: r => ({ version: r.u32() }),
   [AUTH]: r => ({ connection: r.u64(), token: r.string() }),
   [JOIN]: r => {
-    const m = { channel: r.u64(), topic: r.string(), private: r.u8(), wait: r.u8(), token: r.string(), options: r.string(), bindings: [] }
+    const m = { channel: r.u64(), topic: r.string(), private: r.u8(), wait: r.u8(), replay: r.u8(), since: r.u64(), limit: r.u32(), token: r.string(), options: r.string(), bindings: [] }
     for (let n = r.u32(); n > 0; n--) {
       const b = { event: r.string(), schema: r.string(), table: r.string(), filter: r.string(), options: r.string(), select: null }
       const columns = r.u32()
@@ -153,6 +153,9 @@ export class Engine extends EventEmitter {
     const body = new Body().u64(channel).u8(1).u8(rights).string(null).u32(bindings.length)
     for (const [id, group] of bindings) body.u32(id).u32(group)
     this.send(JOIN_REPLY, body)
+  }
+  replay(channel, event, encoding, payload, id) {
+    this.send(REPLAY, new Body().u64(channel).string(event).u8(encoding).string(payload).string(id))
   }
   joinRefuse(channel, reason) { this.send(JOIN_REPLY, new Body().u64(channel).u8(0).u8(0).string(reason).u32(0)) }
   bindings(channel, bindings) {
