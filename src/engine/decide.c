@@ -616,7 +616,7 @@ decide_report_error(TableGroup *tg, const ErrorData *error)
 				 errmsg("rtsync withheld a change of table \"%s.%s\" from role \"%s\": %s",
 						schema->nspname, schema->relname,
 						group->principal->rolename, error->message)));
-	subscription_tell_group(group, "postgres_changes", "error",
+	subscription_tell_error(group,
 							psprintf("A change of table %s.%s was withheld because its row security could not be evaluated: %s",
 									 schema->nspname, schema->relname,
 									 error->message));

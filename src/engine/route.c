@@ -163,7 +163,6 @@ tell_refetch(RoutedChange *change, Match *match)
 	RelSchema  *schema = change->rows.schema;
 
 	match->sent = true;
-	match->tg->group->told_at = 0;
 	subscription_tell_group(match->tg->group, "rtsync", "refetch",
 							psprintf("table %s.%s was truncated",
 									 schema->nspname, schema->relname));

@@ -353,21 +353,13 @@ subscription_tell(Channel *channel, const char *extension, const char *status,
 	tell_channel(channel, extension, status, message, LINK_THEN_NOTHING);
 }
 
-/*
- * Tell the channels of a group something that concerns all of them; nothing
- * if they were told something less than a second ago.
- */
+/* Tell the channels of a group something that concerns all of them. */
 void
 subscription_tell_group(SubscriptionGroup *group, const char *extension,
 						const char *status, const char *message)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	dlist_iter	iter;
 
-	if (group->told_at != 0 &&
-		!TimestampDifferenceExceeds(group->told_at, now, TELL_INTERVAL_MS))
-		return;
-	group->told_at = now;
 	dlist_foreach(iter, &group->bindings)
 	{
 		Binding    *binding = dlist_container(Binding, in_group, iter.cur);
@@ -375,6 +367,22 @@ subscription_tell_group(SubscriptionGroup *group, const char *extension,
 		tell_channel(binding->channel, extension, status, message,
 					 LINK_THEN_NOTHING);
 	}
+}
+
+/*
+ * Tell them of an error; nothing if they were told of one less than a second
+ * ago.
+ */
+void
+subscription_tell_error(SubscriptionGroup *group, const char *message)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (group->told_at != 0 &&
+		!TimestampDifferenceExceeds(group->told_at, now, TELL_INTERVAL_MS))
+		return;
+	group->told_at = now;
+	subscription_tell_group(group, "postgres_changes", "error", message);
 }
 
 /*

@@ -106,5 +106,7 @@ extern int	subscription_channel_count(void);
 extern int	subscription_connection_count(void);
 extern void subscription_tell_group(SubscriptionGroup *group, const char *extension,
 									const char *status, const char *message);
+extern void subscription_tell_error(SubscriptionGroup *group,
+									const char *message);
 
 #endif							/* RTSYNC_SUBSCRIPTION_H */

@@ -362,7 +362,6 @@ tell_role(TableRole *role, const char *extension, const char *status,
 		SubscriptionGroup *group = dlist_container(TableGroup, in_role,
 												   iter.cur)->group;
 
-		group->told_at = 0;		/* this must get through */
 		subscription_tell_group(group, extension, status, message);
 	}
 }
