@@ -20,7 +20,7 @@
  *
  * Nothing is left over after an error: user, security context and settings
  * are restored by the abort of the (sub)transaction, and a callback of ours
- * stops the timer there.
+ * stops the timer there, and gives back advisory locks.
  *
  * Used by the engine, in a transaction, with the superuser as session user.
  *
@@ -32,6 +32,7 @@
 #include "catalog/namespace.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "utils/guc.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
@@ -62,6 +63,7 @@ static void start_timer(void);
 static void start_ticking(int ms);
 static void stop_timer(void);
 static void timer_cb(void);
+static void release_session_locks(void);
 static void transaction_cb(XactEvent event, void *arg);
 static void subtransaction_cb(SubXactEvent event, SubTransactionId mySubid,
 							  SubTransactionId parentSubid, void *arg);
@@ -182,7 +184,10 @@ principal_leave(PrincipalScope *scope)
 
 	depth = scope->save_depth;
 	if (depth == 0)
+	{
 		stop_timer();
+		release_session_locks();
+	}
 	current_principal = scope->save_principal;
 
 	/*
@@ -301,6 +306,19 @@ forget_scopes(void)
 	depth = 0;
 	current_principal = NULL;
 	stop_timer();
+	release_session_locks();
+}
+
+/*
+ * Give back the advisory locks that were taken for the session: nothing else
+ * would, and the lock table is everybody's.  In a session that is not the
+ * engine's, they may be its own.
+ */
+static void
+release_session_locks(void)
+{
+	if (IsBackgroundWorker)
+		LockReleaseSession(USER_LOCKMETHOD);
 }
 
 static void
