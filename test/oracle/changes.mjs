@@ -160,8 +160,67 @@ function publicationChange(random, run) {
   return { state: true, sql: [`ALTER PUBLICATION rtsync ${random.pick(['DROP', 'ADD'])} TABLE ${table.sql}`], mayFail: true };
 }
 
+// ALTER TABLE.  Only columns that no policy reads are touched, since new
+// policies speak of the others by name.
+function tableChange(random, run) {
+  const table = random.pick(run.tables);
+  const extras = table.columns.filter((c) => /^(c|Col |x)\d/.test(c.name) && !c.bytea);
+  const filtered = new Set(run.clients.flatMap((c) => c.bindings).filter((b) => b.live?.table === table).flatMap((b) => b.filter?.columns ?? []));
+  const column = extras.length > 0 ? random.pick(extras) : null;
+  const choices = [[2, () => {
+    const name = `x${run.columnNumber = (run.columnNumber ?? 0) + 1}`;
+    table.columns.push({ name, type: 'int4', sqlType: 'int4', values: ['1', '2'], nullable: true });
+    return `ALTER TABLE ${table.sql} ADD COLUMN ${name} int4${random.chance(0.5) ? ' DEFAULT 7' : ''}`;
+  }]];
+  if (table.pkey.length > 0 && !table.unique)
+    choices.push([2, () => {
+      const identity = random.pick(['FULL', 'DEFAULT']);
+      return [table, ...(table.partitions ?? [])].map((t) => `ALTER TABLE ${t.sql} REPLICA IDENTITY ${identity}`);
+    }]);
+  if (column) {
+    choices.push([2, () => {
+      table.columns.splice(table.columns.indexOf(column), 1);
+      return `ALTER TABLE ${table.sql} DROP COLUMN ${ident(column.name)}`;
+    }], [1, () => {
+      const before = column.name;
+      column.name = `x${run.columnNumber = (run.columnNumber ?? 0) + 1}`;
+      return `ALTER TABLE ${table.sql} RENAME COLUMN ${ident(before)} TO ${column.name}`;
+    }]);
+    if (!filtered.has(column.name))
+      choices.push([1, () => {
+        Object.assign(column, { type: 'text', sqlType: 'text', values: ['a', 'b', ''] });
+        return `ALTER TABLE ${table.sql} ALTER ${ident(column.name)} TYPE text USING ${ident(column.name)}::text`;
+      }]);
+  }
+  if (table.partitions) {
+    const part = table.partitions[1];
+    choices.push([1, () => {
+      part.detached = !part.detached;
+      return part.detached
+        ? `ALTER TABLE ${table.sql} DETACH PARTITION ${part.sql}`
+        : `ALTER TABLE ${table.sql} ATTACH PARTITION ${part.sql} FOR VALUES IN (${literal(part.value)})`;
+    }]);
+  }
+  return { state: true, sql: [random.weighted(choices)()].flat() };
+}
+
+function functionChange(random, run) {
+  const replace = (name, parameters, body) =>
+    `CREATE OR REPLACE FUNCTION ${run.schema}.${name}(${parameters}) RETURNS bool LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN ${body}; END $$`;
+  return {
+    state: true,
+    sql: [random.pick([
+      () => replace('owns', 'owner uuid', random.pick(['owner = rtsync.uid()', 'owner IS DISTINCT FROM rtsync.uid()', 'owner IS NULL'])),
+      () => replace('enough', 'n int, team int', random.pick(['n > 5', 'team = 2', "n >= (rtsync.jwt() ->> 'level')::int"])),
+      () => `CREATE OR REPLACE FUNCTION ${run.schema}.inlined(o uuid) RETURNS bool LANGUAGE sql STABLE AS
+        $$ SELECT ${random.pick(['o = rtsync.uid()', 'o IS NOT NULL', 'o <> rtsync.uid()'])} $$`,
+    ])()],
+  };
+}
+
 function stateChange(random, run) {
-  return random.weighted([[4, membership], [3, policyChange], [2, grantChange], [1, roleChange], [0.7, publicationChange]])(random, run);
+  return random.weighted([[4, membership], [3, policyChange], [2, grantChange], [1, roleChange], [0.7, publicationChange],
+    [1.5, tableChange], [0.7, functionChange]])(random, run);
 }
 
 // First some rows, then the rounds
@@ -174,14 +233,17 @@ export function makeRounds(run) {
     const steps = [];
     const stable = random.chance(0.5);
     const n = random.between(3, 12);
+    const slow = run.slow && random.chance(0.5);
+    if (slow) steps.push({ pause: run.slow }, { sql: [`INSERT INTO ${run.schema}.flood SELECT i, repeat('x', 20000) FROM generate_series(1, 800) i`] });
     for (let j = 0; j < n; j++) {
       if (!stable && random.chance(0.25)) steps.push(stateChange(random, run));
       else steps.push(transaction(random, run, true));
-      if (random.chance(0.04)) {
+      if (!slow && random.chance(0.04)) {
         const client = random.pick(run.clients);
         steps.push({ token: client, claims: randomClaims(random), role: random.chance(0.3) ? random.pick(run.roles).name : client.role });
       }
     }
+    if (slow) steps.push({ resume: run.slow });
     rounds.push({ stable, steps });
   }
   return rounds;

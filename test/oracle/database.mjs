@@ -4,18 +4,13 @@ import { database, pg, sql } from '../e2e/lib/server.mjs';
 import { literal } from './sql.mjs';
 import { roleNames } from './world.mjs';
 
-const settings = "SET client_min_messages = error; SET TimeZone = 'UTC'; SET bytea_output = 'hex'";
-
 // A connection of our own, as superuser
 export async function open() {
   const connection = new pg.Client();
   connection.on('error', () => {});
   await connection.connect();
-  await connection.query(settings);
   return connection;
 }
-
-database.on('connect', (connection) => connection.query(settings));
 
 // Made once: a log of all row versions, a table for markers, the roles.
 export async function prepare(name) {

@@ -47,6 +47,7 @@ export class Judge {
   constructor(run, connection) {
     Object.assign(this, { run, connection });
     this.lastSeq = 0;
+    this.firstEpoch = 0; // of the round
     this.entries = []; // of the round: { live, op, old, new, epoch }; old and new are versions
     this.versions = new Map();
     this.liveByOid = new Map();
@@ -101,7 +102,8 @@ export class Judge {
       const { role, claims } = view.subscriber;
       const key = principalKey(view.subscriber);
       if (!found.has(key)) found.set(key, { key, role, claims, filters: new Map() });
-      if (view.binding.filter) found.get(key).filters.set(view.binding.filter.sql, view.binding.filter.sql);
+      const there = this.run.state.tables[live.name].columns;
+      if (view.binding.filter?.columns.every((name) => there.includes(name))) found.get(key).filters.set(view.binding.filter.sql, view.binding.filter.sql);
     }
     return [...found.values()];
   }
@@ -236,13 +238,13 @@ export class Judge {
 
   // All events are such as the principal may get.
   checkSafety(view) {
-    const access = this.run.accessLog;
+    const { states } = this.run;
     for (const event of view.received) {
       const { data, epoch: received } = event;
       const entries = this.entries.filter((e) => e.live === view.live && e.epoch <= received);
       const columnsAllowed = (names, from) => names.every((name) => {
         for (let epoch = from; epoch <= received; epoch++)
-          if (access[epoch]?.[`${view.live.name} ${view.subscriber.role}`]?.columns.includes(name)) return true;
+          if (states[epoch]?.access[`${view.live.name} ${view.subscriber.role}`]?.columns.includes(name)) return true;
         return false;
       });
       const big = view.live.table.big;
@@ -255,14 +257,16 @@ export class Judge {
         this.fail(view, 'an event says what never was, or shows columns that may not be read', { event: data });
         continue;
       }
-      const table = this.run.state.tables[view.live.name];
       const ok = candidates.some((e) => {
         if (data.type !== 'DELETE') {
           if (!this.visible(view, e.new, e.epoch, received)) return false;
           // An old_record is the old row's, or of a key that could not be decided
           const extra = Object.keys(data.old_record ?? {}).filter((name) => canonical(e.new.row[name]) !== canonical(data.old_record[name]));
           return extra.length === 0 || this.visible(view, e.old, e.epoch, received, false) ||
-            (!table.full && extra.every((name) => table.identity.includes(name)) && this.undecidable(view));
+            (extra.every((name) => states.slice(this.firstEpoch).some((state) => {
+              const table = state.tables[view.live.name];
+              return !table.full && table.identity.includes(name);
+            })) && this.undecidable(view));
         }
         return this.visible(view, e.old, e.epoch, received);
       });
@@ -270,12 +274,14 @@ export class Judge {
     }
   }
 
-  // Does deciding about an old row take more than the WAL has of it?
+  // Did deciding about an old row take more in this round than the WAL has of it?
   undecidable(view) {
-    const table = this.run.state.tables[view.live.name];
-    if (table.full) return false;
-    const needs = [...this.run.state.access[`${view.live.name} ${view.subscriber.role}`].needs, ...(view.binding.filter?.columns ?? [])];
-    return !needs.every((name) => table.identity.includes(name));
+    return this.run.states.slice(this.firstEpoch).some((state) => {
+      const table = state.tables[view.live.name];
+      if (table.full) return false;
+      const needs = [...state.access[`${view.live.name} ${view.subscriber.role}`].needs, ...(view.binding.filter?.columns ?? [])];
+      return !needs.every((name) => table.identity.includes(name));
+    });
   }
 
   checkEvents(view) {
@@ -342,6 +348,7 @@ export class Judge {
   }
 
   endRound() {
+    this.firstEpoch = this.run.epoch;
     this.entries = [];
     this.versions = new Map();
     for (const view of this.run.views()) {

@@ -17,11 +17,11 @@ class Player {
     this.subscribers = [];
     this.counts = { events: 0, refetches: 0, rows: 0, checks: 0 };
     Object.assign(this.run, {
-      epoch: 0, epochNow: 0, loading: new Set(), accessLog: [],
+      epoch: 0, epochNow: 0, loading: new Set(), states: [],
       views: () => this.subscribers.flatMap((s) => s.views),
     });
     for (const live of this.run.live) {
-      const bytea = live.table.columns.filter((c) => c.bytea).map((c) => c.name);
+      const bytea = live.table.columns.filter((c) => c.bytea).map((c) => c.name); // never renamed
       live.normalize = (row) => {
         const result = { ...row };
         for (const name of bytea) if (typeof result[name] === 'string') result[name] = result[name].replace(/^\\x/, '');
@@ -52,7 +52,7 @@ class Player {
 
   async readState() {
     this.run.state = await readState(this.connection, this.run);
-    this.run.accessLog[this.run.epoch] = this.run.state.access;
+    this.run.states[this.run.epoch] = this.run.state;
   }
 
   // Who may see what changes: an epoch ends.
@@ -92,7 +92,7 @@ class Player {
     if (step.state) return this.stateChange(step);
     if (step.token) {
       const { subscriber } = step.token;
-      if (!subscriber || subscriber.closed) return undefined;
+      if (!subscriber || subscriber.closed || step.token === this.run.slow) return undefined;
       await this.judge.endEpoch(this.run.epoch);
       this.statements.push(`-- ${step.token.name} becomes ${step.role} ${JSON.stringify(step.claims)}`);
       await this.quiet();
@@ -104,6 +104,8 @@ class Player {
       await subscriber.become(step.role, step.claims);
       return this.settle();
     }
+    if (step.pause) return step.pause.subscriber.pause();
+    if (step.resume) return step.resume.subscriber.resume();
     return this.transaction(step);
   }
 

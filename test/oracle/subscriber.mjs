@@ -151,7 +151,7 @@ export class Subscriber {
   // How the bindings fared is told right after the reply.
   async #joined() {
     const { state } = this.run;
-    const servable = (b) => (b.all ? b.spec.schema === '*' || this.views.some((v) => state.tables[v.live.name].published)
+    const servable = (b) => (b.flood ? true : b.all ? b.spec.schema === '*' || this.views.some((v) => state.tables[v.live.name].published)
       : this.views.find((v) => v.binding === b).servable(state));
     const count = this.bindings.filter((b) => !servable(b)).length;
     const told = () => this.client.frames.slice(this.joinedAt ?? 0)
@@ -194,7 +194,7 @@ export class Subscriber {
       if (!binding) this.problems.push(`an event for a binding that is not ours: ${JSON.stringify(data)}`);
       else if (data.schema === 'oracle') {
         if (binding === 'marker') this.markers.add(data.record.id);
-      } else {
+      } else if (data.table !== 'flood') {
         const view = this.views.find((v) => v.binding === binding && data.schema === 'w' && v.live.name === data.table);
         if (!view) {
           this.problems.push(`an event of a table that was not asked for: ${JSON.stringify(data)}`);
@@ -224,6 +224,15 @@ export class Subscriber {
       if (this.client.closed) throw new Error(`the connection of ${this.name} was closed: ${JSON.stringify(this.client.closed)}`);
       return this.closed || this.markers.has(marker);
     }, { timeout: 20_000, every: 2 });
+  }
+
+  // Stop reading, and go on.
+  pause() {
+    this.client.socket.pause();
+  }
+
+  resume() {
+    this.client.socket.resume();
   }
 
   close() {

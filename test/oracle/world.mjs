@@ -276,6 +276,13 @@ export function makeWorld(seed, database, features) {
   sql.push(`ALTER PUBLICATION rtsync SET TABLE oracle.marker, ${run.tables.map((t) => t.sql).join(', ')}`,
     `ALTER PUBLICATION rtsync SET (publish_via_partition_root = ${run.viaRoot})`);
   run.setup = sql;
+  // Some clients stop reading for a while: what they are sent fills all queues.
+  if (random.chance(0.05)) sql.push('CREATE TABLE w.flood (id int, pad text)', 'ALTER TABLE w.flood ALTER pad SET STORAGE EXTERNAL', 'GRANT SELECT ON w.flood TO PUBLIC', 'ALTER PUBLICATION rtsync ADD TABLE w.flood');
   run.clients = Array.from({ length: random.between(3, 7) }, (_, i) => randomClient(random, run, i + 1));
+  if (sql.at(-1).endsWith('flood')) {
+    run.slow = random.pick(run.clients);
+    run.slow.join = 0;
+    run.slow.bindings.push({ spec: { event: '*', schema: 'w', table: 'flood' }, flood: true });
+  }
   return run;
 }
