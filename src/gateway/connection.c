@@ -10,6 +10,10 @@
  * may put a pong between two writes.  What the socket does not take of a write
  * stays with the library, the rest with us, until the socket is writable.
  *
+ * The library reads little at a time.  When a client has sent many messages
+ * for many others, their frames are held until the rest of its messages was
+ * read too, for HOLD_TURNS at most, so that they leave in one write.
+ *
  * A client that does not read as fast as we send costs its own connection
  * time, and nobody anything else.  When HIGH_MARK of send_queue_size waits for
  * it, the engine is told to pause its channels, and to go on when no more than
@@ -39,6 +43,8 @@
 
 #define GATHER_SIZE 65536		/* of frames concatenated for one write */
 #define WRITES_PER_TURN 16		/* for one connection */
+#define HOLD_TURNS 16			/* in which frames wait for more */
+#define HOLD_RECEIVERS 8		/* if they are for so many */
 #define HIGH_MARK(size) ((size) / 4)	/* bytes waiting that pause channels */
 #define LOW_MARK(size) ((size) / 16)	/* and that let them go on */
 #define MAX_POLITE_CLOSES 256	/* that wait for the client's Close frame */
@@ -64,6 +70,7 @@ now(void)
 void
 connections_init(void)
 {
+	uv_idle_init(gateway.loop, &connections()->holding);
 	list_init(&connections()->by_activity);
 	list_init(&connections()->no_channel);
 	list_init(&connections()->dirty);
@@ -432,6 +439,7 @@ connection_receive(Connection *connection, const char *data, size_t length)
 
 	if (connection->close_code != 0)
 		return;
+	connections()->receiving = connection;
 	connection->active_at = now();
 	list_remove(&connection->activity_link);
 	list_append(&connections()->by_activity, &connection->activity_link);
@@ -488,6 +496,8 @@ connection_gone(Connection *connection)
 	channels_leave(connection);
 	brake_forget(connection);
 	connection->wsi = NULL;
+	if (connections()->receiving == connection)
+		connections()->receiving = NULL;
 	gateway.stats.connections--;
 	if (connection->closes_politely)
 		connections()->polite_closes--;
@@ -535,12 +545,37 @@ finish_close(Connection *connection)
 	lws_set_timeout(wsi, PENDING_TIMEOUT_CLOSE_SEND, LWS_TO_KILL_SYNC);
 }
 
-/*
- * Flush, close and free what this turn left behind.  Called outside of all
- * callbacks of the library.
- */
-void
-connections_end_turn(void)
+static void
+on_holding(uv_idle_t *handle)
+{
+	(void) handle;				/* it is enough that it is active */
+}
+
+/* Will there be more for the same receivers at once? */
+static bool
+must_hold(void)
+{
+	const Connection *sender = connections()->receiving;
+	ListLink   *link = list_first(&connections()->dirty);
+
+	connections()->receiving = NULL;
+	for (int n = 1; link != NULL && n < HOLD_RECEIVERS; n++)
+		link = list_next(&connections()->dirty, link);
+	if (link == NULL || sender == NULL || sender->close_code != 0 ||
+		connections()->turns_held >= HOLD_TURNS ||
+		!socket_is_readable(lws_get_socket_fd(sender->wsi)))
+	{
+		connections()->turns_held = 0;
+		uv_idle_stop(&connections()->holding);
+		return false;
+	}
+	connections()->turns_held++;
+	uv_idle_start(&connections()->holding, on_holding);
+	return true;
+}
+
+static void
+flush_all(void)
 {
 	ListLink   *link;
 
@@ -552,6 +587,19 @@ connections_end_turn(void)
 		if (connection->close_code == 0 && !flush(connection))
 			connection_close(connection, CLOSE_INTERNAL_ERROR, "");
 	}
+}
+
+/*
+ * Flush, close and free what this turn left behind.  Called outside of all
+ * callbacks of the library.
+ */
+void
+connections_end_turn(void)
+{
+	ListLink   *link;
+
+	if (!must_hold())
+		flush_all();
 	while ((link = list_first(&connections()->closing)) != NULL)
 	{
 		list_remove(link);

@@ -8,6 +8,8 @@
 #ifndef GATEWAY_CONNECTION_H
 #define GATEWAY_CONNECTION_H
 
+#include <uv.h>
+
 #include "gateway/frame.h"
 #include "gateway/list.h"
 #include "gateway/memory.h"
@@ -77,6 +79,9 @@ typedef struct Connections
 	List		paused;			/* whose channels are paused */
 	List		closing;		/* to be closed at the end of this turn */
 	List		dead;			/* to be freed at the end of this turn */
+	Connection *receiving;		/* who sent us something last this turn */
+	uint32_t	turns_held;		/* in a row, in which nothing was flushed */
+	uv_idle_t	holding;		/* active then: the loop must not wait */
 	uint32_t	polite_closes;	/* how many wait for the client's Close frame */
 } Connections;
 

@@ -16,13 +16,26 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+static bool
+is_ready(int fd, short event)
+{
+	struct pollfd request = {fd, event, 0};
+
+	return poll(&request, 1, 0) == 1 && (request.revents & event) != 0;
+}
+
+/* Are there bytes to be read now? */
+bool
+socket_is_readable(int fd)
+{
+	return is_ready(fd, POLLIN);
+}
+
 /* Does the socket take bytes now? */
 bool
 socket_is_writable(int fd)
 {
-	struct pollfd request = {fd, POLLOUT, 0};
-
-	return poll(&request, 1, 0) == 1 && (request.revents & POLLOUT) != 0;
+	return is_ready(fd, POLLOUT);
 }
 
 /* How many bytes the peer has acknowledged since the connection began */

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+extern bool socket_is_readable(int fd);
 extern bool socket_is_writable(int fd);
 extern uint64_t socket_acknowledged_bytes(int fd);
 

@@ -311,4 +311,29 @@ test('past broadcasts go to the channel that joined, and not a second time', () 
   }
 }))
 
+test('a burst from one sender leaves in few writes, and nothing waits', () => withEngine({ max_messages_per_second: 0 }, async engine => {
+  const receivers = []
+  for (let i = 0; i < 20; i++) receivers.push(await member(engine))
+  const sender = await member(engine)
+  const burst = []
+  for (let n = 0; n < 2000; n++) burst.push(broadcastPush({ join_ref: '1', ref: '2', topic, event: 'e', payload: `${n}` }))
+  const whole = Buffer.concat(burst)
+  /* the last message is cut: what came before it must not wait for the rest */
+  sender.raw(whole.subarray(0, whole.length - 10))
+  for (const c of receivers) await until(() => c.messages.length === 1999, 'all but one')
+  sender.raw(whole.subarray(whole.length - 10))
+  for (const c of receivers) {
+    await until(() => c.messages.length === 2000, 'the last')
+    assert.deepEqual(c.messages.map(m => m.payload.payload), Array.from({ length: 2000 }, (_, n) => n))
+  }
+  /* a sender that leaves in the midst of its burst */
+  sender.raw(whole)
+  sender.close()
+  await sleep(50)
+  const other = await member(engine)
+  binaryPush(other, 'e', '"last"')
+  for (const c of receivers) await c.take(m => m.payload.payload === 'last')
+  close(...receivers, other)
+}))
+
 run('broadcast')

@@ -243,7 +243,7 @@ test_encode(void)
 	CHECK_FRAME(phoenix_encode_change(PHOENIX_V2, topic, ids, 2, SLICE("{\"a\":1}"), SLICE("")),
 				"[null,null,\"realtime:r\",\"postgres_changes\",{\"ids\":[1000,4294967295],\"data\":{\"a\":1}}]");
 	CHECK_FRAME(phoenix_encode_change(PHOENIX_V1, topic, ids, 1, SLICE("{}"), SLICE("a:b:1")),
-				"{\"topic\":\"realtime:r\",\"event\":\"postgres_changes\",\"payload\":{\"ids\":[1000],\"data\":{}},\"ref\":null}");
+				"{\"topic\":\"realtime:r\",\"event\":\"postgres_changes\",\"payload\":{\"ids\":[1000],\"data\":{},\"rtsync\":{\"cursor\":\"a:b:1\"}},\"ref\":null}");
 }
 
 static void
