@@ -257,10 +257,27 @@ ask_decision(void *arg)
 		what->event = probe_render(what->probe, what->rows, &what->match);
 }
 
-static void
-ask_preparation(void *arg)
+typedef struct EvaluationQuestion
 {
-	(void) probe_prepare(arg);
+	Probe	   *probe;
+	bool		set;			/* the policies can be asked about many
+								 * subscribers at once */
+} EvaluationQuestion;
+
+static void
+ask_evaluation(void *arg)
+{
+	EvaluationQuestion *what = arg;
+	Probe	   *probe = what->probe;
+	TableAccess *access = probe_prepare(probe);
+	PrincipalScope scope;
+	ParamListInfo params;
+
+	if (access == NULL || !policy_is_query(access))
+		return;
+	principal_enter(&probe->principal, &scope);
+	what->set = policy_fold_set(access, probe->group.context, &params);
+	principal_leave(&scope);
 }
 
 /*--------------------------------------------------------------------------
@@ -636,7 +653,8 @@ static void
 explain_evaluation(Explain *explain, TableAccess *access)
 {
 	const TableGroup *tg = &explain->probe->tg;
-	ErrorData  *error = ask(ask_preparation, explain->probe);
+	EvaluationQuestion what = {.probe = explain->probe};
+	ErrorData  *error = ask(ask_evaluation, &what);
 
 	if (error != NULL)
 		put_evaluation(explain, "none", error_detail(error));
@@ -648,9 +666,12 @@ explain_evaluation(Explain *explain, TableAccess *access)
 	else if (tg->pure)
 		put_evaluation(explain, "parameters",
 					   "one expression for all subscribers of the role, each with its own values of the claims");
+	else if (what.set)
+		put_evaluation(explain, "set query",
+					   "the policies have sub-queries, which can be run for many rows and subscribers at once");
 	else if (policy_is_query(access))
 		put_evaluation(explain, "query",
-					   "the policies have sub-queries: they are run for the changed rows and each subscriber's claims");
+					   "the policies have sub-queries, which are run for each row and subscriber");
 	else
 		put_evaluation(explain, "row by row",
 					   "the conditions call functions that are not known to depend on the row and the claims alone");
