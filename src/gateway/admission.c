@@ -71,8 +71,8 @@ typedef struct Pending
 	uint64_t	id;
 	uint64_t	started;		/* ms */
 	uint64_t	deadline;		/* ms */
-	Buffer		in;				/* the head, then (asking) token and key in it;
-								 * of a REST request then the body */
+	Buffer		in;				/* the head, then (asking) token and key in
+								 * it; of a REST request then the body */
 	size_t		scanned;
 	size_t		discarded;		/* bytes, while lingering */
 	Buffer		response;		/* while delaying */

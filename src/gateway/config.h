@@ -33,9 +33,9 @@ typedef struct Config
 	uint32_t	send_queue_size;	/* unsent bytes for one client */
 	uint32_t	send_timeout;	/* without the client taking any of them */
 	uint32_t	handshake_timeout;	/* for the whole request head */
-	uint32_t	idle_timeout;		/* without any message from the client */
+	uint32_t	idle_timeout;	/* without any message from the client */
 	uint32_t	no_channel_timeout; /* of a connection that joined nothing */
-	uint32_t	error_delay;		/* before a refusal of a join */
+	uint32_t	error_delay;	/* before a refusal of a join */
 } Config;
 
 extern void config_init(Config *config);

@@ -312,9 +312,9 @@ note_blocked(Connection *connection, bool progress)
 		list_append(&connections()->blocked, &connection->blocked_link);
 	}
 	/*
-	 * A single frame may be larger than the limit.  If the socket is
-	 * writable now, it is not the client who is slow, but we who did not come
-	 * round to it.
+	 * A single frame may be larger than the limit.  If the socket is writable
+	 * now, it is not the client who is slow, but we who did not come round to
+	 * it.
 	 */
 	if (waiting > limit && connection->queue_count > 0 &&
 		(waiting / 2 > limit ||

@@ -88,11 +88,11 @@ typedef enum LinkType
 	LINK_JOIN_REPLY,
 
 	/*
-	 * The groups of a channel's bindings changed: a new token, a pause, or its
-	 * end.  u64 channel, u32 n, n times (u32 id, u32 group), in the order of
-	 * the join.  Equal bindings have equal ids.  The id is what the client is
-	 * told (never 0); group 0 means that the binding receives nothing (for a
-	 * lasting reason, which follows as LINK_SYSTEM, or while it is paused).
+	 * The groups of a channel's bindings changed: a new token, a pause, or
+	 * its end.  u64 channel, u32 n, n times (u32 id, u32 group), in the order
+	 * of the join.  Equal bindings have equal ids.  The id is what the client
+	 * is told (never 0); group 0 means that the binding receives nothing (for
+	 * a lasting reason, which follows as LINK_SYSTEM, or while it is paused).
 	 */
 	LINK_BINDINGS,
 
@@ -133,8 +133,8 @@ typedef enum LinkType
 	 * A stored broadcast for one channel that asked for some; these come
 	 * between its LINK_JOIN_REPLY and anything else for it, the oldest first,
 	 * at most LINK_MAX_REPLAY.  It may come as LINK_BROADCAST too, and goes
-	 * to the client once.  u64 channel, string event, u8 encoding (0 raw,
-	 * 1 JSON), string payload, string id.
+	 * to the client once.  u64 channel, string event, u8 encoding (0 raw, 1
+	 * JSON), string payload, string id.
 	 */
 	LINK_REPLAY,
 
@@ -155,8 +155,8 @@ typedef enum LinkType
 	 * cannot be served), u8 LinkReplay, u64 since when (milliseconds of the
 	 * Unix epoch) and u32 how many at most to replay, string token, string
 	 * options, u32 n, n times a binding: string event, string schema, string
-	 * table, string filter (each may be absent), string options, u32 number of
-	 * selected columns (LINK_NULL: none named), that many strings.
+	 * table, string filter (each may be absent), string options, u32 number
+	 * of selected columns (LINK_NULL: none named), that many strings.
 	 *
 	 * Options are the JSON text of the key "rtsync" of the join's "config" or
 	 * of the binding, absent without it.  What should be a string in the
