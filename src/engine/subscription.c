@@ -53,22 +53,14 @@ typedef struct GroupEntry
 	SubscriptionGroup	   *group;
 } GroupEntry;
 
-/* The number that clients know a kind of binding by: equal ones share it */
-typedef struct BindingNumber
-{
-	char	   *key;
-	uint32		id;
-} BindingNumber;
-
 static MemoryContext SubscriptionContext = NULL;
 static MemoryContext MessageContext_ = NULL;
 static HTAB *channels = NULL;
 static HTAB *groups_by_key = NULL;
-static HTAB *binding_numbers = NULL;
 static dlist_head groups = DLIST_STATIC_INIT(groups);
 static int	ngroups;
 static uint32 last_group_id;
-static uint32 last_binding_id = 1000;
+static uint64 binding_seed;		/* so that nobody can make ids collide */
 static int	gateway_connections;	/* as the gateway last said */
 static bool roles_changed;		/* since the channels' roles were checked */
 static bool rights_changed;		/* likewise the rights on private topics, ... */
@@ -131,28 +123,57 @@ subscription_init(void)
 	channels = hash_create("rtsync channels", 256, &ctl,
 						   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	groups_by_key = string_table("rtsync groups", sizeof(GroupEntry));
-	binding_numbers = string_table("rtsync bindings", sizeof(BindingNumber));
+	if (!pg_strong_random(&binding_seed, sizeof(binding_seed)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random numbers")));
 	CacheRegisterSyscacheCallback(AUTHOID, roles_changed_cb, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, roles_changed_cb, (Datum) 0);
 }
 
-/* The number that the client will know such a binding by; never 0 */
-static uint32
-binding_number(const BindingSpec *spec)
+static char *
+binding_key(const Binding *binding)
 {
 	StringInfoData key;
-	BindingNumber *entry;
-	bool		found;
 
 	initStringInfo(&key);
-	binding_append_key(&key, spec);
-	entry = hash_search(binding_numbers, &key.data, HASH_ENTER, &found);
-	if (!found)
+	binding_append_key(&key, &binding->spec);
+	return key.data;
+}
+
+/*
+ * Give a binding the number that its client will know it by: never 0, the
+ * same as an equal one's, and different from that of others of the channel.
+ * (Nothing is kept for it: who joins again and again costs no memory.)
+ */
+static void
+binding_number(Channel *channel, Binding *binding)
+{
+	char	   *key = binding_key(binding);
+	Binding    *other = channel->bindings;
+
+	binding->id = (uint32) hash_bytes_extended((unsigned char *) key,
+											   strlen(key), binding_seed);
+	binding->id = (binding->id & PG_INT32_MAX) | 1;
+	while (other < binding)
 	{
-		entry->key = MemoryContextStrdup(SubscriptionContext, key.data);
-		entry->id = ++last_binding_id;
+		char	   *other_key;
+		bool		equal;
+
+		if (other->id != binding->id)
+		{
+			other++;
+			continue;
+		}
+		other_key = binding_key(other);
+		equal = strcmp(other_key, key) == 0;
+		pfree(other_key);
+		if (equal)
+			break;
+		binding->id = (binding->id + 2) & PG_INT32_MAX;
+		other = channel->bindings;
 	}
-	return entry->id;
+	pfree(key);
 }
 
 /*--------------------------------------------------------------------------
@@ -766,7 +787,8 @@ read_channel(Link *link, LinkReader *body, uint64 id, LinkString *token)
 
 		binding->channel = channel;
 		read_binding(body, &binding->spec);
-		binding->id = binding_number(&binding->spec);
+		if (channel->nbindings <= MAX_BINDINGS)
+			binding_number(channel, binding);
 	}
 	MemoryContextSwitchTo(old);
 
