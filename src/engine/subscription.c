@@ -181,6 +181,16 @@ binding_number(Channel *channel, Binding *binding)
  *--------------------------------------------------------------------------
  */
 
+static void
+group_free(SubscriptionGroup *group)
+{
+	tables_remove_group(group);
+	hash_search(groups_by_key, &group->key, HASH_REMOVE, NULL);
+	dlist_delete(&group->node);
+	ngroups--;
+	MemoryContextDelete(group->context);
+}
+
 static SubscriptionGroup *
 group_create(char *key, const Principal *principal, const BindingSpec *spec,
 			 bool late)
@@ -211,18 +221,18 @@ group_create(char *key, const Principal *principal, const BindingSpec *spec,
 	entry->group = group;
 	dlist_push_tail(&groups, &group->node);
 	ngroups++;
-	tables_add_group(group);
+	PG_TRY();
+	{
+		tables_add_group(group);
+	}
+	PG_CATCH();
+	{
+		/* nobody must find it who would then wait for its changes in vain */
+		group_free(group);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	return group;
-}
-
-static void
-group_free(SubscriptionGroup *group)
-{
-	tables_remove_group(group);
-	hash_search(groups_by_key, &group->key, HASH_REMOVE, NULL);
-	dlist_delete(&group->node);
-	ngroups--;
-	MemoryContextDelete(group->context);
 }
 
 /*
