@@ -17,15 +17,19 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "access/xact.h"
+#include "catalog/namespace.h"
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "engine/linkio.h"
 
 #define RECEIVE_SIZE ((Size) 64 * 1024)
 
-/* Messages handled in one turn, so that routing gets its own */
-#define MESSAGES_PER_TURN 256
+/* A turn of handling messages ends after this time, so that routing gets its
+ * own; one message can take many times as long as another. */
+#define TURN_MS 20
 
 static MemoryContext grow_context;
 
@@ -81,15 +85,57 @@ linkio_end(Link *link)
 				 errmsg("message to the gateway is too large")));
 }
 
+/* Convert to UTF-8; NULL if that cannot be done, or not now. */
+static const char *
+try_convert(const char *text, int length, int encoding)
+{
+	int			size;
+	char	   *result;
+	Oid			function;
+
+	if (encoding == PG_SQL_ASCII)
+		return pg_verify_mbstr(PG_UTF8, text, length, true) ? text : NULL;
+	if (!IsTransactionState() || length > MaxAllocSize / MAX_CONVERSION_GROWTH - 1)
+		return NULL;
+	function = FindDefaultConversionProc(encoding, PG_UTF8);
+	if (!OidIsValid(function))
+		return NULL;
+	size = length * MAX_CONVERSION_GROWTH + 1;
+	result = palloc(size);
+	if (pg_do_encoding_conversion_buf(function, encoding, PG_UTF8,
+									  (unsigned char *) unconstify(char *, text),
+									  length, (unsigned char *) result,
+									  size, true) != length)
+		return NULL;
+	return result;
+}
+
 /*
  * Put a string of ours, in the server's encoding, into the message in "out".
- * A string that has no form in UTF-8 is an error.
+ * Raises no error, since nobody would complete the message then: of what has
+ * no form in UTF-8, or cannot be converted because there is no transaction,
+ * only ASCII gets through.
  */
 void
 linkio_put_text(Link *link, const char *text)
 {
-	if (text != NULL && GetDatabaseEncoding() != PG_UTF8)
-		text = pg_server_to_any(text, strlen(text), PG_UTF8);
+	int			encoding = GetDatabaseEncoding();
+
+	if (text != NULL && encoding != PG_UTF8)
+	{
+		const char *converted = try_convert(text, strlen(text), encoding);
+
+		if (converted == NULL)
+		{
+			char	   *copy = pstrdup(text);
+
+			for (char *c = copy; *c != '\0'; c++)
+				if (IS_HIGHBIT_SET(*c))
+					*c = '?';
+			converted = copy;
+		}
+		text = converted;
+	}
 	link_put_string(&link->out, text);
 }
 

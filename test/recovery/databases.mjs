@@ -74,6 +74,31 @@ test('DROP EXTENSION succeeds at once and takes engine, slot and port with it; C
   await works();
 }, { timeout: 90_000 });
 
+test('a database in another encoding than UTF-8: what clients are told at any time is no danger', async () => {
+  const other = await freePort();
+  await sql("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'");
+  await sql(`ALTER DATABASE latin SET rtsync.port = ${other}`);
+  await psql('dbname=latin client_encoding=UTF8', 'CREATE EXTENSION rtsync');
+  await psql('dbname=latin client_encoding=UTF8', `CREATE TABLE t\u00fcren (id int PRIMARY KEY, name text); GRANT SELECT ON t\u00fcren TO reader;
+    CREATE PUBLICATION rtsync FOR TABLE t\u00fcren`);
+  await until('its engine', async () => (await stateOf('latin'))?.state === 'running', { timeout: 30_000, every: 50 });
+  await until('its gateway', () => listening(other), { every: 50 });
+  const engine = async () => (await sql("SELECT pid FROM rtsync.status() WHERE database = 'latin'"))[0].pid;
+  const pid = await engine();
+  const client = await RawClient.open({
+    apikey: token('reader', { exp: Math.floor(Date.now() / 1000) + 3 }), base: `ws://127.0.0.1:${other}`,
+  });
+  await client.joinOk('short', [{ event: '*', schema: 'public', table: 't\u00fcren' }]);
+  await psql('dbname=latin client_encoding=UTF8', "INSERT INTO t\u00fcren VALUES (1, 'gr\u00fcn')");
+  await client.frame('the row', () => client.changes().some((c) => c.table === 't\u00fcren' && c.record.name === 'gr\u00fcn'));
+  await psql('dbname=latin client_encoding=UTF8', 'REVOKE SELECT ON t\u00fcren FROM reader');
+  await client.frame('the name in words', (f) => /permission denied for table public\.t\u00fcren/.test(f.text));
+  await client.frame('the end', (f) => /Token has expired/.test(f.text), { timeout: 10_000 });
+  assert.equal(await engine(), pid);
+  client.close();
+  await sql('DROP DATABASE latin');
+}, { timeout: 90_000 });
+
 test('CREATE EXTENSION that is rolled back starts nothing', async () => {
   await sql('CREATE DATABASE undone');
   await server('psql', '-X', '-q', '-d', 'undone', '-c', 'BEGIN', '-c', 'CREATE EXTENSION rtsync', '-c', 'ROLLBACK');
