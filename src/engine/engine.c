@@ -69,6 +69,15 @@
 /* While a transaction is committed but not visible */
 #define BLOCKED_MS 5
 
+/*
+ * A gateway that takes nothing for so long hangs.  As long as it does, nothing
+ * is decoded, and the WAL that the slot holds back grows.
+ */
+#define GATEWAY_PATIENCE_MS 10000
+
+/* A turn of decoding ends after this time, so that others get theirs. */
+#define DECODE_MS 20
+
 /* Complain about a port that stays in use only after so many attempts. */
 #define LISTEN_PATIENCE 3
 
@@ -313,6 +322,12 @@ gateway_turn(void)
 	}
 	more = linkio_receive(gateway_link, subscription_message);
 	linkio_flush(gateway_link);
+	if (linkio_stuck(gateway_link, GATEWAY_PATIENCE_MS))
+	{
+		ereport(LOG,
+				(errmsg("rtsync-gateway does not answer and is started anew")));
+		gateway_link->broken = true;
+	}
 	if (gateway_link->broken)
 	{
 		end_gateway();
@@ -326,16 +341,20 @@ gateway_turn(void)
  *--------------------------------------------------------------------------
  */
 
-/* Decode what is new; returns true if there was something. */
+/*
+ * Decode what is new; returns true if there was something, and sets *more if
+ * this turn's time ended it.
+ */
 static bool
-decode_turn(void)
+decode_turn(bool *more)
 {
 	XLogRecPtr	before = wal_decoded_lsn();
 
 	if (route_unread() > DECODE_AHEAD || !wal_has_more())
 		return false;
 	catalogs_enter_past(before);
-	wal_decode(DECODE_AHEAD, route_unread);
+	if (!wal_decode(DECODE_AHEAD, route_unread, DECODE_MS))
+		*more = true;
 	return wal_decoded_lsn() != before;
 }
 
@@ -521,7 +540,7 @@ engine_loop(void)
 		ResetLatch(MyLatch);
 		obey();
 		more = gateway_turn();
-		decoded = decode_turn();
+		decoded = decode_turn(&more);
 		subscription_recheck_roles();
 		subscription_recheck_rights();
 		tables_recheck_access();
@@ -541,7 +560,8 @@ engine_loop(void)
 			continue;
 		}
 		shared_engine_sleep_begin();
-		if (state == ROUTE_CONGESTED || !wal_has_more())
+		if (state == ROUTE_CONGESTED || state == ROUTE_BLOCKED ||
+			!wal_has_more())
 			wait(sleep_time(state));
 		shared_engine_sleep_end();
 	}

@@ -156,12 +156,20 @@ linkio_flush(Link *link)
 							 linkio_pending(link), MSG_NOSIGNAL | MSG_DONTWAIT);
 
 		if (n > 0)
+		{
 			link->sent += n;
+			link->stuck_since = 0;
+		}
 		else if (errno == EAGAIN || errno == EWOULDBLOCK)
 			break;
 		else if (errno != EINTR)
 			link->broken = true;
 	}
+	if (linkio_pending(link) == 0)
+		link->stuck_since = 0;
+	else if (link->stuck_since == 0)
+		link->stuck_since = GetCurrentTimestamp();
+
 	if (link->sent == link->out.length)
 		link->out.length = link->sent = 0;
 	else if (link->sent > link->out.capacity / 2)
@@ -173,34 +181,40 @@ linkio_flush(Link *link)
 	}
 }
 
+/* Has the gateway taken nothing of what there is for it for so long? */
+bool
+linkio_stuck(const Link *link, int ms)
+{
+	return link->stuck_since != 0 &&
+		TimestampDifferenceExceeds(link->stuck_since, GetCurrentTimestamp(), ms);
+}
+
 /*
- * Hand on the whole messages in the in buffer; false if the turn's allowance
- * was used up and more may be there.
+ * Hand on the whole messages in the in buffer; false if the time was up before
+ * the last of them.
  */
 static bool
-dispatch(Link *link, LinkHandler handler)
+dispatch(Link *link, LinkHandler handler, TimestampTz until)
 {
 	Size		done = 0;
-	int			count = 0;
 	LinkHeader	header;
 	int			state;
 
 	while ((state = link_next_message(link->in + done, link->in_length - done,
 									  LINK_MAX_TO_ENGINE, &header)) == 1 &&
-		   count < MESSAGES_PER_TURN && !link->broken)
+		   GetCurrentTimestamp() < until && !link->broken)
 	{
 		LinkReader	body;
 
 		link_read(&body, link->in + done + sizeof(LinkHeader), header.length);
 		handler(link, (LinkType) header.type, &body);
 		done += sizeof(LinkHeader) + header.length;
-		count++;
 	}
 	if (state < 0)
 		link->broken = true;
 	link->in_length -= done;
 	memmove(link->in, link->in + done, link->in_length);
-	return count < MESSAGES_PER_TURN;
+	return state != 1;
 }
 
 /* Make room behind what is in the in buffer. */
@@ -223,7 +237,9 @@ reserve_in(Link *link)
 bool
 linkio_receive(Link *link, LinkHandler handler)
 {
-	bool		all_done = dispatch(link, handler);
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													TURN_MS);
+	bool		all_done = dispatch(link, handler, until);
 
 	while (all_done && !link->broken)
 	{
@@ -235,7 +251,7 @@ linkio_receive(Link *link, LinkHandler handler)
 		if (n > 0)
 		{
 			link->in_length += n;
-			all_done = dispatch(link, handler);
+			all_done = dispatch(link, handler, until);
 			if (n < (ssize_t) RECEIVE_SIZE)
 				break;
 		}

@@ -10,6 +10,8 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
+
 #include "link/link.h"
 
 /*
@@ -22,6 +24,7 @@ typedef struct Link
 	pgsocket	sock;
 	LinkWriter	out;
 	Size		sent;			/* bytes of out that are gone */
+	TimestampTz stuck_since;	/* the gateway takes no more; 0: it does */
 	char	   *in;
 	Size		in_length;
 	Size		in_capacity;
@@ -37,6 +40,7 @@ extern void linkio_end(Link *link);
 extern void linkio_flush(Link *link);
 extern bool linkio_receive(Link *link, LinkHandler handler);
 extern Size linkio_pending(const Link *link);
+extern bool linkio_stuck(const Link *link, int ms);
 extern char *linkio_cstring(LinkString string);
 
 #endif							/* RTSYNC_LINKIO_H */

@@ -36,11 +36,15 @@
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "engine/compat.h"
 #include "engine/wal.h"
 
 #define PLUGIN_LIBRARY "rtsync"
+
+/* Look at the clock after so many records of the WAL. */
+#define RECORDS_PER_LOOK 64
 
 static MemoryContext WalContext = NULL;
 static LogicalDecodingContext *decoding = NULL;
@@ -253,14 +257,18 @@ wal_open(void)
 
 /*
  * Decode what there is, until the WAL ends or pending() exceeds max_bytes at
- * the end of a transaction.
+ * the end of a transaction; returns false if the time, in milliseconds, was
+ * up before.  (A transaction is decoded as a whole, whatever time that takes.)
  */
-void
-wal_decode(Size max_bytes, Size (*pending) (void))
+bool
+wal_decode(Size max_bytes, Size (*pending) (void), int ms)
 {
 	MemoryContext old = MemoryContextSwitchTo(WalContext);
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+	uint32		count = 0;
+	bool		in_time = true;
 
-	while (pending() <= max_bytes)
+	while (in_time && pending() <= max_bytes)
 	{
 		char	   *error = NULL;
 		XLogRecord *record = XLogReadRecord(decoding->reader, &error);
@@ -275,8 +283,11 @@ wal_decode(Size max_bytes, Size (*pending) (void))
 			break;
 		LogicalDecodingProcessRecord(decoding, decoding->reader);
 		CHECK_FOR_INTERRUPTS();
+		if (++count % RECORDS_PER_LOOK == 0)
+			in_time = GetCurrentTimestamp() < until;
 	}
 	MemoryContextSwitchTo(old);
+	return in_time;
 }
 
 /* Up to where there is WAL to decode */

@@ -14,7 +14,7 @@
 
 extern const char *wal_slot_name(void);
 extern void wal_open(void);
-extern void wal_decode(Size max_bytes, Size (*pending) (void));
+extern bool wal_decode(Size max_bytes, Size (*pending) (void), int ms);
 extern XLogRecPtr wal_flushed_lsn(void);
 extern bool wal_has_more(void);
 extern XLogRecPtr wal_decoded_lsn(void);
