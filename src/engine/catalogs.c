@@ -97,6 +97,7 @@ void
 catalogs_begin(XLogRecPtr decoded)
 {
 	enter_present(decoded);
+	SetCurrentStatementStartTimestamp();	/* what now() says */
 	StartTransactionCommand();
 	XactReadOnly = true;
 	PushActiveSnapshot(GetTransactionSnapshot());

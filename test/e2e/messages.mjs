@@ -227,6 +227,21 @@ test('a policy that fails denies, and its neighbours do not notice', async () =>
   bystander.close();
 });
 
+test('for policies, now() is now', async () => {
+  await sql(`CREATE POLICY e2e_now ON rtsync.messages AS RESTRICTIVE FOR SELECT TO e2e_member
+    USING (clock_timestamp() - now() < '100 ms')`);
+  try {
+    for (let i = 0; i < 3; i++) {
+      const client = await open(0);
+      await client.joinOk('club', [], privately);
+      client.close();
+      await sleep(200);
+    }
+  } finally {
+    await sql('DROP POLICY e2e_now ON rtsync.messages');
+  }
+});
+
 test('public channels can be forbidden', async () => {
   await sql('ALTER SYSTEM SET rtsync.private_only = on');
   await sql('SELECT pg_reload_conf()');
