@@ -3,25 +3,16 @@
  * decide.c
  *	  Which groups get a change, and what of it.
  *
- * The decision follows this table, where P is: the role may SELECT the table,
- * the row passes its policies, and it passes the filter.
- *
- *		old row		new row		the group gets
- *		-			yes			INSERT
- *		yes or not	yes			UPDATE
- *		yes			no			DELETE with the key alone: it left the view
- *		yes			-			DELETE
- *		otherwise				nothing
- *
- * Of the old row only the replica identity is known.  Where that does not
- * suffice to decide P, rtsync.delete_visibility says what becomes of a DELETE.
- *
  * The groups of a role are decided together: what their policies take from the
  * claims is compiled into parameters, so that nobody needs to be entered, and
- * the index (predicate.c) finds the few groups that a row can concern.  Where that
- * is not possible (sub-queries, functions that cannot be looked into), a group
- * is decided by itself, as its principal.  What users wrote (policies, filters)
- * can fail; decide_changes says what that costs.
+ * the index (predicate.c) finds the few groups that a row can concern.  Policies
+ * with sub-queries are asked for all changes and groups at once, where that is
+ * possible (setcheck.c).  Where nothing else is possible (functions that cannot
+ * be looked into), a group is decided by itself, as its principal.
+ *
+ * What users wrote (policies, filters) can fail; decide_changes says what that
+ * costs.  Only what is decided for many at once needs care: if that fails it is
+ * done again in smaller parts, down to one group and one change.
  *
  * Called by route.c inside a transaction on the present.
  *
@@ -30,6 +21,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "port/pg_bitutils.h"
 #include "utils/memutils.h"
 
 #include "engine/attempt.h"
@@ -58,7 +50,7 @@ table_group_compile(TableGroup *tg, TableAccess *access)
 											ALLOCSET_SMALL_SIZES);
 	else
 		MemoryContextReset(tg->context);
-	tg->valid = tg->placed = tg->pure = false;
+	tg->valid = tg->placed = tg->pure = tg->in_set = false;
 	tg->filter = NULL;
 	tg->columns = tg->record = tg->identity = tg->key = NULL;
 
@@ -83,200 +75,9 @@ table_group_compile(TableGroup *tg, TableAccess *access)
 }
 
 /*--------------------------------------------------------------------------
- * Deciding
+ * One group
  *--------------------------------------------------------------------------
  */
-
-/*
- * Do the policies let a row through?  For a pure group nobody needs to be
- * entered but its role; for others, the principal.
- */
-static Verdict
-check_policies(TableGroup *tg, TableAccess *access, const PolicyRow *row)
-{
-	if (!tg->pure)
-		return policy_check(access, row);
-	if (tg->access_generation != access->generation)
-		elog(ERROR, "row security changed while a change was decided");
-	return policy_check_folded(access, tg->params, row);
-}
-
-static Verdict
-check_filter(TableGroup *tg, const PolicyRow *row)
-{
-	return tg->filter != NULL ? filter_check(tg->filter, row) : VERDICT_YES;
-}
-
-/*
- * P of one row.  The filter sees only rows that the policies certainly let
- * through: its author chooses what it does with them, and is told its errors.
- */
-static Verdict
-check_row(TableGroup *tg, TableAccess *access, const PolicyRow *row)
-{
-	Verdict		verdict = check_policies(tg, access, row);
-
-	return verdict == VERDICT_YES ? check_filter(tg, row) : verdict;
-}
-
-/* The new row of a change that has one */
-static PolicyRow
-new_row(ChangeRows *rows)
-{
-	PolicyRow	row = {rows->schema, &rows->newtuple, rows->new_known};
-
-	return row;
-}
-
-/*
- * The old row as far as it is known; false if nothing is.  An UPDATE that
- * left the identity as it was has it in the new row.
- */
-static bool
-old_row(ChangeRows *rows, PolicyRow *row)
-{
-	RelSchema  *schema = rows->schema;
-
-	row->schema = schema;
-	row->known = SCHEMA_OLD_FULL(schema) ? NULL : schema->identity;
-	row->tuple = rows->has_old ? &rows->oldtuple : &rows->newtuple;
-	if (rows->has_old)
-		return true;
-	if (row->known != NULL && rows->new_known != NULL)
-		row->known = bms_intersect(row->known, rows->new_known);
-	return rows->has_new && !bms_is_empty(row->known);
-}
-
-/* What of the old row an UPDATE may show, its new row being visible */
-static OldPart
-updated_old_part(TableGroup *tg, TableAccess *access, ChangeRows *rows)
-{
-	PolicyRow	row;
-	Verdict		verdict;
-
-	if (!rows->has_old)
-		return OLD_IDENTITY;	/* the new row's own */
-	if (!old_row(rows, &row))
-		return OLD_EMPTY;
-	verdict = check_policies(tg, access, &row);
-	if (SCHEMA_OLD_FULL(rows->schema))
-		return verdict == VERDICT_YES ? OLD_IDENTITY : OLD_EMPTY;
-
-	/*
-	 * The key changed.  Whoever holds the row under its old key must hear of
-	 * it; only who certainly could not see the old row does not.
-	 */
-	return verdict == VERDICT_NO ? OLD_EMPTY : OLD_IDENTITY;
-}
-
-static Outcome
-decide_truncate(int wanted)
-{
-	return (wanted & EVENT_DELETE) ? OUTCOME_REFETCH : OUTCOME_NOTHING;
-}
-
-static Outcome
-decide_insert(TableGroup *tg, TableAccess *access, ChangeRows *rows)
-{
-	PolicyRow	row = new_row(rows);
-
-	if (!(tg->group->spec.events & EVENT_INSERT))
-		return OUTCOME_NOTHING;
-	return check_row(tg, access, &row) == VERDICT_YES ?
-		OUTCOME_INSERT : OUTCOME_NOTHING;
-}
-
-static Outcome
-decide_delete(TableGroup *tg, TableAccess *access, ChangeRows *rows,
-			  OldPart *old)
-{
-	PolicyRow	row;
-	Verdict		verdict;
-
-	if (!(tg->group->spec.events & EVENT_DELETE) || !old_row(rows, &row))
-		return OUTCOME_NOTHING;
-	verdict = check_row(tg, access, &row);
-	*old = access->row_security ? OLD_KEY : OLD_IDENTITY;
-	if (verdict == VERDICT_UNKNOWN &&
-		rtsync_delete_visibility == DELETE_VISIBILITY_KEY)
-		return check_filter(tg, &row) != VERDICT_NO ?
-			OUTCOME_DELETE : OUTCOME_NOTHING;
-	return verdict == VERDICT_YES ? OUTCOME_DELETE : OUTCOME_NOTHING;
-}
-
-/* The new row does not pass: did it leave the view? */
-static Outcome
-decide_leave(TableGroup *tg, TableAccess *access, ChangeRows *rows,
-			 OldPart *old)
-{
-	PolicyRow	row;
-
-	if (!(tg->group->spec.events & EVENT_DELETE) || !rtsync_leave_events ||
-		!old_row(rows, &row))
-		return OUTCOME_NOTHING;
-	*old = OLD_KEY;
-	return check_row(tg, access, &row) == VERDICT_YES ?
-		OUTCOME_DELETE : OUTCOME_NOTHING;
-}
-
-/* Did the row, whose new version passes, certainly not pass before? */
-static bool
-was_outside(TableGroup *tg, TableAccess *access, ChangeRows *rows)
-{
-	PolicyRow	row;
-
-	return old_row(rows, &row) &&
-		(check_policies(tg, access, &row) == VERDICT_NO ||
-		 check_filter(tg, &row) == VERDICT_NO);
-}
-
-/* The new row passes.  With view semantics, it may have entered the view. */
-static Outcome
-decide_stay(TableGroup *tg, TableAccess *access, ChangeRows *rows,
-			OldPart *old)
-{
-	int			wanted = tg->group->spec.events;
-
-	if (tg->group->options.view && was_outside(tg, access, rows))
-		return (wanted & EVENT_INSERT) ? OUTCOME_INSERT : OUTCOME_NOTHING;
-	if (!(wanted & EVENT_UPDATE))
-		return OUTCOME_NOTHING;
-	*old = updated_old_part(tg, access, rows);
-	return OUTCOME_UPDATE;
-}
-
-static Outcome
-decide_update(TableGroup *tg, TableAccess *access, ChangeRows *rows,
-			  OldPart *old)
-{
-	PolicyRow	row = new_row(rows);
-
-	switch (check_row(tg, access, &row))
-	{
-		case VERDICT_YES:
-			return decide_stay(tg, access, rows, old);
-		case VERDICT_NO:
-			return decide_leave(tg, access, rows, old);
-		default:
-			return OUTCOME_NOTHING;
-	}
-}
-
-/* Apply the decision table to one change. */
-static Outcome
-decide(TableGroup *tg, TableAccess *access, ChangeRows *rows, OldPart *old)
-{
-	*old = OLD_EMPTY;
-	if (rows->kind == CHANGE_TRUNCATE)
-		return decide_truncate(tg->group->spec.events);
-	if (rows->kind == CHANGE_DELETE)
-		return decide_delete(tg, access, rows, old);
-	if (!rows->has_new)
-		return OUTCOME_NOTHING;
-	if (rows->kind == CHANGE_INSERT)
-		return decide_insert(tg, access, rows);
-	return decide_update(tg, access, rows, old);
-}
 
 /* Bring the group's compiled state up to date and return what its role may
  * see; NULL if that is nothing. */
@@ -311,49 +112,38 @@ append_match(RoutedChange *change, TableGroup *tg, Outcome outcome,
 	change->last_match = match;
 }
 
-typedef struct Found
+/* Answer the question about the change, and note whom it goes to. */
+static void
+decide(const Question *question, RoutedChange *change)
 {
-	struct Found *next;
-	RoutedChange *change;
-	Outcome		outcome;
 	OldPart		old;
-} Found;
+	Outcome		outcome = outcome_decide(question, &old);
+
+	if (outcome != OUTCOME_NOTHING)
+		append_match(change, question->tg, outcome, old);
+}
 
 /*
  * Decide the changes of one table for one group, from "change" on, or just
- * that one; append the matches only when all went well.
+ * that one.
  */
 static void
 decide_group(TableGroup *tg, RoutedChange *change, bool only_one)
 {
 	MemoryContext context = CurrentMemoryContext;
 	PrincipalScope scope;
-	TableAccess *access;
-	Found	   *found = NULL;
-	Found	  **tail = &found;
+	Question	question = {.tg = tg};
 
 	principal_enter(tg->group->principal, &scope);
-	access = table_group_access(tg);
-	for (; access != NULL && change != NULL;
+	question.access = table_group_access(tg);
+	for (; question.access != NULL && change != NULL;
 		 change = only_one ? NULL : change->next)
 	{
-		OldPart		old;
-		Outcome		outcome = decide(tg, access, &change->rows, &old);
-		Found	   *one;
-
+		question.rows = &change->rows;
+		decide(&question, change);
 		MemoryContextSwitchTo(context);
-		if (outcome == OUTCOME_NOTHING)
-			continue;
-		one = palloc0(sizeof(Found));
-		one->change = change;
-		one->outcome = outcome;
-		one->old = old;
-		*tail = one;
-		tail = &one->next;
 	}
 	principal_leave(&scope);
-	for (; found != NULL; found = found->next)
-		append_match(found->change, tg, found->outcome, found->old);
 }
 
 /*--------------------------------------------------------------------------
@@ -361,7 +151,7 @@ decide_group(TableGroup *tg, RoutedChange *change, bool only_one)
  *--------------------------------------------------------------------------
  */
 
-/* A group that is to be asked, as its principal, about one change */
+/* A group that is to be asked, not by parameters alone, about one change */
 typedef struct Deferred
 {
 	struct Deferred *next;
@@ -369,14 +159,42 @@ typedef struct Deferred
 	RoutedChange *change;
 } Deferred;
 
+/* Some groups of a role */
+typedef struct GroupList
+{
+	TableGroup **groups;
+	int			n;
+	int			max;
+} GroupList;
+
 /* The changes of a table are being decided for the groups of a role */
 typedef struct RoleTurn
 {
 	TableRole  *role;
 	TableAccess *access;
 	RoutedChange *change;		/* at hand */
-	Deferred   *deferred;		/* newest first */
+	Deferred   *deferred;		/* newest first; not to be forgotten only if
+								 * decide_pure did not fail */
+
+	/* those that must be asked about each change */
+	GroupList	pure;
+	GroupList	set;
+	GroupList	alone;
+	GroupList	broken;			/* they could not even be compiled */
 } RoleTurn;
+
+static void
+group_list_add(GroupList *list, TableGroup *tg)
+{
+	if (list->n == list->max)
+	{
+		list->max = Max(list->max * 2, 64);
+		list->groups = list->groups == NULL ?
+			palloc(list->max * sizeof(TableGroup *)) :
+			repalloc_huge(list->groups, list->max * sizeof(TableGroup *));
+	}
+	list->groups[list->n++] = tg;
+}
 
 typedef struct FoldAttempt
 {
@@ -393,12 +211,15 @@ attempt_fold(void *arg)
 
 	tg->pure = policy_fold(what->access, tg->context, &what->quals,
 						   &tg->params);
+	if (!tg->pure)
+		tg->in_set = policy_fold_set(what->access, tg->context, &tg->params);
 }
 
 /*
- * Find out whether the group is pure, and index it if its policies or its
+ * Find out how the group can be asked, and index it if its policies or its
  * filter cover the rows that it can get.  The policies' parameters may raise
- * errors that the policies themselves would not; the group is not pure then.
+ * errors that the policies themselves would not; the group is asked alone
+ * then.
  */
 static void
 index_group(TableGroup *tg, TableAccess *access)
@@ -409,11 +230,11 @@ index_group(TableGroup *tg, TableAccess *access)
 
 	if (attempt(attempt_fold, &what) != NULL)
 	{
-		tg->pure = false;
+		tg->pure = tg->in_set = false;
 		what.quals = NIL;
 	}
 	if (tg->filter != NULL && !filter_pure(tg->filter, &filter_quals))
-		tg->pure = false;
+		tg->pure = tg->in_set = false;
 	if ((what.quals != NIL &&
 		 predicate_insert(index, &tg->item, what.quals, tg->params)) ||
 		(filter_quals != NIL &&
@@ -437,60 +258,99 @@ decide_prepare(TableGroup *tg, TableAccess *access)
 	principal_leave(&scope);
 }
 
-/*
- * Compile and index the groups of a role that are not; returns what the role
- * may see, or NULL if that is nothing.
- */
-static TableAccess *
-prepare_role(TableRole *role)
+typedef struct PrepareAttempt
 {
-	TableAccess *access = policy_table_access(role->route->relid,
-											  role->roleid);
+	TableGroup *tg;
+	TableAccess *access;
+} PrepareAttempt;
+
+static void
+attempt_prepare(void *arg)
+{
+	PrepareAttempt *what = arg;
+
+	decide_prepare(what->tg, what->access);
+}
+
+/* Make sure that the group is compiled; false if that failed. */
+static bool
+prepare_group(TableGroup *tg, TableAccess *access, bool carefully)
+{
+	PrepareAttempt what = {tg, access};
+
+	if (tg->valid && tg->placed)
+		return true;
+	CHECK_FOR_INTERRUPTS();
+	if (carefully)
+		return attempt(attempt_prepare, &what) == NULL;
+	decide_prepare(tg, access);
+	return true;
+}
+
+/* Compile the groups of the role that are not, and list those in "scan". */
+static void
+prepare_groups(RoleTurn *turn, bool carefully)
+{
 	dlist_mutable_iter iter;
 
+	dlist_foreach_modify(iter, &turn->role->scan)
+	{
+		TableGroup *tg = dlist_container(TableGroup, in_scan, iter.cur);
+
+		if (!prepare_group(tg, turn->access, carefully))
+			group_list_add(&turn->broken, tg);
+		else if (!tg->item.indexed)
+			group_list_add(tg->pure ? &turn->pure :
+						   tg->in_set ? &turn->set : &turn->alone, tg);
+	}
+}
+
+/*
+ * Make everything ready for the role's groups; returns false if it may see
+ * nothing.
+ */
+static bool
+prepare_role(RoleTurn *turn, bool carefully)
+{
+	TableRole  *role = turn->role;
+	TableAccess *access = policy_table_access(role->route->relid,
+											  role->roleid);
+
+	turn->access = access;
 	if (role->access_generation != access->generation)
 	{
 		tables_reset_index(role);
 		role->access_generation = access->generation;
 	}
 	if (!access->readable)
-		return NULL;
-	dlist_foreach_modify(iter, &role->scan)
-	{
-		TableGroup *tg = dlist_container(TableGroup, in_scan, iter.cur);
-
-		if (tg->valid && tg->placed)
-			continue;
-		CHECK_FOR_INTERRUPTS();
-		decide_prepare(tg, access);
-	}
+		return false;
+	prepare_groups(turn, carefully);
 	if (role->access_generation != access->generation)
 		elog(ERROR, "row security changed while a change was decided");
-	return access;
+	return true;
 }
 
 /* Decide the change at hand for a group that is pure; else defer it. */
 static void
 decide_candidate(TableGroup *tg, RoleTurn *turn)
 {
-	OldPart		old;
-	Outcome		outcome;
+	Question	question = {
+		.tg = tg,
+		.access = turn->access,
+		.rows = &turn->change->rows
+	};
+	Deferred   *deferred;
 
 	if (tg->pure)
 	{
-		outcome = decide(tg, turn->access, &turn->change->rows, &old);
-		if (outcome != OUTCOME_NOTHING)
-			append_match(turn->change, tg, outcome, old);
+		decide(&question, turn->change);
+		return;
 	}
-	else
-	{
-		Deferred   *deferred = palloc(sizeof(Deferred));
-
-		deferred->next = turn->deferred;
-		deferred->tg = tg;
-		deferred->change = turn->change;
-		turn->deferred = deferred;
-	}
+	deferred = palloc(sizeof(Deferred));
+	deferred->next = turn->deferred;
+	deferred->tg = tg;
+	deferred->change = turn->change;
+	turn->deferred = deferred;
 }
 
 static void
@@ -538,62 +398,307 @@ decide_indexed(RoleTurn *turn)
 	bool		done = index_decides(rows);
 
 	visit++;
-	if (done && rows->has_new)
-	{
-		row = new_row(rows);
+	if (done && outcome_row(rows, ROW_NEW, &row))
 		done = predicate_visit(index, &row, visit, candidate_cb, turn);
-	}
-	if (done && rows->has_old && old_row(rows, &row))
+	if (done && rows->has_old && outcome_row(rows, ROW_OLD, &row))
 		done = predicate_visit(index, &row, visit, candidate_cb, turn);
 	if (!done)
 		decide_all_indexed(turn);
 }
 
-/* Decide the changes of the table for the groups that need no principal. */
+/*
+ * Decide the changes of the table for the groups that need no principal, and
+ * find the others that the index knows of.
+ */
 static void
-decide_pure(RoleTurn *turn)
+decide_pure(void *arg)
 {
-	TableRole  *role = turn->role;
+	RoleTurn   *turn = arg;
 	PrincipalScope scope;
-	dlist_iter	iter;
 
-	principal_enter_role(role->roleid, &scope);
-	for (turn->change = role->route->first; turn->change != NULL;
+	principal_enter_role(turn->role->roleid, &scope);
+	for (turn->change = turn->role->route->first; turn->change != NULL;
 		 turn->change = turn->change->next)
 	{
 		decide_indexed(turn);
-		dlist_foreach(iter, &role->scan)
-		{
-			TableGroup *tg = dlist_container(TableGroup, in_scan, iter.cur);
-
-			if (tg->pure)
-				decide_candidate(tg, turn);
-		}
+		for (int i = 0; i < turn->pure.n; i++)
+			decide_candidate(turn->pure.groups[i], turn);
 	}
 	principal_leave(&scope);
+}
+
+/*--------------------------------------------------------------------------
+ * Groups whose policies have sub-queries
+ *--------------------------------------------------------------------------
+ */
+
+/* About what it costs to ask, in microseconds */
+#define ALONE_COST 15.0			/* one group about one row */
+#define SET_COST 60.0			/* a set, and for each of its members ... */
+#define MEMBER_COST 0.5			/* ... a row or a group */
+
+/* A set should not run for longer than this. */
+#define SET_TARGET_COST 50000.0
+
+/* So often a set may fail in one turn, until all are asked alone */
+#define MAX_SET_FAILURES 40
+
+/* The changes of the turn as rows of a set */
+typedef struct SetTurn
+{
+	RoleTurn   *turn;
+	PolicyRow  *rows;
+	int			nrows;
+	int		   *numbers;		/* for each change, of its old and new row */
+	TableGroup **groups;		/* part of them is asked at a time, from ... */
+	int			first;			/* ... this one on ... */
+	int			n;				/* ... so many */
+	int			failures;
+} SetTurn;
+
+static int
+add_row(SetTurn *set, ChangeRows *rows, RowSide side)
+{
+	bool		known = (side == ROW_NEW || rows->kind != CHANGE_INSERT) &&
+		outcome_row(rows, side, &set->rows[set->nrows]);
+
+	return known ? set->nrows++ : -1;
+}
+
+static void
+collect_rows(SetTurn *set)
+{
+	RoutedChange *first = set->turn->role->route->first;
+	int			nchanges = 0;
+	int		   *number;
+
+	for (RoutedChange *change = first; change != NULL; change = change->next)
+		nchanges++;
+	set->rows = palloc(2 * nchanges * sizeof(PolicyRow));
+	number = set->numbers = palloc(2 * nchanges * sizeof(int));
+	for (RoutedChange *change = first; change != NULL; change = change->next)
+	{
+		*number++ = add_row(set, &change->rows, ROW_OLD);
+		*number++ = add_row(set, &change->rows, ROW_NEW);
+	}
+}
+
+/* May the change concern somebody who sees none of its rows? */
+static bool
+concerns_all(ChangeRows *rows, const SetAnswers *answers, const int *numbers)
+{
+	return !index_decides(rows) &&
+		(rows->kind == CHANGE_TRUNCATE ||
+		 (numbers[ROW_OLD] >= 0 && answers->unknown[numbers[ROW_OLD]]));
+}
+
+/* 64 groups of the part, of which some see one of the change's rows */
+static uint64
+seeing_word(const SetAnswers *answers, const int *numbers, int word)
+{
+	uint64		bits = 0;
+
+	for (int side = ROW_OLD; side <= ROW_NEW; side++)
+		if (numbers[side] >= 0)
+			bits |= answers->bits[(size_t) numbers[side] * answers->nwords + word];
+	return bits;
+}
+
+/* Decide a change for the part, given what the policies say. */
+static void
+decide_answered(SetTurn *set, RoutedChange *change, SetAnswers *answers,
+				const int *numbers)
+{
+	bool		all = concerns_all(&change->rows, answers, numbers);
+	Question	question = {
+		.access = set->turn->access,
+		.rows = &change->rows,
+		.answers = answers,
+		.numbers = {numbers[ROW_OLD], numbers[ROW_NEW]}
+	};
+
+	for (int word = 0; word < answers->nwords; word++)
+	{
+		uint64		bits = all ? ~UINT64CONST(0) :
+			seeing_word(answers, numbers, word);
+
+		for (; bits != 0; bits &= bits - 1)
+		{
+			question.principal = word * 64 + pg_rightmost_one_pos64(bits);
+			if (question.principal >= set->n)
+				break;
+			question.tg = set->groups[set->first + question.principal];
+			decide(&question, change);
+		}
+	}
+}
+
+/* Decide all changes for the part. */
+static void
+decide_part(void *arg)
+{
+	SetTurn    *set = arg;
+	SetAnswers *answers = setcheck_answers(set->nrows, set->n);
+	ParamListInfo *params = palloc(set->n * sizeof(ParamListInfo));
+	const int  *numbers = set->numbers;
+	PrincipalScope scope;
+
+	for (int i = 0; i < set->n; i++)
+	{
+		TableGroup *tg = set->groups[set->first + i];
+
+		if (!tg->in_set ||
+			tg->access_generation != set->turn->access->generation)
+			elog(ERROR, "row security changed while a change was decided");
+		params[i] = tg->params;
+	}
+	principal_enter_role(set->turn->role->roleid, &scope);
+	if (set->nrows > 0)
+		policy_check_set(set->turn->access, set->rows, set->nrows, params,
+						 set->n, answers);
+	for (RoutedChange *change = set->turn->role->route->first; change != NULL;
+		 change = change->next, numbers += 2)
+		decide_answered(set, change, answers, numbers);
+	principal_leave(&scope);
+	pfree(params);
+}
+
+static void decide_part_carefully(SetTurn *set);
+
+/* Decide all changes for some groups at once, in parts of a fitting size. */
+static void
+decide_set(RoleTurn *turn, const GroupList *list, bool carefully)
+{
+	SetTurn		set = {.turn = turn,.groups = list->groups};
+	double		cost;
+	int			size;
+
+	collect_rows(&set);
+	cost = policy_set_cost(turn->access) * Max(set.nrows, 1);
+	size = (int) Min(Max(SET_TARGET_COST / cost, 1.0), 1000000.0);
+	for (int first = 0; first < list->n; first += size)
+	{
+		CHECK_FOR_INTERRUPTS();
+		set.first = first;
+		set.n = Min(size, list->n - first);
+		if (carefully)
+			decide_part_carefully(&set);
+		else
+			decide_part(&set);
+	}
+}
+
+static int
+count_changes(RoleTurn *turn)
+{
+	int			n = 0;
+
+	for (RoutedChange *change = turn->role->route->first; change != NULL;
+		 change = change->next)
+		n++;
+	return n;
+}
+
+/* Is it cheaper to ask the groups together than in so many single questions? */
+static bool
+set_pays(RoleTurn *turn, int ngroups, double nquestions)
+{
+	double		nrows = count_changes(turn);
+
+	if (ngroups == 0 || policy_set_suspended(turn->access))
+		return false;
+	return SET_COST + MEMBER_COST * (nrows + ngroups) +
+		policy_set_cost(turn->access) * nrows * ngroups <
+		ALONE_COST * nquestions;
+}
+
+/* The groups of a set that have been deferred, each once */
+static double
+deferred_to_set(RoleTurn *turn, GroupList *list)
+{
+	static uint64 set_turn = 0;
+	double		n = 0;
+
+	set_turn++;
+	for (Deferred *deferred = turn->deferred; deferred != NULL;
+		 deferred = deferred->next)
+	{
+		TableGroup *tg = deferred->tg;
+
+		if (!tg->in_set)
+			continue;
+		n++;
+		if (tg->set_turn != set_turn)
+			group_list_add(list, tg);
+		tg->set_turn = set_turn;
+	}
+	return n;
+}
+
+/*--------------------------------------------------------------------------
+ * A role
+ *--------------------------------------------------------------------------
+ */
+
+static void decide_group_carefully(TableGroup *tg, RoutedChange *change,
+								   bool only_one);
+
+static void
+ask_alone(TableGroup *tg, RoutedChange *change, bool only_one, bool carefully)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (carefully)
+		decide_group_carefully(tg, change, only_one);
+	else
+		decide_group(tg, change, only_one);
+}
+
+static void
+ask_list_alone(RoleTurn *turn, const GroupList *list, bool carefully)
+{
+	for (int i = 0; i < list->n; i++)
+		ask_alone(list->groups[i], turn->role->route->first, false, carefully);
+}
+
+/* Decide for the groups that the index found. */
+static void
+decide_deferred(RoleTurn *turn, bool carefully)
+{
+	GroupList	list = {0};
+	double		nquestions = deferred_to_set(turn, &list);
+	bool		pays = set_pays(turn, list.n, nquestions);
+
+	if (pays)
+		decide_set(turn, &list, carefully);
+	for (Deferred *deferred = turn->deferred; deferred != NULL;
+		 deferred = deferred->next)
+		if (!pays || !deferred->tg->in_set)
+			ask_alone(deferred->tg, deferred->change, true, carefully);
+}
+
+static void
+decide_others(RoleTurn *turn, bool carefully)
+{
+	double		nquestions = (double) turn->set.n * count_changes(turn);
+
+	decide_deferred(turn, carefully);
+	if (set_pays(turn, turn->set.n, nquestions))
+		decide_set(turn, &turn->set, carefully);
+	else
+		ask_list_alone(turn, &turn->set, carefully);
+	ask_list_alone(turn, &turn->alone, carefully);
+	ask_list_alone(turn, &turn->broken, carefully);
 }
 
 static void
 decide_role(TableRole *role)
 {
 	RoleTurn	turn = {.role = role};
-	dlist_iter	iter;
 
-	turn.access = prepare_role(role);
-	if (turn.access == NULL)
+	if (!prepare_role(&turn, false))
 		return;
 	decide_pure(&turn);
-	for (Deferred *deferred = turn.deferred; deferred != NULL;
-		 deferred = deferred->next)
-		decide_group(deferred->tg, deferred->change, true);
-	dlist_foreach(iter, &role->scan)
-	{
-		TableGroup *tg = dlist_container(TableGroup, in_scan, iter.cur);
-
-		CHECK_FOR_INTERRUPTS();
-		if (!tg->pure)
-			decide_group(tg, role->route->first, false);
-	}
+	decide_others(&turn, false);
 }
 
 /*--------------------------------------------------------------------------
@@ -622,6 +727,33 @@ decide_report_error(TableGroup *tg, const ErrorData *error)
 									 error->message));
 }
 
+/*
+ * Run a function on changes of the route in a subtransaction; returns NULL, or
+ * the error, and then all matches that it appended are taken back.
+ */
+static ErrorData *
+attempt_matches(TableRoute *route, void (*function) (void *arg), void *arg)
+{
+	ErrorData  *error;
+
+	for (RoutedChange *change = route->first; change != NULL;
+		 change = change->next)
+		change->mark = change->last_match;
+	error = attempt(function, arg);
+	if (error == NULL)
+		return NULL;
+	for (RoutedChange *change = route->first; change != NULL;
+		 change = change->next)
+	{
+		change->last_match = change->mark;
+		if (change->mark != NULL)
+			change->mark->next = NULL;
+		else
+			change->matches = NULL;
+	}
+	return error;
+}
+
 typedef struct GroupAttempt
 {
 	TableGroup *tg;
@@ -637,16 +769,17 @@ attempt_group(void *arg)
 	decide_group(what->tg, what->change, what->only_one);
 }
 
-/* Like decide_group for all changes, but errors cost only what they concern. */
+/* Like decide_group, but errors cost only what they concern. */
 static void
-decide_group_carefully(TableGroup *tg)
+decide_group_carefully(TableGroup *tg, RoutedChange *change, bool only_one)
 {
-	GroupAttempt what = {tg, tg->role->route->first, false};
-	ErrorData  *error = attempt(attempt_group, &what);
+	TableRoute *route = tg->role->route;
+	GroupAttempt what = {tg, change, only_one};
+	ErrorData  *error = attempt_matches(route, attempt_group, &what);
 
 	if (error == NULL)
 		return;
-	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+	if (only_one || error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 	{
 		/* policy.c will not let it take that long again */
 		decide_report_error(tg, error);
@@ -655,14 +788,44 @@ decide_group_carefully(TableGroup *tg)
 	what.only_one = true;
 	for (; what.change != NULL; what.change = what.change->next)
 	{
-		error = attempt(attempt_group, &what);
+		error = attempt_matches(route, attempt_group, &what);
 		if (error != NULL)
 			decide_report_error(tg, error);
 	}
 }
 
+/*
+ * Like decide_part, but an error costs only whom it concerns: they are looked
+ * for by halves.  What the set's error says must not be told to anybody.
+ */
 static void
-decide_role_carefully(TableRole *role)
+decide_part_carefully(SetTurn *set)
+{
+	TableRoute *route = set->turn->role->route;
+	SetTurn		half = *set;
+
+	if (set->n > 1 && set->failures < MAX_SET_FAILURES &&
+		!policy_set_suspended(set->turn->access))
+	{
+		if (attempt_matches(route, decide_part, set) == NULL)
+			return;
+		half.failures++;
+		half.n = set->n / 2;
+		decide_part_carefully(&half);
+		half.first += half.n;
+		half.n = set->n - half.n;
+		decide_part_carefully(&half);
+		set->failures = half.failures;
+		return;
+	}
+	for (int i = 0; i < set->n; i++)
+		decide_group_carefully(set->groups[set->first + i], route->first,
+							   false);
+}
+
+/* All groups of the role, or only those that are pure or indexed */
+static void
+decide_each_carefully(TableRole *role, bool all)
 {
 	dlist_iter	iter;
 
@@ -671,15 +834,41 @@ decide_role_carefully(TableRole *role)
 		TableGroup *tg = dlist_container(TableGroup, in_role, iter.cur);
 
 		CHECK_FOR_INTERRUPTS();
-		if (!tg->group->late)
-			decide_group_carefully(tg);
+		if (!tg->group->late && (all || tg->pure || tg->item.indexed))
+			decide_group_carefully(tg, role->route->first, false);
 	}
+}
+
+static void
+attempt_prepare_role(void *arg)
+{
+	if (!prepare_role(arg, true))
+		((RoleTurn *) arg)->access = NULL;
+}
+
+static void
+decide_role_carefully(TableRole *role)
+{
+	RoleTurn	turn = {.role = role};
+
+	if (attempt(attempt_prepare_role, &turn) != NULL)
+	{
+		decide_each_carefully(role, true);
+		return;
+	}
+	if (turn.access == NULL)
+		return;
+	if (attempt_matches(role->route, decide_pure, &turn) != NULL)
+	{
+		turn.deferred = NULL;
+		decide_each_carefully(role, false);
+	}
+	decide_others(&turn, true);
 }
 
 /*
  * Decide the changes that hang on the routes, for all their groups that are
- * not late.  Allocates
- * the matches in the current memory context.  Not carefully, any error in what
+ * not late.  Allocates the matches in the current memory context.  Not carefully, any error in what
  * users wrote is raised; carefully, it costs only the change and group that
  * it concerns.
  */
@@ -720,7 +909,7 @@ decide_changes_for(SubscriptionGroup *group, bool carefully)
 			continue;
 		tables_refresh(tg->role->route);
 		if (carefully)
-			decide_group_carefully(tg);
+			decide_group_carefully(tg, tg->role->route->first, false);
 		else
 			decide_group(tg, tg->role->route->first, false);
 	}
@@ -735,21 +924,18 @@ decide_verdicts(TableGroup *tg, ChangeRows *rows,
 				Verdict *old_verdict, Verdict *new_verdict)
 {
 	PrincipalScope scope;
-	TableAccess *access;
-	PolicyRow	old;
-	PolicyRow	new = new_row(rows);
+	Question	question = {.tg = tg,.rows = rows};
 
 	*old_verdict = *new_verdict = VERDICT_UNKNOWN;
 	principal_enter(tg->group->principal, &scope);
-	access = table_group_access(tg);
-	if (access == NULL)
+	question.access = table_group_access(tg);
+	if (question.access == NULL)
 		*old_verdict = *new_verdict = VERDICT_NO;
 	else
 	{
-		if (rows->kind != CHANGE_INSERT && old_row(rows, &old))
-			*old_verdict = check_row(tg, access, &old);
-		if (rows->has_new)
-			*new_verdict = check_row(tg, access, &new);
+		if (rows->kind != CHANGE_INSERT)
+			*old_verdict = outcome_passes(&question, ROW_OLD);
+		*new_verdict = outcome_passes(&question, ROW_NEW);
 	}
 	principal_leave(&scope);
 }

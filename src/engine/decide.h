@@ -15,25 +15,9 @@
 #include "nodes/pg_list.h"
 
 #include "engine/history.h"
+#include "engine/outcome.h"
 #include "engine/render.h"
 #include "engine/tables.h"
-
-typedef enum Outcome
-{
-	OUTCOME_NOTHING,
-	OUTCOME_INSERT,
-	OUTCOME_UPDATE,
-	OUTCOME_DELETE,
-	OUTCOME_REFETCH
-} Outcome;
-
-/* Which of the group's column sets "old_record" has */
-typedef enum OldPart
-{
-	OLD_EMPTY,
-	OLD_KEY,
-	OLD_IDENTITY
-} OldPart;
 
 /* A group that gets a change */
 typedef struct Match
@@ -57,6 +41,9 @@ typedef struct RoutedChange
 	TimestampTz commit_time;
 	Match	   *matches;
 	Match	   *last_match;
+
+	/* private to decide.c */
+	Match	   *mark;			/* the last match that is certain */
 } RoutedChange;
 
 extern void decide_changes(List *routes, bool carefully);

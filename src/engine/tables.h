@@ -76,7 +76,10 @@ typedef struct TableGroup
 	Filter	   *filter;			/* NULL: none */
 	bool		pure;			/* rows can be checked for it without becoming
 								 * its principal ... */
+	bool		in_set;			/* its policies have sub-queries, and can be
+								 * asked together with those of others ... */
 	ParamListInfo params;		/* ... with these parameters of the policies */
+	uint64		set_turn;		/* private to decide.c */
 	Bitmapset  *columns;		/* attnums described in "columns" */
 	Bitmapset  *record;			/* attnums in "record" */
 	Bitmapset  *identity;		/* identity that may be shown */

@@ -305,6 +305,33 @@ test('a policy that fails denies its own subscribers, who are told; others lose 
   assert.equal(system.payload.extension, 'postgres_changes');
 });
 
+test('a sub-query that fails for one of many subscribers costs that one the row', async () => {
+  await createTable('shared', 'id int PRIMARY KEY, team int, n int', { roles: ['e2e_viewer'], full: true });
+  await sql(`ALTER TABLE shared ENABLE ROW LEVEL SECURITY;
+    GRANT SELECT ON e2e_teams TO e2e_viewer;
+    CREATE POLICY divide ON shared USING (EXISTS (SELECT FROM e2e_teams t
+      WHERE t.team = shared.team AND t.user_id = rtsync.uid() AND 10 / (right(rtsync.uid()::text, 1)::int - n) IS NOT NULL))`);
+  await sql(`DELETE FROM e2e_teams; INSERT INTO e2e_teams
+    SELECT ('00000000-0000-4000-8000-00000000000' || i)::uuid, 7 FROM generate_series(1, 8) i`);
+  const viewers = await Promise.all([1, 2, 3, 4, 5, 6, 7, 9].map((n) => viewer(n, ['shared'])));
+  const seen = async (statement) => {
+    const [first, ...rest] = viewers.map((v) => v.changes('rows').length);
+    await viewers[0].seen(statement);
+    await sql("INSERT INTO shared VALUES (1000, 7, 100); DELETE FROM shared WHERE id = 1000");
+    await Promise.all(viewers.slice(0, 7).map((v, i) => v.frame('the last row', () =>
+      v.changes('rows').slice([first, ...rest][i]).some((c) => c.type === 'DELETE' && c.old_record.id === 1000))));
+    return viewers.map((v, i) => v.changes('rows').slice([first, ...rest][i])
+      .filter((c) => c.table === 'shared' && (c.record?.id ?? c.old_record.id) !== 1000).map((c) => c.type).join());
+  };
+  assert.deepEqual(await seen('INSERT INTO shared VALUES (1, 7, 100)'), [...Array(7).fill('INSERT'), '']);
+  assert.deepEqual(await seen('INSERT INTO shared VALUES (2, 7, 4)'), [...Array(3).fill('INSERT'), '', ...Array(3).fill('INSERT'), '']);
+  assert.deepEqual(await seen('UPDATE shared SET team = 8 WHERE id = 1'), [...Array(7).fill('DELETE'), '']);
+  assert.deepEqual(await seen('UPDATE shared SET n = 5 WHERE id = 2'),
+    ['UPDATE', 'UPDATE', 'UPDATE', '', '', 'UPDATE', 'UPDATE', '']);
+  await viewers[3].frame('a system message', (f) => f.event === 'system' && f.payload.status === 'error');
+  assert.ok(!viewers[0].frames.some((f) => f.event === 'system' && f.payload.status === 'error'));
+});
+
 test('a policy that never ends is stopped, and the others are served', async () => {
   await createTable('endless', 'id int PRIMARY KEY', { roles: ['e2e_viewer'] });
   await sql(`CREATE OR REPLACE FUNCTION e2e_sleep() RETURNS bool LANGUAGE plpgsql AS
