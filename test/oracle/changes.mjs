@@ -101,7 +101,7 @@ function membership(random, run) {
 }
 
 function policyChange(random, run) {
-  const live = random.pick(run.live);
+  const live = random.pick(run.live.filter((l) => l.table !== run.members));
   const existing = live.policies.length > 0 ? random.pick(live.policies) : null;
   const target = { ...live.table, name: live.name, sql: live.sql };
   const choices = [[2, () => {
@@ -127,7 +127,10 @@ function policyChange(random, run) {
 }
 
 function grantChange(random, run) {
-  const live = random.pick(run.live);
+  // Without a right on what a policy reads, the policy fails.
+  if (run.failures && random.chance(0.3))
+    return { state: true, sql: [`${random.pick(['REVOKE SELECT ON w.members FROM', 'GRANT SELECT ON w.members TO'])} ${random.pick(run.roles).name}`] };
+  const live = random.pick(run.live.filter((l) => l.table !== run.members));
   const role = random.pick(run.roles).name;
   const columns = random.some(live.table.columns, random.between(1, 4)).map((c) => ident(c.name)).join(', ');
   return {
@@ -223,6 +226,14 @@ function stateChange(random, run) {
     [1.5, tableChange], [0.7, functionChange]])(random, run);
 }
 
+// Two transactions at the same time; "turns" says whose statement is next, and
+// so who commits first.
+function concurrent(random, run) {
+  const both = [transaction(random, run, false), transaction(random, run, false)];
+  const turns = random.some(both.flatMap((t, i) => t.sql.map(() => i)), 100);
+  return { both, turns };
+}
+
 // First some rows, then the rounds
 export function makeRounds(run) {
   const { random } = run;
@@ -237,6 +248,7 @@ export function makeRounds(run) {
     if (slow) steps.push({ pause: run.slow }, { sql: [`INSERT INTO ${run.schema}.flood SELECT i, repeat('x', 20000) FROM generate_series(1, 800) i`] });
     for (let j = 0; j < n; j++) {
       if (!stable && random.chance(0.25)) steps.push(stateChange(random, run));
+      else if (random.chance(0.12)) steps.push(concurrent(random, run));
       else steps.push(transaction(random, run, true));
       if (!slow && random.chance(0.04)) {
         const client = random.pick(run.clients);
@@ -244,6 +256,13 @@ export function makeRounds(run) {
       }
     }
     if (slow) steps.push({ resume: run.slow });
+    // A client joins while rows change.
+    for (const client of run.clients)
+      if (client.join === i && i > 0 && client !== run.slow && random.chance(0.5)) {
+        client.joinsAmid = true;
+        const changes = Array.from({ length: 3 }, () => transaction(random, run, false));
+        steps.splice(random.int(steps.length), 0, { join: client, changes });
+      }
     rounds.push({ stable, steps });
   }
   return rounds;

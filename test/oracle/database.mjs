@@ -20,7 +20,7 @@ export async function prepare(name) {
     GRANT USAGE ON SCHEMA oracle TO PUBLIC;
     CREATE TABLE oracle.marker (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY);
     GRANT SELECT ON oracle.marker TO PUBLIC;
-    CREATE UNLOGGED TABLE oracle.log (seq serial, rel oid, op "char", old jsonb, new jsonb);
+    CREATE UNLOGGED TABLE oracle.log (seq serial, xid xid8 DEFAULT pg_current_xact_id(), rel oid, op "char", old jsonb, new jsonb);
     CREATE FUNCTION oracle.note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
       BEGIN
         INSERT INTO oracle.log (rel, op, old, new) VALUES (TG_RELID, left(TG_OP, 1)::"char",
@@ -46,8 +46,8 @@ export async function prepare(name) {
 // Forget the last run, and give the roles the memberships that a run begins with.
 export async function clean(connection, name) {
   const roles = roleNames(name);
-  await connection.query('ROLLBACK');
   await connection.query(`
+    ROLLBACK;
     SET session_replication_role = origin;
     ALTER PUBLICATION rtsync SET TABLE oracle.marker;
     DROP SCHEMA IF EXISTS w CASCADE;

@@ -58,14 +58,16 @@ export class Judge {
     this.failures.push({ view: view?.name, what, ...details });
   }
 
-  // What the log has got since the last time belongs to this epoch.
-  async readLog(epoch) {
+  // What the log has got since the last time belongs to this epoch.  "order"
+  // has transactions in the order of their commits, if that is not the log's.
+  async readLog(epoch, order = []) {
     const { rows } = await this.connection.query(`
-      SELECT seq, op, old, new, (SELECT relname FROM pg_class WHERE oid = rel) AS relation,
+      SELECT seq, xid::text, op, old, new, (SELECT relname FROM pg_class WHERE oid = rel) AS relation,
         (SELECT relname FROM pg_class WHERE oid = pg_partition_root(rel)) AS root
       FROM oracle.log WHERE seq > $1 ORDER BY seq`, [this.lastSeq]);
+    rows.sort((a, b) => order.indexOf(a.xid) - order.indexOf(b.xid) || a.seq - b.seq);
     for (const row of rows) {
-      this.lastSeq = row.seq;
+      this.lastSeq = Math.max(this.lastSeq, row.seq);
       const live = this.run.live.find((l) => l.name === row.relation) ?? this.run.live.find((l) => l.name === row.root);
       const lives = live ? [live] : this.run.live.filter((l) => l.table.name === row.relation); // TRUNCATE of a root
       for (const each of lives)

@@ -22,13 +22,13 @@ const started = Date.now();
 const deadline = Number(values.seconds) > 0 ? started + 1000 * Number(values.seconds) : Infinity;
 
 await prepare(name);
-const connection = await open();
+const connections = [await open(), await open()];
 let passed = 0;
 let failed = 0;
 const totals = {};
 for (let i = 0; i < Number(values.runs) && Date.now() < deadline; i++) {
   const seed = Number(values.from) + i * Number(values.step);
-  const { failures, statements, counts } = await play(seed, name, connection, features);
+  const { failures, statements, counts } = await play(seed, name, connections, features);
   for (const [what, count] of Object.entries(counts)) totals[what] = (totals[what] ?? 0) + count;
   if (failures.length === 0) {
     passed++;
@@ -45,6 +45,6 @@ for (let i = 0; i < Number(values.runs) && Date.now() < deadline; i++) {
   if (values['stop-at-failure']) break;
 }
 console.log(`# ${JSON.stringify({ passed, failed, seconds: (Date.now() - started) / 1000, ...totals })}`);
-await connection.end();
+for (const connection of connections) await connection.end();
 await database.end();
 process.exit(failed > 0 ? 1 : 0);

@@ -9,8 +9,9 @@ import { Subscriber } from './subscriber.mjs';
 import { makeWorld } from './world.mjs';
 
 class Player {
-  constructor(seed, name, connection, features) {
+  constructor(seed, name, [connection, other], features) {
     this.connection = connection;
+    this.other = other;
     this.run = makeWorld(seed, name, features);
     this.rounds = makeRounds(this.run);
     this.statements = [];
@@ -50,6 +51,40 @@ class Player {
     }
   }
 
+  // Two transactions in turns.  The log is in the order of the statements; what
+  // counts is that of the commits.
+  async both({ both, turns }) {
+    await this.judge.readLog(this.run.epoch);
+    const connections = [this.connection, this.other];
+    const open = [true, true];
+    const ids = [];
+    const left = both.map((t) => t.sql.length);
+    const run = async (i, text) => {
+      this.statements.push(`/* ${i + 1} */ ${text}`);
+      await connections[i].query(text);
+    };
+    const end = async (i, how) => {
+      open[i] = false;
+      if (how === 'COMMIT') {
+        const { rows } = await connections[i].query('SELECT pg_current_xact_id_if_assigned()::text AS id');
+        ids.push(rows[0].id);
+      }
+      await run(i, how);
+    };
+    for (const i of [0, 1]) await run(i, "BEGIN; SET LOCAL lock_timeout = '20ms'");
+    for (const i of turns) {
+      if (!open[i]) continue;
+      try {
+        await run(i, both[i].sql[both[i].sql.length - left[i]]);
+        if (--left[i] === 0) await end(i, both[i].rollback ? 'ROLLBACK' : 'COMMIT');
+      } catch (error) {
+        this.statements.push(`-- ${error.message}`);
+        await end(i, 'ROLLBACK');
+      }
+    }
+    await this.judge.readLog(this.run.epoch, ids);
+  }
+
   async readState() {
     this.run.state = await readState(this.connection, this.run);
     this.run.states[this.run.epoch] = this.run.state;
@@ -85,7 +120,7 @@ class Player {
       return subscriber;
     });
     this.subscribers.push(...subscribers);
-    await Promise.all(subscribers.map((s) => s.join()));
+    await Promise.all(subscribers.map((s, i) => s.join(!clients[i].joinsAmid)));
   }
 
   async step(step) {
@@ -104,6 +139,12 @@ class Player {
       await subscriber.become(step.role, step.claims);
       return this.settle();
     }
+    if (step.join) {
+      const joined = this.join([step.join]);
+      for (const change of step.changes) await this.transaction(change);
+      return joined;
+    }
+    if (step.both) return this.both(step);
     if (step.pause) return step.pause.subscriber.pause();
     if (step.resume) return step.resume.subscriber.resume();
     return this.transaction(step);
@@ -179,7 +220,7 @@ class Player {
     try {
       await this.setUp();
       for (const [index, round] of this.rounds.entries()) {
-        await this.join(this.run.clients.filter((c) => c.join === index));
+        await this.join(this.run.clients.filter((c) => c.join === index && !c.joinsAmid));
         await this.playRound(round, index);
         if (this.judge.failures.length > 0) break;
       }
@@ -192,4 +233,4 @@ class Player {
   }
 }
 
-export const play = (seed, name, connection, features) => new Player(seed, name, connection, features).play();
+export const play = (seed, name, connections, features) => new Player(seed, name, connections, features).play();

@@ -126,7 +126,8 @@ export class Subscriber {
     this.byId = new Map();
   }
 
-  async join() {
+  // "quiet": nothing changes meanwhile.
+  async join(quiet) {
     this.client = await RawClient.open({ apikey: token(this.role, this.claims) });
     this.client.onFrame = (frame) => this.#receive(frame);
     const specs = [...this.bindings.map((b) => b.spec), { event: 'INSERT', schema: 'oracle', table: 'marker' }];
@@ -138,7 +139,7 @@ export class Subscriber {
     this.early = null;
     await this.#joined();
     await Promise.all(this.views.map((v) => v.load()));
-    for (const view of this.views) view.doubtful = false; // it is quiet
+    if (quiet) for (const view of this.views) view.doubtful = false;
   }
 
   #makeViews() {
@@ -155,7 +156,8 @@ export class Subscriber {
       : this.views.find((v) => v.binding === b).servable(state));
     const count = this.bindings.filter((b) => !servable(b)).length;
     const told = () => this.client.frames.slice(this.joinedAt ?? 0)
-      .filter((f) => f.event === 'system' && f.payload.extension === 'postgres_changes' && !/^A DELETE from/.test(f.payload.message));
+      .filter((f) => f.event === 'system' && f.payload.extension === 'postgres_changes' &&
+        /^(Subscribed to|Unable to subscribe|Error parsing|Column selection)/.test(f.payload.message));
     await until('how the bindings fared', () => told().length >= Math.max(1, count));
     const errors = told().filter((f) => f.payload.status === 'error');
     if (errors.length !== count)

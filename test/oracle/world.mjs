@@ -186,6 +186,22 @@ function membershipTables(random, run) {
   return sql;
 }
 
+// The membership table is live itself: it changes in steps of its own.
+function listenToMembers(run) {
+  run.members = {
+    name: 'members', sql: 'w.members', keys: ['id'], pkey: ['id'], unique: null, partitions: null, big: null,
+    columns: [
+      column(run, 'id', 'int4', { nullable: false, values: keyValues('int4') }),
+      column(run, 'user_id', 'uuid', { values: people }),
+      column(run, 'team', 'int4', { values: ['1', '2', '3', '4'] }),
+      column(run, 'active', 'bool'),
+    ],
+  };
+  run.live.push({ name: 'members', sql: 'w.members', table: run.members, policies: [] });
+  return [`CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON w.members FOR EACH ROW EXECUTE FUNCTION oracle.note()`,
+    `CREATE TRIGGER note_truncate AFTER TRUNCATE ON w.members EXECUTE FUNCTION oracle.note()`];
+}
+
 function randomBinding(random, run) {
   const live = random.pick(run.live);
   const event = random.weighted([[8, '*'], [1, 'INSERT'], [1, 'UPDATE'], [1, 'DELETE']]);
@@ -273,7 +289,9 @@ export function makeWorld(seed, database, features) {
     if (run.roles[5].owns.includes(table.name))
       sql.push(...[table, ...(table.partitions ?? [])].map((r) => `ALTER TABLE ${r.sql} OWNER TO ${run.roles[5].name}`));
   }
-  sql.push(`ALTER PUBLICATION rtsync SET TABLE oracle.marker, ${run.tables.map((t) => t.sql).join(', ')}`,
+  if (random.chance(0.25)) sql.push(...listenToMembers(run));
+  const published = [...run.tables.map((t) => t.sql), ...(run.members ? ['w.members'] : [])];
+  sql.push(`ALTER PUBLICATION rtsync SET TABLE oracle.marker, ${published.join(', ')}`,
     `ALTER PUBLICATION rtsync SET (publish_via_partition_root = ${run.viaRoot})`);
   run.setup = sql;
   // Some clients stop reading for a while: what they are sent fills all queues.
