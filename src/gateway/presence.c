@@ -7,8 +7,8 @@
  * and what it says about itself, its meta.  Members that asked for presence
  * are sent the room's state when they join, and then what changes.
  *
- * Changes are collected for presence_interval, over all rooms, so that many
- * at once cost each member a message or two: for each tracked member we keep
+ * Changes are collected for presence_interval, over all rooms, and longer in
+ * large ones, so that many at once cost each member a few messages: for each tracked member we keep
  * what the others know of it ("told") and what they are to know ("present").
  * What is told is the difference, whatever happened in between.  Who joins
  * meanwhile is sent the state that the others know, and the difference with
@@ -35,6 +35,8 @@
 
 #define CALLS_WINDOW 30000		/* ms that max_presence_calls are for */
 #define SENDS_PER_TURN 20000	/* and metas, about */
+#define MEMBERS_PER_INTERVAL 100	/* more wait for longer */
+#define MAX_INTERVALS 10		/* but no longer than so many */
 
 /* What a member said about itself at a time */
 typedef struct Version
@@ -69,6 +71,7 @@ typedef struct Presence
 {
 	Room	   *room;
 	ListLink	link;			/* in Presences.changed */
+	uint64_t	told_at;		/* when its members were told last, ms */
 	Table		by_text;
 	List		keys;
 	List		changed;		/* metas whose members are to be told */
@@ -556,6 +559,7 @@ tell(Presence *presence)
 	ListLink   *link = list_first(&presence->changed);
 	size_t		cost = presence->room->n_members;
 
+	presence->told_at = uv_now(gateway.loop);
 	visit++;
 	for (; link != NULL; link = list_next(&presence->changed, link))
 	{
@@ -582,18 +586,36 @@ tell(Presence *presence)
 	return cost;
 }
 
-/* Tell all rooms, or as many as one turn has time for. */
+/* May the room's members be told again?  Large rooms cost more. */
+static bool
+is_due(const Presence *presence)
+{
+	uint64_t	intervals = 1 + presence->room->n_members / MEMBERS_PER_INTERVAL;
+
+	if (intervals > MAX_INTERVALS)
+		intervals = MAX_INTERVALS;
+	return uv_now(gateway.loop) >=
+		presence->told_at + intervals * gateway.config.presence_interval;
+}
+
+/* Tell the rooms that are due, or as many as one turn has time for. */
 static void
 on_timer(uv_timer_t *timer)
 {
 	size_t		cost = 0;
-	ListLink   *link;
+	ListLink   *link = list_first(&presences()->changed);
 
-	while (cost < SENDS_PER_TURN &&
-		   (link = list_first(&presences()->changed)) != NULL)
-		cost += tell(LIST_OWNER(Presence, link, link));
-	if (!list_is_empty(&presences()->changed))
-		uv_timer_start(timer, on_timer, 0, 0);
-	else
+	while (link != NULL && cost < SENDS_PER_TURN)
+	{
+		Presence   *presence = LIST_OWNER(Presence, link, link);
+
+		link = list_next(&presences()->changed, link);
+		if (is_due(presence))
+			cost += tell(presence);
+	}
+	if (link == NULL)
 		presences()->told_at = uv_now(gateway.loop);
+	if (!list_is_empty(&presences()->changed))
+		uv_timer_start(timer, on_timer,
+					   link != NULL ? 0 : gateway.config.presence_interval, 0);
 }
