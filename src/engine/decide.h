@@ -10,11 +10,10 @@
 
 #include "postgres.h"
 
-#include "access/xlogdefs.h"
-#include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 
 #include "engine/history.h"
+#include "engine/route.h"
 #include "engine/outcome.h"
 #include "engine/render.h"
 #include "engine/tables.h"
@@ -37,8 +36,7 @@ typedef struct RoutedChange
 	uint32		seq;
 	Oid			touched;		/* a table that policies read */
 	HistoryMessage *message;	/* a broadcast */
-	XLogRecPtr	commit_lsn;
-	TimestampTz commit_time;
+	RoutePosition place;		/* before it, and its transaction */
 	Match	   *matches;
 	Match	   *last_match;
 

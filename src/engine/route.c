@@ -35,9 +35,13 @@
 #include "engine/tables.h"
 #include "engine/wal.h"
 
-/* Bounds of a slice */
+/* Bounds of a slice: of what it reads, and of what it sends */
 #define SLICE_CHANGES 512
 #define SLICE_BYTES ((Size) 1024 * 1024)
+#define SLICE_OUTPUT ((Size) 512 * 1024)
+
+/* Slices are this small, or larger, after one that had to be cut short. */
+#define MIN_SLICE_CHANGES 16
 
 /* Routing rests while the gateway has not taken this much. */
 #define LINK_HIGH_WATER ((Size) 1024 * 1024)
@@ -45,6 +49,7 @@
 typedef struct Slice
 {
 	int			count;
+	int			sent;			/* the first so many of them */
 	Size		bytes;
 	RoutedChange changes[SLICE_CHANGES];
 	List	   *routes;			/* of TableRoute with changes in it */
@@ -54,8 +59,8 @@ typedef struct Slice
 
 static MemoryContext SliceContext = NULL;
 static HistoryCursor cursor;	/* up to where changes were routed to all */
-static HistoryTxn current;		/* the transaction there ... */
-static uint32 current_seq;		/* ... and its last change before the place */
+static RoutePosition live;		/* likewise, with the transaction there */
+static int	slice_changes = SLICE_CHANGES;	/* bound of the next slice */
 static XLogRecPtr done_lsn;
 static TransactionId visible_before = InvalidTransactionId;
 static uint64 events;
@@ -106,7 +111,7 @@ attempt_render(void *arg)
 	decide_render_spec(match, &spec);
 	initStringInfo(&what->buf);
 	principal_enter_role(match->tg->group->principal->roleid, &scope);
-	render_event(&what->buf, what->change->commit_time, &what->change->rows,
+	render_event(&what->buf, what->change->place.txn.commit_time, &what->change->rows,
 				 &spec);
 	principal_leave(&scope);
 }
@@ -124,7 +129,7 @@ send_event(Link *link, RoutedChange *change, Match *first, StringInfo data)
 
 	link_begin(&link->out, LINK_EVENT);
 	link_put_u64(&link->out, wal_epoch());
-	link_put_u64(&link->out, change->commit_lsn);
+	link_put_u64(&link->out, change->place.txn.commit_lsn);
 	link_put_u32(&link->out, change->seq);
 	link_put_u32(&link->out, ngroups);
 	for (match = first; match != NULL; match = match->next)
@@ -208,12 +213,21 @@ send_broadcast(Link *link, HistoryMessage *record)
 	linkio_end(link);
 }
 
+/*
+ * Send the slice's changes; those behind so much output are left for the next
+ * one, for what is on its way to a client that has just stopped reading must
+ * fit its send queue.
+ */
 static void
 send_slice(Slice *slice, bool carefully)
 {
-	for (int i = 0; i < slice->count; i++)
+	Size		before = slice->link->out.length;
+
+	slice->sent = 0;
+	while (slice->sent < slice->count &&
+		   slice->link->out.length - before < SLICE_OUTPUT)
 	{
-		RoutedChange *change = &slice->changes[i];
+		RoutedChange *change = &slice->changes[slice->sent++];
 
 		if (change->message != NULL)
 			send_broadcast(slice->link, change->message);
@@ -340,25 +354,25 @@ is_visible(TransactionId xid)
 }
 
 static RoutedChange *
-slice_append(Slice *slice, const HistoryTxn *txn)
+slice_append(Slice *slice, const RoutePosition *place)
 {
 	RoutedChange *added = &slice->changes[slice->count++];
 
 	memset(added, 0, sizeof(*added));
-	added->commit_lsn = txn->commit_lsn;
-	added->commit_time = txn->commit_time;
+	added->place = *place;
 	return added;
 }
 
 static void
-slice_add_change(Slice *slice, const HistoryTxn *txn, HistoryChange *change)
+slice_add_change(Slice *slice, const RoutePosition *place,
+				 HistoryChange *change)
 {
 	TableRoute *route = tables_route(change->schema);
 	RoutedChange *added;
 
 	if (dlist_is_empty(&route->roles))
 		return;
-	added = slice_append(slice, txn);
+	added = slice_append(slice, place);
 	history_rows(change, &added->rows);
 	added->seq = change->seq;
 	if (route->first == NULL)
@@ -371,30 +385,51 @@ slice_add_change(Slice *slice, const HistoryTxn *txn, HistoryChange *change)
 	route->last = added;
 }
 
-/* Add a record to the slice; false if the slice must be ended before it. */
+/*
+ * Add the record at a place to the slice; false if the slice must be ended
+ * before it.
+ */
 static bool
-slice_add(Slice *slice, const HistoryTxn *txn, HistoryRecord *record)
+slice_add(Slice *slice, const RoutePosition *place, HistoryRecord *record)
 {
 	if (record->type == HISTORY_MESSAGE ?
 		subscription_channel_count() == 0 || slice->late != NULL :
 		subscription_group_count() == 0)
 		return true;
-	if (slice->count == SLICE_CHANGES || slice->bytes > SLICE_BYTES)
+	if (slice->count >= slice_changes || slice->bytes > SLICE_BYTES)
 		return false;
 	if (record->type == HISTORY_MESSAGE)
-		slice_append(slice, txn)->message = (HistoryMessage *) record;
+		slice_append(slice, place)->message = (HistoryMessage *) record;
 	else if (record->type == HISTORY_TOUCH)
-		slice_append(slice, txn)->touched = ((HistoryTouch *) record)->relid;
+		slice_append(slice, place)->touched = ((HistoryTouch *) record)->relid;
 	else if (record->type == HISTORY_CHANGE)
 	{
 		HistoryChange *change = (HistoryChange *) record;
 
 		if (tables_route_pending(change->schema))
 			return false;
-		slice_add_change(slice, txn, change);
+		slice_add_change(slice, place, change);
 	}
 	slice->bytes += record->size;
 	return true;
+}
+
+/* A record is passed: move the place behind it. */
+static void
+pass_record(RoutePosition *place, HistoryRecord *record)
+{
+	if (record->type == HISTORY_COMMIT)
+		place->seq = CURSOR_WHOLE;
+	else if (record->type == HISTORY_CHANGE)
+		place->seq = ((HistoryChange *) record)->seq;
+	place->position += record->size;
+}
+
+static void
+begin_transaction(RoutePosition *place, HistoryRecord *record)
+{
+	place->txn = *(HistoryTxn *) record;
+	place->seq = 0;
 }
 
 /* Collect the next slice for all. */
@@ -403,24 +438,20 @@ collect_live(Slice *slice)
 {
 	HistoryRecord *record;
 
+	live.position = history_tell(&cursor);
 	while ((record = history_peek(&cursor)) != NULL)
 	{
 		if (record->type == HISTORY_BEGIN)
 		{
-			current = *(HistoryTxn *) record;
-			current_seq = 0;
-			if (!is_visible(current.xid))
+			begin_transaction(&live, record);
+			if (!is_visible(live.txn.xid))
 				return ROUTE_BLOCKED;
 		}
 		else if (record->type == HISTORY_COMMIT)
-		{
-			done_lsn = current.end_lsn;
-			current_seq = CURSOR_WHOLE;
-		}
-		else if (!slice_add(slice, &current, record))
+			done_lsn = live.txn.end_lsn;
+		else if (!slice_add(slice, &live, record))
 			return ROUTE_MORE;
-		else if (record->type == HISTORY_CHANGE)
-			current_seq = ((HistoryChange *) record)->seq;
+		pass_record(&live, record);
 		history_next(&cursor);
 	}
 	return ROUTE_IDLE;
@@ -432,18 +463,18 @@ collect_late(Slice *slice, HistoryCursor *from, RoutePosition *place)
 {
 	uint64		end = history_tell(&cursor);
 
-	while (history_tell(from) < end)
+	while (place->position < end)
 	{
 		HistoryRecord *record = history_peek(from);
 
 		if (record->type == HISTORY_BEGIN)
-			place->txn = *(HistoryTxn *) record;
+			begin_transaction(place, record);
 		else if (record->type != HISTORY_COMMIT &&
-				 !slice_add(slice, &place->txn, record))
+				 !slice_add(slice, place, record))
 			break;
+		pass_record(place, record);
 		history_next(from);
 	}
-	place->position = history_tell(from);
 }
 
 static Slice *
@@ -451,7 +482,7 @@ slice_create(Link *link, struct Channel *late)
 {
 	Slice	   *slice = palloc(sizeof(Slice));
 
-	slice->count = 0;
+	slice->count = slice->sent = 0;
 	slice->bytes = 0;
 	slice->routes = NIL;
 	slice->link = link;
@@ -459,8 +490,11 @@ slice_create(Link *link, struct Channel *late)
 	return slice;
 }
 
-/* Decide and send a slice. */
-static void
+/*
+ * Decide and send a slice; returns the place from which the next one has to
+ * begin if it could not be sent as a whole, else NULL.
+ */
+static const RoutePosition *
 slice_route(Slice *slice)
 {
 	ListCell   *lc;
@@ -473,6 +507,23 @@ slice_route(Slice *slice)
 
 		route->first = route->last = NULL;
 	}
+	if (slice->sent == slice->count)
+	{
+		slice_changes = Min(slice_changes * 2, SLICE_CHANGES);
+		return NULL;
+	}
+	slice_changes = Max(slice->sent * 2, MIN_SLICE_CHANGES);
+	return &slice->changes[slice->sent].place;
+}
+
+/* Route again from a place that the history still holds. */
+static void
+go_back(const RoutePosition *place)
+{
+	live = *place;
+	done_lsn = Min(done_lsn, live.txn.commit_lsn);
+	if (!history_seek(&cursor, live.position))
+		elog(ERROR, "history has forgotten what is not routed");
 }
 
 /* May more be sent?  Not while the gateway does not take what it has. */
@@ -490,6 +541,7 @@ route_congested(Link *link)
 RouteState
 route_run(Link *link)
 {
+	const RoutePosition *rest;
 	RouteState	state;
 	Slice	   *slice;
 	MemoryContext old;
@@ -500,7 +552,12 @@ route_run(Link *link)
 	old = MemoryContextSwitchTo(SliceContext);
 	slice = slice_create(link, NULL);
 	state = collect_live(slice);
-	slice_route(slice);
+	rest = slice_route(slice);
+	if (rest != NULL)
+	{
+		go_back(rest);
+		state = ROUTE_MORE;
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(SliceContext);
 	return state;
@@ -514,6 +571,7 @@ route_run(Link *link)
 bool
 route_late(struct Channel *channel)
 {
+	const RoutePosition *rest;
 	HistoryCursor from;
 	Slice	   *slice;
 	MemoryContext old;
@@ -523,7 +581,9 @@ route_late(struct Channel *channel)
 	old = MemoryContextSwitchTo(SliceContext);
 	slice = slice_create(channel->link, channel);
 	collect_late(slice, &from, &channel->place);
-	slice_route(slice);
+	rest = slice_route(slice);
+	if (rest != NULL)
+		channel->place = *rest;
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(SliceContext);
 	return true;
@@ -533,9 +593,8 @@ route_late(struct Channel *channel)
 void
 route_position(RoutePosition *place)
 {
+	*place = live;
 	place->position = history_tell(&cursor);
-	place->txn = current;
-	place->seq = current_seq;
 }
 
 /* The cursor of a place: of the last change before it */
