@@ -541,14 +541,46 @@ channel_authorize_again(Channel *channel)
 	return true;
 }
 
-static void
-recheck_rights(void *arg)
+/* What the rights of a role are made from now */
+typedef struct RoleGeneration
 {
-	Channel    *channel = arg;
+	Oid			roleid;
+	uint64		generation;		/* 0: cannot be said */
+} RoleGeneration;
 
-	if (channel->rights_generation !=
-		authorize_generation(channel->principal.roleid))
-		channel_authorize_again(channel);
+static void
+attempt_generation(void *arg)
+{
+	RoleGeneration *role = arg;
+
+	role->generation = authorize_generation(role->roleid);
+}
+
+/* Look a role up in the list, or put it there; channels have few of them. */
+static uint64
+role_generation(List **roles, Oid roleid)
+{
+	RoleGeneration *role;
+	ListCell   *lc;
+
+	foreach(lc, *roles)
+	{
+		role = lfirst(lc);
+		if (role->roleid == roleid)
+			return role->generation;
+	}
+	role = palloc0(sizeof(RoleGeneration));
+	role->roleid = roleid;
+	if (attempt(attempt_generation, role) != NULL)
+		role->generation = 0;
+	*roles = lappend(*roles, role);
+	return role->generation;
+}
+
+static void
+attempt_authorize_again(void *arg)
+{
+	channel_authorize_again(arg);
 }
 
 /* It cannot be said now what the channel may do: the client may ask again. */
@@ -578,6 +610,7 @@ subscription_recheck_rights(void)
 {
 	HASH_SEQ_STATUS scan;
 	ChannelEntry *entry;
+	List	   *roles = NIL;
 	MemoryContext old;
 
 	if (!rights_changed && rights_seen == policy_invalidations())
@@ -595,7 +628,11 @@ subscription_recheck_rights(void)
 	{
 		Channel    *channel = entry->channel;
 
-		if (channel->private && attempt(recheck_rights, channel) != NULL)
+		if (!channel->private ||
+			channel->rights_generation ==
+			role_generation(&roles, channel->principal.roleid))
+			continue;
+		if (attempt(attempt_authorize_again, channel) != NULL)
 			close_undecided(channel);
 	}
 	catalogs_commit();
