@@ -230,18 +230,16 @@ static void
 send_config(void)
 {
 	LinkWriter *out = &gateway_link->out;
+	int			count = 0;
 
+	while (gateway_numbers[count].name != NULL)
+		count++;
 	link_begin(out, LINK_CONFIG);
-	link_put_u32(out, 8);
+	link_put_u32(out, count + 1);
 	put_setting("allowed_origins", rtsync_allowed_origins);
-	put_number("max_connections", rtsync_max_connections);
-	put_number("max_channels_per_connection",
-			   rtsync_max_channels_per_connection);
-	put_number("max_message_size", rtsync_max_message_size);
-	put_number("send_queue_size", rtsync_send_queue_size);
-	put_number("handshake_timeout", rtsync_handshake_timeout);
-	put_number("idle_timeout", rtsync_idle_timeout);
-	put_number("error_delay", rtsync_error_delay);
+	for (const GatewayNumber *number = gateway_numbers; number->name != NULL;
+		 number++)
+		put_number(number->name + strlen("rtsync."), *number->variable);
 	linkio_end(gateway_link);
 }
 

@@ -104,13 +104,13 @@ payload_part(const Sending *sending)
 		if (part.data != sending->payload)
 			part.length = strlen(part.data);
 	}
-	if (part.length > rtsync_max_message_size)
+	if (part.length > rtsync_max_payload_size)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("payload of a message is too large"),
 				 errdetail("It has %u bytes; the maximum is %d.",
-						   part.length, rtsync_max_message_size),
-				 errhint("Send a reference to the data instead, or raise \"rtsync.max_message_size\".")));
+						   part.length, rtsync_max_payload_size),
+				 errhint("Send a reference to the data instead, or raise \"rtsync.max_payload_size\".")));
 	return part;
 }
 

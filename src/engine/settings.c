@@ -45,11 +45,22 @@ int			rtsync_port;
 char	   *rtsync_allowed_origins;
 int			rtsync_max_connections;
 int			rtsync_max_channels_per_connection;
-int			rtsync_max_message_size;
-int			rtsync_send_queue_size;
-int			rtsync_handshake_timeout;
-int			rtsync_idle_timeout;
-int			rtsync_error_delay;
+int			rtsync_max_payload_size;
+
+/* Numbers that are only handed on to the gateway */
+static int	max_connections_per_address;
+static int	max_joins_per_second;
+static int	max_messages_per_second;
+static int	max_message_size;
+static int	max_presence_size;
+static int	max_presence_calls;
+static int	presence_interval;
+static int	send_queue_size;
+static int	send_timeout;
+static int	handshake_timeout;
+static int	idle_timeout;
+static int	no_channel_timeout;
+static int	error_delay;
 
 static const struct config_enum_entry delete_visibility_options[] = {
 	{"policy", DELETE_VISIBILITY_POLICY, false},
@@ -265,6 +276,77 @@ define_engine_settings(void)
 }
 
 /* From the link to the sockets */
+/* The numbers that the gateway is told; the end is marked by a NULL name */
+const GatewayNumber gateway_numbers[] = {
+	{"rtsync.max_connections",
+		"Sets the maximum number of clients' connections.",
+		NULL,
+	&rtsync_max_connections, 10000, 1, 1000 * 1000, 0},
+	{"rtsync.max_channels_per_connection",
+		"Sets the maximum number of channels that a connection may join.",
+		NULL,
+	&rtsync_max_channels_per_connection, 100, 1, 100 * 1000, 0},
+	{"rtsync.max_connections_per_address",
+		"Sets the maximum number of connections from one address.",
+		"0 sets no limit.",
+	&max_connections_per_address, 0, 0, 1000 * 1000, 0},
+	{"rtsync.max_joins_per_second",
+		"Sets the maximum number of joins per second on a connection.",
+		"A connection that exceeds it is closed.  0 sets no limit.",
+	&max_joins_per_second, 500, 0, 1000 * 1000, 0},
+	{"rtsync.max_messages_per_second",
+		"Sets the maximum number of messages per second on a connection.",
+		"A connection that exceeds it is closed.  0 sets no limit.",
+	&max_messages_per_second, 1000, 0, 1000 * 1000, 0},
+	{"rtsync.max_message_size",
+		"Sets the maximum size of a message from a client.",
+		NULL,
+		&max_message_size, 3000 * KILOBYTE, KILOBYTE, 64 * MEGABYTE,
+	GUC_UNIT_BYTE},
+	{"rtsync.max_payload_size",
+		"Sets the maximum size of a broadcast.",
+		NULL,
+	&rtsync_max_payload_size, 3000 * 1000, 100, 64 * MEGABYTE, GUC_UNIT_BYTE},
+	{"rtsync.max_presence_size",
+		"Sets the maximum size of what a member of a channel says about itself.",
+		NULL,
+	&max_presence_size, 10 * KILOBYTE, 100, MEGABYTE, GUC_UNIT_BYTE},
+	{"rtsync.max_presence_calls",
+		"Sets how often a member of a channel may change its presence in 30 seconds.",
+		"0 sets no limit.",
+	&max_presence_calls, 300, 0, 1000 * 1000, 0},
+	{"rtsync.presence_interval",
+		"Sets the time in which changes of presence are collected.",
+		NULL,
+	&presence_interval, 50, 0, 10 * 1000, GUC_UNIT_MS},
+	{"rtsync.send_queue_size",
+		"Sets the memory for what a slow client has not received yet.",
+		"From a quarter of it on, the client's changes wait in the history.",
+		&send_queue_size, 4 * MEGABYTE, 4 * MEGABYTE, 1024 * MEGABYTE,
+	GUC_UNIT_BYTE},
+	{"rtsync.send_timeout",
+		"Sets the time after which a client that takes nothing is disconnected.",
+		NULL,
+	&send_timeout, 30 * 1000, 100, 24 * 3600 * 1000, GUC_UNIT_MS},
+	{"rtsync.handshake_timeout",
+		"Sets the maximum time for a connection to become a WebSocket.",
+		NULL,
+	&handshake_timeout, 10 * 1000, 100, 600 * 1000, GUC_UNIT_MS},
+	{"rtsync.idle_timeout",
+		"Sets the time without a message after which a client is disconnected.",
+		"0 turns it off.",
+	&idle_timeout, 60 * 1000, 0, 24 * 3600 * 1000, GUC_UNIT_MS},
+	{"rtsync.no_channel_timeout",
+		"Sets the time after which a connection without a channel is closed.",
+		"0 turns it off.",
+	&no_channel_timeout, 600 * 1000, 0, 24 * 3600 * 1000, GUC_UNIT_MS},
+	{"rtsync.error_delay",
+		"Sets the delay of answers that refuse something.",
+		"Slows down clients that try again without end.",
+	&error_delay, 1000, 0, 60 * 1000, GUC_UNIT_MS},
+	{NULL}
+};
+
 static void
 define_gateway_settings(void)
 {
@@ -285,44 +367,11 @@ define_gateway_settings(void)
 				  &rtsync_allowed_origins, "*", GUC_LIST_INPUT,
 				  NULL);
 
-	define_int("rtsync.max_connections",
-			   "Sets the maximum number of clients' connections.",
-			   NULL,
-			   &rtsync_max_connections, 10000, 1, 1000 * 1000, 0);
-
-	define_int("rtsync.max_channels_per_connection",
-			   "Sets the maximum number of channels that a connection may join.",
-			   NULL,
-			   &rtsync_max_channels_per_connection, 100, 1, 100 * 1000, 0);
-
-	define_int("rtsync.max_message_size",
-			   "Sets the maximum size of a message from a client.",
-			   NULL,
-			   &rtsync_max_message_size, 3000 * KILOBYTE, KILOBYTE,
-			   64 * MEGABYTE, GUC_UNIT_BYTE);
-
-	define_int("rtsync.send_queue_size",
-			   "Sets the memory for what a slow client has not received yet.",
-			   "A client that falls behind further is disconnected.",
-			   &rtsync_send_queue_size, 4 * MEGABYTE, 64 * KILOBYTE,
-			   1024 * MEGABYTE, GUC_UNIT_BYTE);
-
-	define_int("rtsync.handshake_timeout",
-			   "Sets the maximum time for a connection to become a WebSocket.",
-			   NULL,
-			   &rtsync_handshake_timeout, 10 * 1000, 100, 3600 * 1000,
-			   GUC_UNIT_MS);
-
-	define_int("rtsync.idle_timeout",
-			   "Sets the time without a message after which a client is disconnected.",
-			   NULL,
-			   &rtsync_idle_timeout, 60 * 1000, 1000, 24 * 3600 * 1000,
-			   GUC_UNIT_MS);
-
-	define_int("rtsync.error_delay",
-			   "Sets the delay of answers that refuse something.",
-			   "Slows down clients that try again without end.",
-			   &rtsync_error_delay, 1000, 0, 60 * 1000, GUC_UNIT_MS);
+	for (const GatewayNumber *number = gateway_numbers; number->name != NULL;
+		 number++)
+		define_int(number->name, number->description, number->more,
+				   number->variable, number->boot, number->min, number->max,
+				   number->flags);
 }
 
 /*

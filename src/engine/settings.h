@@ -41,11 +41,22 @@ extern int	rtsync_port;
 extern char *rtsync_allowed_origins;
 extern int	rtsync_max_connections;
 extern int	rtsync_max_channels_per_connection;
-extern int	rtsync_max_message_size;	/* bytes */
-extern int	rtsync_send_queue_size; /* bytes */
-extern int	rtsync_handshake_timeout;	/* ms */
-extern int	rtsync_idle_timeout;	/* ms */
-extern int	rtsync_error_delay; /* ms */
+extern int	rtsync_max_payload_size;	/* bytes */
+
+/* A number for the gateway; the name it is told is that without "rtsync." */
+typedef struct GatewayNumber
+{
+	const char *name;
+	const char *description;
+	const char *more;
+	int		   *variable;
+	int			boot;
+	int			min;
+	int			max;
+	int			flags;
+} GatewayNumber;
+
+extern const GatewayNumber gateway_numbers[];
 
 extern void settings_define(void);
 
