@@ -432,7 +432,7 @@ housekeeping_turn(void)
 		maintained = now;
 		messages_table_maintain();
 	}
-	tables_tell_late();
+	tables_tell_late(history_resume_lsn(wal_decoded_lsn()));
 	publish_state();
 	pgstat_report_stat(false);
 }

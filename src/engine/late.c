@@ -36,6 +36,54 @@
 /* Channels that are CHANNEL_LATE; the first is served next */
 static dlist_head late = DLIST_STATIC_INIT(late);
 
+/* What the channel may see, but for rows, as a number */
+static uint64
+access_signature(Channel *channel)
+{
+	uint64		result = 0;
+
+	for (int i = 0; i < channel->nbindings; i++)
+		if (channel->bindings[i].group != NULL)
+			result ^= tables_group_signature(channel->bindings[i].group) + i;
+	return result;
+}
+
+/* Is the channel still to be told of changed rows that its policies read? */
+bool
+late_untold(Channel *channel)
+{
+	for (int i = 0; i < channel->nbindings; i++)
+		if (channel->bindings[i].group != NULL &&
+			tables_group_untold(channel->bindings[i].group))
+			return true;
+	return false;
+}
+
+/* Tell the channel that it has to fetch anew what its policies let through. */
+void
+late_tell_dependencies(Channel *channel)
+{
+	subscription_tell(channel, "rtsync", "refetch",
+					  "rows that row security depends on have changed");
+}
+
+/*
+ * The channel, served from its place, has its groups: tell it if rows that its
+ * policies read were changed meanwhile.  The history says so itself only where
+ * somebody depended on them when they were decoded.
+ */
+void
+late_begun(Channel *channel)
+{
+	for (int i = 0; i < channel->nbindings; i++)
+		if (channel->bindings[i].group != NULL &&
+			tables_group_changed(channel->bindings[i].group, channel->since))
+		{
+			late_tell_dependencies(channel);
+			return;
+		}
+}
+
 /* Send the channel no more changes, but keep its place. */
 void
 late_pause(Channel *channel)
@@ -45,9 +93,14 @@ late_pause(Channel *channel)
 	if (channel->pace == CHANNEL_LATE)
 		dlist_delete(&channel->in_late);
 	else
+	{
 		route_position(&channel->place);
+		if (late_untold(channel))
+			late_tell_dependencies(channel);
+	}
 	channel->pace = CHANNEL_PAUSED;
-	channel->access_changes = tables_access_changes();
+	channel->since = channel->place.txn.commit_lsn + 1;
+	channel->access_signature = access_signature(channel);
 	subscription_detach(channel);
 	subscription_send_bindings(channel);
 }
@@ -63,10 +116,12 @@ late_continue(Channel *channel)
 	subscription_attach(channel, true);
 	subscription_send_bindings(channel);
 
-	/* nobody told it in the meantime, whomever it concerned */
-	if (channel->access_changes != tables_access_changes())
+	/* nobody told it in the meantime */
+	if (channel->access_signature != access_signature(channel))
 		subscription_tell(channel, "rtsync", "refetch",
 						  "access to tables has changed");
+	else
+		late_begun(channel);
 }
 
 /*
@@ -90,6 +145,7 @@ late_resume(Channel *channel, const char *since)
 	route_position(&now);
 	if (channel->place.position > now.position)
 		channel->place = now;
+	channel->since = cursor.seq == CURSOR_WHOLE ? cursor.lsn + 1 : cursor.lsn;
 	channel->pace = CHANNEL_LATE;
 	dlist_push_tail(&late, &channel->in_late);
 	return NULL;

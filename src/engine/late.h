@@ -10,6 +10,9 @@
 
 #include "engine/subscription.h"
 
+extern void late_begun(Channel *channel);
+extern bool late_untold(Channel *channel);
+extern void late_tell_dependencies(Channel *channel);
 extern void late_pause(Channel *channel);
 extern void late_continue(Channel *channel);
 extern const char *late_resume(Channel *channel, const char *since);

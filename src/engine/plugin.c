@@ -295,7 +295,7 @@ give_touch(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Oid relid)
 {
 	PluginState *state = ctx->output_plugin_private;
 
-	if (!state->sink->watches_cb(relid))
+	if (!state->sink->watches_cb(relid, txn))
 		return;
 	give_begin(ctx, txn);
 	state->sink->touch_cb(txn, relid);

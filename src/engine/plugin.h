@@ -73,11 +73,11 @@ typedef struct PluginSink
 	void		(*change_cb) (ReorderBufferTXN *txn, const PluginChange *change);
 
 	/*
-	 * A table that watches_cb names was changed, published or not: once for a
-	 * transaction, before its first change.  A partition stands for the
-	 * tables above it.
+	 * watches_cb hears of each table that a transaction changes, published or
+	 * not, before its first change; if it says so, touch_cb is called.  A
+	 * partition stands for the tables above it.
 	 */
-	bool		(*watches_cb) (Oid relid);
+	bool		(*watches_cb) (Oid relid, ReorderBufferTXN *txn);
 	void		(*touch_cb) (ReorderBufferTXN *txn, Oid relid);
 	void		(*message_cb) (ReorderBufferTXN *txn, XLogRecPtr lsn,
 							   bool transactional, const char *prefix,

@@ -119,6 +119,7 @@ typedef struct CompiledPolicy
 								 * cannot be made */
 	List	   *relation_oids;	/* tables and views that the plan reads */
 	List	   *inval_items;	/* functions and types that it depends on */
+	uint64		query_signature;	/* of the query as it was rewritten */
 } CompiledPolicy;
 
 static HTAB *accesses = NULL;
@@ -139,6 +140,7 @@ static _Noreturn void suspend(TableAccess *access);
 static void refuse_suspended(TableAccess *access);
 static void build_access(TableAccess *access);
 static uint64 access_signature(TableAccess *access, TupleDesc desc);
+static uint64 signature_of(const char *text);
 static void read_privileges(TableAccess *access, Relation rel);
 static Bitmapset *permitted_columns(Relation rel, Oid roleid, AclMode mode);
 static CompiledPolicy *compile_quals(Relation rel, List *quals,
@@ -357,6 +359,20 @@ policy_dependencies(TableAccess *access)
 	return list_copy(access->compiled->relation_oids);
 }
 
+/*
+ * The same for as long as the sub-queries of the policies say the same: views
+ * and row security of the tables that they read are part of it.  Known once
+ * the access was prepared; 0 without sub-queries.
+ */
+uint64
+policy_query_signature(TableAccess *access)
+{
+	if (access->compiled == NULL || !access->compiled->planned ||
+		!access->compiled->sublinks)
+		return 0;
+	return access->compiled->query_signature;
+}
+
 /* Look everything up anew, as the role. */
 static void
 build_access(TableAccess *access)
@@ -436,7 +452,14 @@ access_signature(TableAccess *access, TupleDesc desc)
 	}
 	if (access->compiled != NULL)
 		appendStringInfoString(&buf, nodeToString(access->compiled->quals));
-	return hash_bytes_extended((unsigned char *) buf.data, buf.len, 0) | 1;
+	return signature_of(buf.data);
+}
+
+/* A number for a text, never 0 */
+static uint64
+signature_of(const char *text)
+{
+	return hash_bytes_extended((const unsigned char *) text, strlen(text), 0) | 1;
 }
 
 /* Privileges on schema, table and columns. */
@@ -849,6 +872,7 @@ plan_query(CompiledPolicy *compiled, RowPlan *plan)
 	rewritten = QueryRewrite(query);
 	if (list_length(rewritten) != 1)
 		elog(ERROR, "row security became %d queries", list_length(rewritten));
+	compiled->query_signature = signature_of(nodeToString(rewritten));
 	extract_query_dependencies((Node *) rewritten, &plan->relation_oids,
 							   &plan->inval_items, &has_row_security);
 

@@ -74,6 +74,7 @@ extern void policy_check_set(TableAccess *access, const PolicyRow *rows,
 							 int nrows, ParamListInfo *principals,
 							 int nprincipals, SetAnswers *answers);
 extern List *policy_dependencies(TableAccess *access);
+extern uint64 policy_query_signature(TableAccess *access);
 extern TableAccess *policy_single(Relation rel, Oid roleid, Node *qual);
 extern bool policy_is_query(TableAccess *access);
 

@@ -28,6 +28,8 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_publication_rel.h"
+#include "common/hashfn.h"
+#include "nodes/nodes.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -94,6 +96,28 @@ publication_publishes(const char *pubname, Oid publish_as)
 
 	publication_describe(pubname, publish_as, &rel);
 	return rel.published && rel.publish_as == publish_as;
+}
+
+/*
+ * The same number for as long as the publication shows the same of the changes
+ * of table "publish_as"; 0 if it shows none.
+ */
+uint64
+publication_signature(const char *pubname, Oid publish_as)
+{
+	PublicationRel rel;
+	StringInfoData buf;
+
+	publication_describe(pubname, publish_as, &rel);
+	if (!rel.published || rel.publish_as != publish_as)
+		return 0;
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "%d %d %d %d ", rel.insert, rel.update, rel.delete,
+					 rel.truncate);
+	outBitmapset(&buf, rel.columns);
+	if (rel.row_filter != NULL)
+		appendStringInfoString(&buf, nodeToString(rel.row_filter));
+	return hash_bytes_extended((unsigned char *) buf.data, buf.len, 0) | 1;
 }
 
 /*

@@ -31,6 +31,7 @@ typedef struct PublicationRel
 extern bool publication_exists(const char *pubname);
 extern void publication_describe(const char *pubname, Oid relid,
 								 PublicationRel *result);
+extern uint64 publication_signature(const char *pubname, Oid publish_as);
 extern bool publication_publishes(const char *pubname, Oid publish_as);
 extern List *publication_tables(const char *pubname);
 

@@ -1074,6 +1074,8 @@ handle_join(Link *link, LinkReader *body)
 	linkio_end(link);
 	send_replay(channel, replay);
 	report_bindings(channel, problems, hints);
+	if (channel->pace == CHANNEL_LATE)
+		late_begun(channel);
 }
 
 static void
@@ -1098,6 +1100,7 @@ handle_token(Link *link, LinkReader *body)
 	TokenError	error;
 	char	  **problems;
 	char	  **hints;
+	bool		untold;
 
 	if (!link_finished(body))
 	{
@@ -1113,6 +1116,7 @@ handle_token(Link *link, LinkReader *body)
 		channel_free(channel);
 		return;
 	}
+	untold = late_untold(channel);
 	subscription_detach(channel);
 	channel_set_token(channel, &token);
 	if (!channel_authorize_again(channel))
@@ -1123,6 +1127,8 @@ handle_token(Link *link, LinkReader *body)
 
 	subscription_send_bindings(channel);
 	report_bindings(channel, problems, hints);
+	if (untold)
+		late_tell_dependencies(channel);
 }
 
 static void

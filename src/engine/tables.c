@@ -20,6 +20,8 @@
  */
 #include "postgres.h"
 
+#include "common/hashfn.h"
+#include "storage/procarray.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -42,20 +44,36 @@
 /* Groups are told of changed dependencies at most so often. */
 #define TELL_INTERVAL_MS 1000
 
+/* With the claims of so many clients it is tried to plan a role's policies. */
+#define PREPARE_ATTEMPTS 8
+
+/* As many tables' last changes are remembered without asking how old they are. */
+#define MAX_CHANGED 10000
+
 /* A table that policies read */
 typedef struct Watched
 {
 	Oid			relid;			/* hash key */
 	int			count;			/* of table roles that depend on it */
+	bool		altered;		/* its definition may have changed */
 } Watched;
+
+/* The last transaction in the history that changed rows of a table */
+typedef struct Changed
+{
+	Oid			relid;			/* hash key */
+	TransactionId xid;
+	XLogRecPtr	commit_lsn;
+} Changed;
 
 static MemoryContext TablesContext = NULL;
 static HTAB *routes = NULL;
 static HTAB *watched = NULL;
+static HTAB *changed = NULL;
 static uint64 generation = 1;
-static uint64 access_changes;
 static bool recheck_all;		/* the access to all tables may have changed */
-static bool recheck_some;		/* some route has "recheck" set */
+static bool recheck_some;		/* some route has "recheck" set, or some
+								 * watched table "altered" */
 
 static void recheck_routes(void);
 
@@ -76,12 +94,15 @@ relcache_cb(Datum arg, Oid relid)
 	else
 	{
 		TableRoute *route = hash_search(routes, &relid, HASH_FIND, NULL);
+		Watched    *entry = hash_search(watched, &relid, HASH_FIND, NULL);
 
 		if (route != NULL)
 		{
 			route->generation = 0;
 			route->recheck = recheck_some = true;
 		}
+		if (entry != NULL)
+			entry->altered = recheck_some = true;
 	}
 }
 
@@ -102,6 +123,9 @@ tables_init(void)
 	ctl.entrysize = sizeof(Watched);
 	watched = hash_create("rtsync watched tables", 64, &ctl,
 						  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	ctl.entrysize = sizeof(Changed);
+	changed = hash_create("rtsync changed tables", 64, &ctl,
+						  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	CacheRegisterRelcacheCallback(relcache_cb, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHOID, syscache_cb, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHMEMMEMROLE, syscache_cb, (Datum) 0);
@@ -116,6 +140,28 @@ tables_init(void)
  *--------------------------------------------------------------------------
  */
 
+/*
+ * From now on changes of the table are noted in the history.  One that is in
+ * it already, but not seen by queries yet, has to be told when it is.
+ */
+static void
+table_role_depend(TableRole *role, Oid relid)
+{
+	bool		found;
+	Watched    *entry = hash_search(watched, &relid, HASH_ENTER, &found);
+	Changed    *last = hash_search(changed, &relid, HASH_FIND, NULL);
+
+	if (!found)
+	{
+		entry->count = 0;
+		entry->altered = false;
+	}
+	entry->count++;
+	if (last != NULL && !list_member_oid(role->dependencies, relid) &&
+		TransactionIdIsInProgress(last->xid))
+		role->owed = last->xid;
+}
+
 /* Depend on other tables than before. */
 static void
 table_role_watch(TableRole *role, List *dependencies)
@@ -124,13 +170,7 @@ table_role_watch(TableRole *role, List *dependencies)
 	ListCell   *lc;
 
 	foreach(lc, dependencies)
-	{
-		Oid			relid = lfirst_oid(lc);
-		bool		found;
-		Watched    *entry = hash_search(watched, &relid, HASH_ENTER, &found);
-
-		entry->count = found ? entry->count + 1 : 1;
-	}
+		table_role_depend(role, lfirst_oid(lc));
 	foreach(lc, role->dependencies)
 	{
 		Oid			relid = lfirst_oid(lc);
@@ -346,6 +386,20 @@ tables_route_pending(RelSchema *schema)
 	return route != NULL && route->first != NULL && route->schema != schema;
 }
 
+/* Call a function for each role of each table. */
+static void
+for_each_role(void (*function) (TableRole *role, void *arg), void *arg)
+{
+	HASH_SEQ_STATUS scan;
+	TableRoute *route;
+	dlist_iter	iter;
+
+	hash_seq_init(&scan, routes);
+	while ((route = hash_seq_search(&scan)) != NULL)
+		dlist_foreach(iter, &route->roles)
+			function(dlist_container(TableRole, in_route, iter.cur), arg);
+}
+
 /*--------------------------------------------------------------------------
  * Changes of what can be seen that touch no row
  *--------------------------------------------------------------------------
@@ -372,7 +426,6 @@ tell_access(TableRole *role, bool published, bool readable)
 {
 	TableRoute *route = role->route;
 
-	access_changes++;
 	if (!published)
 		tell_role(role, "postgres_changes", "error",
 				  psprintf("table %s.%s is no longer published",
@@ -387,17 +440,68 @@ tell_access(TableRole *role, bool published, bool readable)
 						   route->nspname, route->relname));
 }
 
-/* Which tables do the role's policies read, as seen by one of its groups? */
-static List *
-find_dependencies(TableRole *role, TableAccess *access)
+typedef struct PrepareAttempt
 {
-	TableGroup *tg = dlist_head_element(TableGroup, in_role, &role->groups);
+	TableGroup *tg;
+	TableAccess *access;
+} PrepareAttempt;
+
+static void
+attempt_prepare(void *arg)
+{
+	PrepareAttempt *what = arg;
 	PrincipalScope scope;
 
-	principal_enter(tg->group->principal, &scope);
-	policy_prepare(access);
+	principal_enter(what->tg->group->principal, &scope);
+	policy_prepare(what->access);
 	principal_leave(&scope);
-	return policy_dependencies(access);
+}
+
+/*
+ * Plan the role's policies, as one of its groups.  The planner may evaluate
+ * what depends on the claims, which some client's make fail: then another's
+ * may do.
+ */
+static void
+prepare_policies(TableRole *role, TableAccess *access)
+{
+	ErrorData  *error = NULL;
+	int			attempts = 0;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &role->groups)
+	{
+		PrepareAttempt what = {
+			dlist_container(TableGroup, in_role, iter.cur), access
+		};
+
+		error = attempt(attempt_prepare, &what);
+		if (error == NULL || error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+			++attempts == PREPARE_ATTEMPTS)
+			break;
+	}
+	if (error != NULL)
+		ReThrowError(error);
+}
+
+/*
+ * Find out which tables the role's policies read; returns whether what the
+ * policies take from these has become something else.
+ */
+static bool
+find_dependencies(TableRole *role, TableAccess *access)
+{
+	uint64		before = role->query_signature;
+	bool		missed = role->route->failed && !role->dependencies_known;
+
+	prepare_policies(role, access);
+	table_role_watch(role, policy_dependencies(access));
+	role->query_signature = policy_query_signature(access);
+	role->tell_later |= missed; /* who knows what was changed meanwhile */
+	if (!role->dependencies_known)
+		before = role->query_signature;
+	role->dependencies_known = true;
+	return role->query_signature != before;
 }
 
 /*
@@ -410,23 +514,30 @@ attempt_recheck(void *arg)
 {
 	TableRole  *role = arg;
 	TableRoute *route = role->route;
-	bool		published = publication_publishes(rtsync_publication,
+	uint64		published = publication_signature(rtsync_publication,
 												  route->relid);
 	TableAccess *access = policy_table_access(route->relid, role->roleid);
-	uint64		signature = published ? access->signature : NOT_PUBLISHED;
+	uint64		signature = published == 0 ? NOT_PUBLISHED :
+		hash_combine64(access->signature, published) | 1;
+	bool		same = signature == role->access_signature;
 	bool		first = role->access_signature == 0;
 
-	if (signature == role->access_signature)
+	if (same && role->dependencies_known && !role->altered)
 		return;
 	role->access_signature = signature;
-	if (!first)
-		tell_access(role, published, access->readable);
-	table_role_watch(role, find_dependencies(role, access));
+	if (!same && !first)
+		tell_access(role, published != 0, access->readable);
+	if (!same)
+		role->dependencies_known = false;
+	if (find_dependencies(role, access))
+		tell_access(role, published != 0, access->readable);
+	role->altered = false;
 }
 
 static void
 route_recheck(TableRoute *route)
 {
+	bool		failed = false;
 	dlist_iter	iter;
 
 	route->recheck = false;
@@ -436,12 +547,44 @@ route_recheck(TableRoute *route)
 
 		error = attempt(attempt_recheck,
 						dlist_container(TableRole, in_route, iter.cur));
-		if (error != NULL)
+		if (error == NULL)
+			continue;
+		failed = true;			/* tables_tell_late tries again */
+		if (!route->failed)
 			ereport(LOG,
 					(errcode(error->sqlerrcode),
 					 errmsg("rtsync could not look at the row security of table \"%s.%s\": %s",
 							route->nspname, route->relname, error->message)));
 	}
+	route->failed = failed;
+}
+
+static void
+note_altered(TableRole *role, void *arg)
+{
+	ListCell   *lc;
+
+	foreach(lc, role->dependencies)
+	{
+		Watched    *entry = hash_search(watched, &lfirst_oid(lc), HASH_FIND,
+										NULL);
+
+		if (entry->altered || *(bool *) arg)
+			role->altered = role->route->recheck = true;
+	}
+}
+
+/* Find the roles whose policies read tables that have been altered. */
+static void
+find_altered(bool all)
+{
+	HASH_SEQ_STATUS scan;
+	Watched    *entry;
+
+	for_each_role(note_altered, &all);
+	hash_seq_init(&scan, watched);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		entry->altered = false;
 }
 
 /* Called inside a transaction on the present. */
@@ -453,6 +596,7 @@ recheck_routes(void)
 	TableRoute *route;
 
 	recheck_all = recheck_some = false;
+	find_altered(all);
 	hash_seq_init(&scan, routes);
 	while ((route = hash_seq_search(&scan)) != NULL)
 		if (all || route->recheck)
@@ -473,17 +617,17 @@ tables_recheck_access(void)
 	catalogs_commit();
 }
 
-/* How often somebody's access has changed since the start */
-uint64
-tables_access_changes(void)
-{
-	return access_changes;
-}
-
-/* Does a policy depend on rows of this table? */
+/*
+ * A transaction changes rows of this table.  Remember it, for whoever will
+ * have to catch up, and say whether somebody's policies read them now.
+ */
 bool
-tables_watches(Oid relid)
+tables_watches(Oid relid, ReorderBufferTXN *txn)
 {
+	Changed    *last = hash_search(changed, &relid, HASH_ENTER, NULL);
+
+	last->xid = txn->xid;
+	last->commit_lsn = txn->final_lsn;
 	return hash_search(watched, &relid, HASH_FIND, NULL) != NULL;
 }
 
@@ -495,20 +639,6 @@ tell_dependency(TableRole *role, TimestampTz now)
 	tell_role(role, "rtsync", "refetch",
 			  psprintf("rows that the row security of table %s.%s depends on have changed",
 					   role->route->nspname, role->route->relname));
-}
-
-/* Call a function for each role of each table. */
-static void
-for_each_role(void (*function) (TableRole *role, void *arg), void *arg)
-{
-	HASH_SEQ_STATUS scan;
-	TableRoute *route;
-	dlist_iter	iter;
-
-	hash_seq_init(&scan, routes);
-	while ((route = hash_seq_search(&scan)) != NULL)
-		dlist_foreach(iter, &route->roles)
-			function(dlist_container(TableRole, in_route, iter.cur), arg);
 }
 
 static void
@@ -550,18 +680,100 @@ tables_group_depends(SubscriptionGroup *group, Oid relid)
 	return false;
 }
 
+/*
+ * Has a table that the group's policies read been changed by a transaction
+ * that committed at this place or later?
+ */
+bool
+tables_group_changed(SubscriptionGroup *group, XLogRecPtr since)
+{
+	dlist_iter	iter;
+	ListCell   *lc;
+
+	dlist_foreach(iter, &group->tables)
+	{
+		TableGroup *tg = dlist_container(TableGroup, in_group, iter.cur);
+
+		foreach(lc, tg->role->dependencies)
+		{
+			Changed    *last = hash_search(changed, &lfirst_oid(lc), HASH_FIND,
+										   NULL);
+
+			if (last != NULL && last->commit_lsn >= since)
+				return true;
+		}
+	}
+	return false;
+}
+
+/* Is the group still to be told of changed rows that its policies read? */
+bool
+tables_group_untold(SubscriptionGroup *group)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &group->tables)
+	{
+		TableRole  *role = dlist_container(TableGroup, in_group,
+										   iter.cur)->role;
+
+		if (role->tell_later || TransactionIdIsValid(role->owed))
+			return true;
+	}
+	return false;
+}
+
+/* What the group may see, but for rows, as a number */
+uint64
+tables_group_signature(SubscriptionGroup *group)
+{
+	uint64		result = 0;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &group->tables)
+	{
+		TableRole  *role = dlist_container(TableGroup, in_group,
+										   iter.cur)->role;
+
+		result ^= hash_combine64(hash_combine64(role->route->relid,
+												role->access_signature),
+								 role->query_signature);
+	}
+	return result;
+}
+
 static void
 role_tell_late(TableRole *role, void *arg)
 {
+	if (TransactionIdIsValid(role->owed) &&
+		!TransactionIdIsInProgress(role->owed))
+	{
+		role->owed = InvalidTransactionId;
+		role->tell_later = true;
+	}
 	if (role->tell_later)
 		tell_dependency(role, GetCurrentTimestamp());
+	if (role->route->failed)
+		role->route->recheck = recheck_some = true;
 }
 
-/* Tell what was held back; about once a second. */
+/*
+ * Tell what was held back, and try again what failed; about once a second.
+ * The history begins at "oldest".
+ */
 void
-tables_tell_late(void)
+tables_tell_late(XLogRecPtr oldest)
 {
+	HASH_SEQ_STATUS scan;
+	Changed    *last;
+
 	for_each_role(role_tell_late, NULL);
+	if (hash_get_num_entries(changed) <= MAX_CHANGED)
+		return;
+	hash_seq_init(&scan, changed);
+	while ((last = hash_seq_search(&scan)) != NULL)
+		if (last->commit_lsn < oldest)
+			hash_search(changed, &last->relid, HASH_REMOVE, NULL);
 }
 
 /*

@@ -14,6 +14,7 @@
 #include "lib/ilist.h"
 #include "nodes/bitmapset.h"
 #include "nodes/pg_list.h"
+#include "replication/reorderbuffer.h"
 
 #include "engine/filter.h"
 #include "engine/predicate.h"
@@ -29,6 +30,7 @@ typedef struct TableRoute
 	RelSchema  *schema;			/* of the last change seen, a reference; NULL
 								 * if none was */
 	bool		recheck;		/* the access to it may have changed */
+	bool		failed;			/* that could not be found out */
 	uint64		generation;		/* of the catalogs that the groups' compiled
 								 * state was made from */
 	dlist_head	roles;			/* TableRole.in_route */
@@ -52,7 +54,12 @@ typedef struct TableRole
 									 * made from */
 	uint64		access_signature;	/* what the role could see when its groups
 									 * were last told of it; 0: not known */
+	uint64		query_signature;	/* likewise, of the sub-queries in it */
+	bool		altered;		/* ... which may have changed */
+	bool		dependencies_known;
 	List	   *dependencies;	/* OIDs of tables that its policies read */
+	TransactionId owed;			/* changed a dependency, but was not seen yet
+								 * when the role began to depend on it */
 	TimestampTz told_at;		/* its groups were told to refetch because a
 								 * dependency changed */
 	bool		tell_later;		/* ... and it changed again since */
@@ -96,10 +103,12 @@ extern void tables_refresh(TableRoute *route);
 extern void tables_reset_index(TableRole *role);
 
 extern bool tables_group_depends(SubscriptionGroup *group, Oid relid);
-extern bool tables_watches(Oid relid);
+extern bool tables_group_changed(SubscriptionGroup *group, XLogRecPtr since);
+extern bool tables_group_untold(SubscriptionGroup *group);
+extern uint64 tables_group_signature(SubscriptionGroup *group);
+extern bool tables_watches(Oid relid, ReorderBufferTXN *txn);
 extern void tables_touched(Oid relid);
-extern void tables_tell_late(void);
+extern void tables_tell_late(XLogRecPtr oldest);
 extern void tables_recheck_access(void);
-extern uint64 tables_access_changes(void);
 
 #endif							/* RTSYNC_TABLES_H */

@@ -1,6 +1,6 @@
 // Each client gets exactly what row security lets its role and claims see.
 
-import { assert, atEnd, note, test, until } from './lib/tap.mjs';
+import { assert, atEnd, note, sleep, test, until } from './lib/tap.mjs';
 import { connect, subscribe, versions } from './lib/clients.mjs';
 import { RawClient } from './lib/raw.mjs';
 import { createRole, createTable, database, selectAs, sql, token } from './lib/server.mjs';
@@ -528,3 +528,73 @@ test('the key of a row that left is what is known of it', async () => {
   const one = await viewer(1, ['indexed']);
   assert.deepEqual(await one.seen('DELETE FROM indexed'), [['DELETE', { email: 'a' }]]);
 });
+
+// A table whose policy reads another, and a client that is told to refetch when that changes.
+async function dependent(name) {
+  await sql(`DROP TABLE IF EXISTS ${name}_members CASCADE; CREATE TABLE ${name}_members (user_id uuid, team int);
+    ALTER TABLE ${name}_members ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY all_rows ON ${name}_members FOR SELECT TO e2e_viewer USING (true);
+    GRANT SELECT ON ${name}_members TO e2e_viewer`);
+  await createTable(name, 'id int PRIMARY KEY, team int, body text', { roles: ['e2e_viewer'], full: true });
+  await sql(`ALTER TABLE ${name} ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY team ON ${name} FOR SELECT TO e2e_viewer USING
+      (EXISTS (SELECT FROM ${name}_members m WHERE m.user_id = rtsync.uid() AND m.team = ${name}.team))`);
+}
+
+test('who is subject to a policy that reads a table hears when the row security of that table changes', async () => {
+  await dependent('nested');
+  const one = await viewer(1, ['nested']);
+  await sql('CREATE POLICY none ON nested_members AS RESTRICTIVE FOR SELECT TO e2e_viewer USING (false)');
+  await until('to be told', () => refetches(one).length > 0);
+});
+
+test('a change of what is published of a table is told', async () => {
+  await createTable('fewer', 'id int PRIMARY KEY, level int', { roles: ['e2e_viewer'], full: true });
+  const one = await viewer(1, ['fewer']);
+  await sql('ALTER PUBLICATION rtsync DROP TABLE fewer; ALTER PUBLICATION rtsync ADD TABLE fewer WHERE (level > 5)');
+  await until('to be told', () => refetches(one).length > 0);
+});
+
+test('a client that comes back hears that rows which its policies read have changed, though nobody was there', async () => {
+  await dependent('absent');
+  const join = async (rtsync) => {
+    const client = await RawClient.open({ apikey: token('e2e_viewer', { sub: user(1) }) });
+    atEnd(() => client.close());
+    const reply = await client.joinOk('absent', [on('absent')], { config: { rtsync } });
+    return { client, cursor: reply.response.rtsync.cursor, resumed: reply.response.rtsync.resumed };
+  };
+  const first = await join({ cursor: true });
+  first.client.close();
+  const second = await join({ since: first.cursor });
+  assert.equal(second.resumed, true);
+  await second.client.heartbeat();
+  assert.deepEqual(refetches(second.client), []);
+  second.client.close();
+  await sleep(300); // until the engine knows that nobody is there
+  await sql(`INSERT INTO absent_members VALUES ('${user(1)}', 1)`);
+  const third = await join({ since: second.cursor });
+  assert.equal(third.resumed, true);
+  await until('to be told', () => refetches(third.client).length > 0);
+});
+
+for (const [what, change] of [
+  ['rows that its policies read', `INSERT INTO slow_members VALUES ('${user(1)}', 1)`],
+  ['its access', 'CREATE POLICY none ON slow AS RESTRICTIVE FOR SELECT TO e2e_viewer USING (false)'],
+]) {
+  test(`a client that did not read for a while hears that ${what} changed meanwhile`, async () => {
+    await dependent('slow');
+    await createTable('bulk', 'id int PRIMARY KEY, body text', { roles: ['e2e_viewer'] });
+    const one = await viewer(1, ['slow', 'bulk']);
+    one.socket.pause();
+    for (let n = 0; n < 60; n++)
+      await sql("INSERT INTO bulk SELECT $1 * 10 + i, repeat('x', 50000) FROM generate_series(1, 10) i", [n]);
+    await sleep(500); // until the engine was told that the client does not read
+    await sql(change);
+    await sleep(500);
+    assert.deepEqual(refetches(one), []);
+    one.socket.resume();
+    await until('the last row', () => one.changes().some((c) => c.table === 'bulk' && c.record.id === 600));
+    await until('to be told', () => refetches(one).length > 0);
+    one.close();
+  });
+}
