@@ -122,6 +122,17 @@ typedef struct CompiledPolicy
 	uint64		query_signature;	/* of the query as it was rewritten */
 } CompiledPolicy;
 
+/* Something to be called under the time limit; arguments and results */
+typedef struct Call
+{
+	TableAccess *access;
+	const PolicyRow *row;
+	Verdict		verdict;
+	List	   *exprs;
+	MemoryContext context;
+	ParamListInfo params;
+} Call;
+
 static HTAB *accesses = NULL;
 static MemoryContext PolicyContext = NULL;
 
@@ -136,6 +147,11 @@ static uint64 last_generation = 0;
 static Verdict check_row(TableAccess *access, const PolicyRow *row);
 static TableAccess *get_access(Oid relid, Oid roleid, CmdType command);
 static void require_principal(TableAccess *access);
+static void call_check(Call *call);
+static void call_prepare(Call *call);
+static void call_evaluate(Call *call);
+static void call_limited(void (*function) (Call *call), Call *call,
+						 bool preparing);
 static _Noreturn void suspend(TableAccess *access);
 static void refuse_suspended(TableAccess *access);
 static void build_access(TableAccess *access);
@@ -259,25 +275,43 @@ policy_needed_columns(TableAccess *access, bool *all)
 Verdict
 policy_check(TableAccess *access, const PolicyRow *row)
 {
-	volatile Verdict verdict = VERDICT_UNKNOWN;
+	Call		call = {.access = access, .row = row};
 
 	require_principal(access);
 	if (row->schema->relid != access->relid)
 		elog(ERROR, "row security asked about a row of another table");
-
 	refuse_suspended(access);
+	call_limited(call_check, &call, false);
+	return call.verdict;
+}
+
+static void
+call_check(Call *call)
+{
+	call->verdict = check_row(call->access, call->row);
+}
+
+/*
+ * Call what may run code of users.  If that takes too long, the access is
+ * suspended; also from being prepared, if it happened there.
+ */
+static void
+call_limited(void (*function) (Call *call), Call *call, bool preparing)
+{
 	PG_TRY();
 	{
-		verdict = check_row(access, row);
+		function(call);
 	}
 	PG_CATCH();
 	{
 		if (principal_timed_out())
-			suspend(access);
+		{
+			call->access->slow_to_prepare |= preparing;
+			suspend(call->access);
+		}
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	return verdict;
 }
 
 static Verdict
@@ -331,17 +365,46 @@ refuse_suspended(TableAccess *access)
 				(errcode(ERRCODE_QUERY_CANCELED),
 				 errmsg("row security took too long and is suspended")));
 	access->suspended_until = 0;
+	access->slow_to_prepare = false;
 }
 
 /*
  * Make what a check would need, as the principal that has been entered, so
- * that policy_dependencies is known.  Errors like policy_check's.
+ * that policy_dependencies is known.  Errors like policy_check's; but policies
+ * that were suspended because of a row are prepared nevertheless.
  */
 void
 policy_prepare(TableAccess *access)
 {
+	Call		call = {.access = access};
+
 	require_principal(access);
-	ensure_plan(access);
+	if (access->slow_to_prepare)
+		refuse_suspended(access);
+	call_limited(call_prepare, &call, true);
+}
+
+/* The planner may execute functions that claim to be IMMUTABLE. */
+static void
+call_prepare(Call *call)
+{
+	ensure_plan(call->access);
+}
+
+/* The values of expressions over the session, in the context given */
+static ParamListInfo
+evaluate_params(TableAccess *access, List *exprs, MemoryContext context)
+{
+	Call		call = {.access = access, .exprs = exprs, .context = context};
+
+	call_limited(call_evaluate, &call, true);
+	return call.params;
+}
+
+static void
+call_evaluate(Call *call)
+{
+	call->params = fold_evaluate(call->exprs, call->context);
 }
 
 /*
@@ -416,7 +479,10 @@ build_access(TableAccess *access)
 		new.signature = access_signature(&new, NULL);
 	principal_leave(&scope);
 	if (new.signature == access->signature)
+	{
 		new.suspended_until = access->suspended_until;
+		new.slow_to_prepare = access->slow_to_prepare;
+	}
 	MemoryContextSwitchTo(oldcontext);
 
 	/* from here on nothing can fail */
@@ -721,7 +787,7 @@ policy_fold(TableAccess *access, MemoryContext context, List **quals,
 	if (access->compiled->folded_expr == NULL)
 		return false;
 	*quals = access->compiled->folded.quals;
-	*params = fold_evaluate(access->compiled->folded.params, context);
+	*params = evaluate_params(access, access->compiled->folded.params, context);
 	return true;
 }
 
@@ -752,7 +818,8 @@ policy_fold_set(TableAccess *access, MemoryContext context,
 	policy_prepare(access);
 	if (!ensure_set(access))
 		return false;
-	*params = fold_evaluate(setcheck_params(access->compiled->set), context);
+	*params = evaluate_params(access, setcheck_params(access->compiled->set),
+							  context);
 	return true;
 }
 

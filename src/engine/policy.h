@@ -49,6 +49,7 @@ typedef struct TableAccess
 								 * tuple, for the subscriber; NULL: they can */
 	/* private to policy.c */
 	TimestampTz suspended_until;	/* policies took too long; 0: they did not */
+	bool		slow_to_prepare;	/* ... before they were asked about a row */
 	TimestampTz set_suspended_until;	/* likewise, for many principals */
 	struct CompiledPolicy *compiled;	/* NULL: no row security */
 	MemoryContext context;		/* holds all of this; NULL at first */
