@@ -8,6 +8,7 @@
 
 import { createPolicy, people, randomClaims, randomCondition, randomPolicy } from './policies.mjs';
 import { ident, literal } from './sql.mjs';
+import { memberPolicies } from './world.mjs';
 
 // A literal for a column
 function value(random, table, column) {
@@ -94,6 +95,8 @@ function membership(random, run) {
       [2, `UPDATE ${m} SET active = NOT active WHERE id = ${id}`],
       [2, `DELETE FROM ${m} WHERE id = ${id}`],
       [0.3, `TRUNCATE ${m}`],
+      [0.5, `ALTER POLICY own ON ${m} USING (${random.pick(memberPolicies)})`],
+      [0.5, `ALTER TABLE ${m} ${random.pick(['ENABLE', 'DISABLE'])} ROW LEVEL SECURITY`],
       [1, `INSERT INTO ${run.schema}.tree VALUES (${team}, ${random.between(1, 4)})`],
       [1, `DELETE FROM ${run.schema}.tree WHERE parent = ${team}`],
     ])],

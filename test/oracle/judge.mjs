@@ -31,6 +31,8 @@
 //			primary key whole rows are compared as a multiset, unless a refetch
 //			overlapped with events.
 //	events of one kind	(INSERT alone, ...) make no replica: events are compared.
+//	large values	Those that an UPDATE does not log can be absent, and without a
+//			primary key stay so.
 //	hidden	What a policy's function reads is not known to anybody.  After a
 //			change of the membership tables such views read their rows anew.
 //	failing	Where a policy raises an error for a row, SELECT fails as a whole:
@@ -228,14 +230,26 @@ export class Judge {
     if (data.type !== 'DELETE') {
       const shown = view.columns(this.run.state);
       for (const name of shown) {
-        const big = name === view.live.table.big && entry.op === 'U';
         if (!(name in data.record)) {
-          if (!big) return false;
-        } else if (canonical(data.record[name]) !== canonical(entry.new.row[name]) && !big) return false;
+          if (!this.mayLack(view, entry, name)) return false;
+        } else if (canonical(data.record[name]) !== canonical(entry.new.row[name]) && !this.isLater(view, entry, name, data.record[name])) return false;
       }
       if (Object.keys(data.record).some((name) => !shown.includes(name))) return false;
     }
     return data.type === 'INSERT' || sameOn(data.old_record, entry.old.row);
+  }
+
+  // A large value that an UPDATE left as it was is not in the WAL, unless the
+  // identity is the whole row.  The engine looks it up by primary key; it may
+  // find a later one, or none.
+  mayLack(view, { op, old, new: fresh }, name) {
+    return op === 'U' && name === view.live.table.big && !this.run.state.tables[view.live.name].full &&
+      canonical(old.row[name]) === canonical(fresh.row[name]);
+  }
+
+  isLater(view, entry, name, value) {
+    return this.mayLack(view, entry, name) && this.entries.slice(this.entries.indexOf(entry))
+      .some((e) => e.live === view.live && e.new && canonical(e.new.row[name]) === canonical(value));
   }
 
   // All events are such as the principal may get.
@@ -249,8 +263,8 @@ export class Judge {
           if (states[epoch]?.access[`${view.live.name} ${view.subscriber.role}`]?.columns.includes(name)) return true;
         return false;
       });
-      const big = view.live.table.big;
-      const isNew = (e) => e.new && sameOn(Object.fromEntries(Object.entries(data.record).filter(([name]) => name !== big || e.op !== 'U')), e.new.row);
+      const isNew = (e) => e.new && Object.entries(data.record).every(([name, value]) => name in e.new.row &&
+        (canonical(value) === canonical(e.new.row[name]) || this.isLater(view, e, name, value)));
       const isOld = (e) => e.old && sameOn(data.old_record ?? {}, e.old.row);
       const names = [...Object.keys(data.record ?? {}), ...Object.keys(data.old_record ?? {}), ...data.columns.map((c) => c.name)];
       const candidates = entries.filter((e) => columnsAllowed(names, e.epoch) && (data.type === 'DELETE' ? isOld(e) : isNew(e)) &&
@@ -333,6 +347,11 @@ export class Judge {
       view.doubtful = false;
       return null;
     }
+    // Without a primary key, what an UPDATE left as it was cannot be looked up.
+    const { big } = view.live.table;
+    if (big && key && state.tables[view.live.name].pkey.length === 0)
+      for (const row of view.replica)
+        if (!(big in row)) delete selected.rows.find((s) => sameOn(project(row, key), s))?.[big];
     const held = new Map();
     const count = (rows, step) => {
       for (const row of rows) held.set(canonical(row), (held.get(canonical(row)) ?? 0) + step);

@@ -165,6 +165,9 @@ function secure(random, run, table, relation) {
   return { sql, policies };
 }
 
+export const memberPolicies = ['user_id = rtsync.uid()', 'active', 'user_id = (SELECT rtsync.uid()) OR active',
+  'team IN (SELECT t.child FROM w.tree t)'];
+
 // The tables that policies read; "published" ones are live like any other
 function membershipTables(random, run) {
   const schema = run.schema;
@@ -178,11 +181,8 @@ function membershipTables(random, run) {
     sql.push(`ALTER TABLE ${schema}.members REPLICA IDENTITY FULL`);
   sql.push(`GRANT SELECT ON ${schema}.members, ${schema}.tree TO ${run.roles.map((r) => r.name).join(', ')}`);
   run.membersSecured = random.chance(0.35);
-  if (run.membersSecured)
-    sql.push(`ALTER TABLE ${schema}.members ENABLE ROW LEVEL SECURITY`,
-      `CREATE POLICY own ON ${schema}.members FOR SELECT USING (${random.pick([
-        'user_id = rtsync.uid()', 'active', 'user_id = (SELECT rtsync.uid()) OR active',
-        `team IN (SELECT t.child FROM ${schema}.tree t)`])})`);
+  if (run.membersSecured) sql.push(`ALTER TABLE ${schema}.members ENABLE ROW LEVEL SECURITY`);
+  sql.push(`CREATE POLICY own ON ${schema}.members FOR SELECT USING (${random.pick(memberPolicies)})`);
   return sql;
 }
 
