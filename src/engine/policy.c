@@ -45,6 +45,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/relation.h"
 #include "access/table.h"
 #include "catalog/pg_class.h"
@@ -870,10 +872,16 @@ policy_set_suspended(TableAccess *access)
 		GetCurrentTimestamp() < access->set_suspended_until;
 }
 
-/* About what it costs per row and principal, in microseconds */
+/*
+ * About what it costs per row and principal, in microseconds.  Infinite if the
+ * access has been built anew since policy_fold_set, as it may have been by any
+ * question that was asked alone.
+ */
 double
 policy_set_cost(TableAccess *access)
 {
+	if (access->compiled == NULL || access->compiled->set == NULL)
+		return HUGE_VAL;
 	return setcheck_pair_cost(access->compiled->set);
 }
 
