@@ -26,6 +26,7 @@
 #include "catalog/catalog.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_publication_rel.h"
 #include "common/hashfn.h"
@@ -117,6 +118,15 @@ publication_signature(const char *pubname, Oid publish_as)
 	outBitmapset(&buf, rel.columns);
 	if (rel.row_filter != NULL)
 		appendStringInfoString(&buf, nodeToString(rel.row_filter));
+
+	/* those that are attached or detached bring or take rows */
+	if (get_rel_relkind(publish_as) == RELKIND_PARTITIONED_TABLE)
+	{
+		ListCell   *lc;
+
+		foreach(lc, find_all_inheritors(publish_as, NoLock, NULL))
+			appendStringInfo(&buf, " %u", lfirst_oid(lc));
+	}
 	return hash_bytes_extended((unsigned char *) buf.data, buf.len, 0) | 1;
 }
 
