@@ -295,7 +295,8 @@ export function makeWorld(seed, database, features) {
     `ALTER PUBLICATION rtsync SET (publish_via_partition_root = ${run.viaRoot})`);
   run.setup = sql;
   // Some clients stop reading for a while: what they are sent fills all queues.
-  if (random.chance(0.05)) sql.push('CREATE TABLE w.flood (id int, pad text)', 'ALTER TABLE w.flood ALTER pad SET STORAGE EXTERNAL', 'GRANT SELECT ON w.flood TO PUBLIC', 'ALTER PUBLICATION rtsync ADD TABLE w.flood');
+  if (random.chance(0.05)) sql.push('CREATE TABLE w.flood (id int, pad text)',
+    `ALTER TABLE w.flood ALTER pad SET STORAGE ${random.pick(['EXTERNAL', 'EXTENDED'])}`, 'GRANT SELECT ON w.flood TO PUBLIC', 'ALTER PUBLICATION rtsync ADD TABLE w.flood');
   run.clients = Array.from({ length: random.between(3, 7) }, (_, i) => randomClient(random, run, i + 1));
   if (sql.at(-1).endsWith('flood')) {
     run.slow = random.pick(run.clients);
