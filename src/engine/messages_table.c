@@ -84,12 +84,18 @@ messages_table_oid(void)
 	return relid;
 }
 
-/* The table's name as SQL text */
+/* The table's name as SQL text; an error if it has been dropped meanwhile */
 static char *
 table_name(Oid relid)
 {
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  get_rel_name(relid));
+	char	   *relname = get_rel_name(relid);
+	char	   *nspname = get_namespace_name(get_rel_namespace(relid));
+
+	if (relname == NULL || nspname == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table with OID %u does not exist", relid)));
+	return quote_qualified_identifier(nspname, relname);
 }
 
 /* Its owner, as whom it is read and written */
