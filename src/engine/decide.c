@@ -70,7 +70,7 @@ table_group_compile(TableGroup *tg, TableAccess *access)
 									schema->relid, access->columns,
 									tg->context);
 	MemoryContextSwitchTo(old);
-	tg->access_generation = access->generation;
+	tg->access_basis = access->basis;
 	tg->valid = true;
 }
 
@@ -90,7 +90,7 @@ table_group_access(TableGroup *tg)
 	access = policy_table_access(role->route->relid, role->roleid);
 	if (!access->readable)
 		return NULL;
-	if (!tg->valid || tg->access_generation != access->generation)
+	if (!tg->valid || tg->access_basis != access->basis)
 		table_group_compile(tg, access);
 	return access;
 }
@@ -305,6 +305,52 @@ prepare_groups(RoleTurn *turn, bool carefully)
 	}
 }
 
+/* With the claims of so many groups it is tried to plan the policies. */
+#define PLAN_ATTEMPTS 8
+
+typedef struct PlanAttempt
+{
+	TableGroup *tg;
+	TableAccess *access;
+} PlanAttempt;
+
+static void
+attempt_plan(void *arg)
+{
+	PlanAttempt *what = arg;
+	PrincipalScope scope;
+
+	principal_enter(what->tg->group->principal, &scope);
+	policy_prepare(what->access);
+	policy_prepare_set(what->access);
+	principal_leave(&scope);
+}
+
+/*
+ * If the access was looked at anew, but the groups are still as they should
+ * be, plan the policies again; without it, they would have to be compiled
+ * for nothing, each of them.
+ */
+static void
+prepare_plan(RoleTurn *turn)
+{
+	int			attempts = 0;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &turn->role->groups)
+	{
+		PlanAttempt what = {
+			.tg = dlist_container(TableGroup, in_role, iter.cur),
+			.access = turn->access
+		};
+
+		if (turn->role->access_basis != turn->access->basis ||
+			policy_prepared(turn->access) || attempts++ == PLAN_ATTEMPTS)
+			return;
+		(void) attempt(attempt_plan, &what);
+	}
+}
+
 /*
  * Make everything ready for the role's groups; returns false if it may see
  * nothing.
@@ -317,15 +363,17 @@ prepare_role(RoleTurn *turn, bool carefully)
 											  role->roleid);
 
 	turn->access = access;
-	if (role->access_generation != access->generation)
+	if (access->readable)
+		prepare_plan(turn);
+	if (role->access_basis != access->basis)
 	{
 		tables_reset_index(role);
-		role->access_generation = access->generation;
+		role->access_basis = access->basis;
 	}
 	if (!access->readable)
 		return false;
 	prepare_groups(turn, carefully);
-	if (role->access_generation != access->generation)
+	if (role->access_basis != access->basis)
 		elog(ERROR, "row security changed while a change was decided");
 	return true;
 }
@@ -548,7 +596,7 @@ decide_part(void *arg)
 		TableGroup *tg = set->groups[set->first + i];
 
 		if (!tg->in_set ||
-			tg->access_generation != set->turn->access->generation)
+			tg->access_basis != set->turn->access->basis)
 			elog(ERROR, "row security changed while a change was decided");
 		params[i] = tg->params;
 	}

@@ -66,9 +66,9 @@ check_policies(const Question *question, RowSide side, const PolicyRow *row)
 	if (question->answers != NULL)
 		return setcheck_verdict(question->answers, question->numbers[side],
 								question->principal);
-	if (!tg->pure)
+	if (!tg->pure || !policy_has_folded(question->access))
 		return policy_check(question->access, row);
-	if (tg->access_generation != question->access->generation)
+	if (tg->access_basis != question->access->basis)
 		elog(ERROR, "row security changed while a change was decided");
 	return policy_check_folded(question->access, tg->params, row);
 }

@@ -95,6 +95,21 @@ typedef struct AccessKey
 	CmdType		command;
 } AccessKey;
 
+/*
+ * What groups were given, for as long as the access has the same basis, by a
+ * plan that is gone: the next one must be able to take it.
+ */
+typedef struct Promise
+{
+	bool		plan;			/* there was a plan ... */
+	bool		pure;			/* ... that could be folded, to ... */
+	List	   *quals;			/* ... these conditions, over ... */
+	List	   *params;			/* ... these expressions */
+	bool		set_tried;		/* it was tried to make a SetCheck ... */
+	bool		set;			/* ... with success, over ... */
+	List	   *set_params;		/* ... these expressions */
+} Promise;
+
 typedef struct CompiledPolicy
 {
 	MemoryContext context;		/* holds all of this */
@@ -102,6 +117,7 @@ typedef struct CompiledPolicy
 	TupleDesc	desc;			/* the table's columns, with missing values */
 	RowColumns	columns;		/* that quals read */
 	bool		sublinks;		/* quals have sub-queries */
+	Promise		promise;
 
 	/* the plan, for as long as planned is set */
 	bool		planned;
@@ -170,6 +186,10 @@ static void ensure_plan(TableAccess *access);
 static bool has_plan(CompiledPolicy *compiled);
 static bool ensure_set(TableAccess *access);
 static void make_set(TableAccess *access, CompiledPolicy *compiled);
+static bool same_basis(TableAccess *old, TableAccess *new);
+static void take_promise(CompiledPolicy *from, CompiledPolicy *to);
+static bool keeps_plan_promise(CompiledPolicy *compiled);
+static bool keeps_set_promise(CompiledPolicy *compiled);
 static void make_plan(TableAccess *access, CompiledPolicy *compiled);
 static void fold_plan(CompiledPolicy *compiled, RowPlan *plan);
 static void plan_query(CompiledPolicy *compiled, RowPlan *plan);
@@ -474,7 +494,8 @@ build_access(TableAccess *access)
 										 context);
 			describe_compiled(&new, new.compiled);
 		}
-		new.signature = access_signature(&new, RelationGetDescr(rel));
+		new.desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
+		new.signature = access_signature(&new, new.desc);
 		table_close(rel, AccessShareLock);
 	}
 	else
@@ -485,17 +506,82 @@ build_access(TableAccess *access)
 		new.suspended_until = access->suspended_until;
 		new.slow_to_prepare = access->slow_to_prepare;
 	}
+	new.generation = new.basis = ++last_generation;
+	if (same_basis(access, &new))
+	{
+		new.basis = access->basis;
+		if (new.compiled != NULL)
+			take_promise(access->compiled, new.compiled);
+	}
 	MemoryContextSwitchTo(oldcontext);
 
 	/* from here on nothing can fail */
 	oldown = access->context;
 	new.context = context;
-	new.generation = ++last_generation;
 	new.valid = invalidations == invalidations_before;
 	*access = new;
 	building = NULL;
 	if (oldown != NULL)
 		MemoryContextDelete(oldown);
+}
+
+/* May what groups were compiled from be the same as before? */
+static bool
+same_basis(TableAccess *old, TableAccess *new)
+{
+	return old->context != NULL && old->signature == new->signature &&
+		(old->undecidable == NULL) == (new->undecidable == NULL) &&
+		(old->compiled == NULL) == (new->compiled == NULL) &&
+		old->desc != NULL && new->desc != NULL &&
+		equalTupleDescs(old->desc, new->desc);
+}
+
+/* Promise what another promised, or has given; in the current context. */
+static void
+take_promise(CompiledPolicy *from, CompiledPolicy *to)
+{
+	Promise    *promise = &to->promise;
+
+	*promise = from->promise;
+	if (from->planned)
+	{
+		promise->plan = true;
+		promise->pure = from->folded_expr != NULL;
+		promise->quals = from->folded.quals;
+		promise->params = from->folded.params;
+		if (from->set_tried)
+		{
+			promise->set_tried = true;
+			promise->set = from->set != NULL;
+			promise->set_params = from->set ? setcheck_params(from->set) : NIL;
+		}
+	}
+	promise->quals = promise->pure ? copyObject(promise->quals) : NIL;
+	promise->params = promise->pure ? copyObject(promise->params) : NIL;
+	promise->set_params = copyObject(promise->set_params);
+}
+
+static bool
+keeps_plan_promise(CompiledPolicy *compiled)
+{
+	Promise    *promise = &compiled->promise;
+
+	return !promise->plan ||
+		(promise->pure == (compiled->folded_expr != NULL) &&
+		 (!promise->pure ||
+		  (equal(promise->quals, compiled->folded.quals) &&
+		   equal(promise->params, compiled->folded.params))));
+}
+
+static bool
+keeps_set_promise(CompiledPolicy *compiled)
+{
+	Promise    *promise = &compiled->promise;
+
+	return !promise->set_tried ||
+		(promise->set == (compiled->set != NULL) &&
+		 (!promise->set ||
+		  equal(promise->set_params, setcheck_params(compiled->set))));
 }
 
 /*
@@ -750,6 +836,8 @@ make_plan(TableAccess *access, CompiledPolicy *compiled)
 	compiled->relation_oids = plan.relation_oids;
 	compiled->inval_items = plan.inval_items;
 	compiled->planned = true;
+	if (!keeps_plan_promise(compiled))
+		access->basis = ++last_generation;
 
 	/* what was read may be out of date already */
 	if (invalidations != invalidations_before)
@@ -769,10 +857,32 @@ fold_plan(CompiledPolicy *compiled, RowPlan *plan)
 }
 
 /*
+ * Has everything been made that groups ask with?  Until then what they were
+ * given for the basis that the access has is of no use.
+ */
+bool
+policy_prepared(TableAccess *access)
+{
+	CompiledPolicy *compiled = access->compiled;
+
+	return access->valid &&
+		(compiled == NULL || access->undecidable != NULL ||
+		 (compiled->planned && (!compiled->sublinks || compiled->set_tried)));
+}
+
+/* Can policy_check_folded be asked now, by whom it could be before? */
+bool
+policy_has_folded(TableAccess *access)
+{
+	return !access->row_security ||
+		(access->compiled != NULL && access->compiled->folded_expr != NULL);
+}
+
+/*
  * Can rows be checked for many principals without becoming each of them?
  * Then returns true and evaluates the parameters of the principal that has
  * been entered, into the context given; without any, *params is NULL.  They
- * are good for as long as the access has the same generation, as is *quals,
+ * are good for as long as the access has the same basis, as is *quals,
  * the conditions over these parameters.  Errors like policy_check's.
  */
 bool
@@ -803,6 +913,8 @@ policy_check_folded(TableAccess *access, ParamListInfo params,
 {
 	if (!access->row_security)
 		return VERDICT_YES;
+	if (!policy_has_folded(access))
+		elog(ERROR, "row security changed while it was asked");
 	return rowcheck_run_with(access->compiled->folded_expr, params, row);
 }
 
@@ -823,6 +935,13 @@ policy_fold_set(TableAccess *access, MemoryContext context,
 	*params = evaluate_params(access, setcheck_params(access->compiled->set),
 							  context);
 	return true;
+}
+
+/* Make what policy_check_set needs, if that is possible. */
+void
+policy_prepare_set(TableAccess *access)
+{
+	(void) ensure_set(access);
 }
 
 /* Is there, or can there be made, what asks about many principals? */
@@ -860,6 +979,8 @@ make_set(TableAccess *access, CompiledPolicy *compiled)
 										plan.inval_items);
 	MemoryContextSwitchTo(oldcontext);
 	compiled->set = set;
+	if (!keeps_set_promise(compiled))
+		access->basis = ++last_generation;
 	if (invalidations != invalidations_before)
 		access->valid = false;
 }

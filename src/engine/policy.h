@@ -11,6 +11,7 @@
 
 #include "postgres.h"
 
+#include "access/tupdesc.h"
 #include "datatype/timestamp.h"
 #include "nodes/bitmapset.h"
 #include "nodes/params.h"
@@ -36,6 +37,10 @@ typedef struct TableAccess
 	uint64		generation;		/* changes whenever the access was looked at
 								 * anew: what was derived from it (filters,
 								 * column lists) is to be made again */
+	uint64		basis;			/* stays the same when the access was looked at
+								 * anew and what groups are compiled from is
+								 * still the same: columns, and parameters of
+								 * policies that are asked by them */
 	uint64		signature;		/* the same for as long as the role may see
 								 * the same of the table, never 0 */
 	uint32		function_changes;	/* of functions that the policies call */
@@ -51,6 +56,7 @@ typedef struct TableAccess
 	TimestampTz suspended_until;	/* policies took too long; 0: they did not */
 	bool		slow_to_prepare;	/* ... before they were asked about a row */
 	TimestampTz set_suspended_until;	/* likewise, for many principals */
+	TupleDesc	desc;			/* the table's columns; NULL: no such table */
 	struct CompiledPolicy *compiled;	/* NULL: no row security */
 	MemoryContext context;		/* holds all of this; NULL at first */
 } TableAccess;
@@ -63,10 +69,13 @@ extern const Bitmapset *policy_needed_columns(TableAccess *access,
 											  bool *all);
 extern Verdict policy_check(TableAccess *access, const PolicyRow *row);
 extern void policy_prepare(TableAccess *access);
+extern bool policy_prepared(TableAccess *access);
+extern bool policy_has_folded(TableAccess *access);
 extern bool policy_fold(TableAccess *access, MemoryContext context,
 						List **quals, ParamListInfo *params);
 extern Verdict policy_check_folded(TableAccess *access, ParamListInfo params,
 								   const PolicyRow *row);
+extern void policy_prepare_set(TableAccess *access);
 extern bool policy_fold_set(TableAccess *access, MemoryContext context,
 							ParamListInfo *params);
 extern bool policy_set_suspended(TableAccess *access);

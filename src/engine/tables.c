@@ -97,10 +97,7 @@ relcache_cb(Datum arg, Oid relid)
 		Watched    *entry = hash_search(watched, &relid, HASH_FIND, NULL);
 
 		if (route != NULL)
-		{
-			route->generation = 0;
 			route->recheck = recheck_some = true;
-		}
 		if (entry != NULL)
 			entry->altered = recheck_some = true;
 	}
@@ -787,7 +784,7 @@ tables_reset_index(TableRole *role)
 
 	predicate_delete(role->index);
 	role->index = predicate_create(TablesContext);
-	role->access_generation = 0;
+	role->access_basis = 0;
 	dlist_foreach(iter, &role->groups)
 	{
 		TableGroup *tg = dlist_container(TableGroup, in_role, iter.cur);
@@ -800,17 +797,51 @@ tables_reset_index(TableRole *role)
 }
 
 /*
- * If catalogs have changed: what was compiled for the groups of the table is
- * out of date.
+ * Functions, types or operators have changed: so may have what is compiled for
+ * groups whose filter is more than built-in functions.  Policies see to that
+ * themselves.
+ */
+static void
+reset_filters(TableRole *role)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &role->groups)
+	{
+		TableGroup *tg = dlist_container(TableGroup, in_role, iter.cur);
+
+		if (tg->pure || tg->in_set)
+			continue;
+		tg->valid = false;
+		if (tg->item.indexed)
+		{
+			predicate_remove(role->index, &tg->item);
+			dlist_push_tail(&role->scan, &tg->in_scan);
+		}
+	}
+}
+
+/*
+ * If the table's layout or catalogs have changed: what was compiled for its
+ * groups may be out of date.  What the role may see of it is not looked at
+ * here, see TableAccess.basis.
  */
 void
 tables_refresh(TableRoute *route)
 {
+	bool		layout = route->generation == 0;
 	dlist_iter	iter;
 
 	if (route->generation == generation)
 		return;
 	route->generation = generation;
 	dlist_foreach(iter, &route->roles)
-		tables_reset_index(dlist_container(TableRole, in_route, iter.cur));
+	{
+		TableRole  *role = dlist_container(TableRole, in_route, iter.cur);
+
+		if (layout)
+			tables_reset_index(role);
+		else
+			reset_filters(role);
+	}
 }

@@ -50,7 +50,7 @@ typedef struct TableRole
 	dlist_head	scan;			/* TableGroup.in_scan: those of them that must
 								 * be asked about each row */
 	PredicateIndex *index;		/* of the others, but for late ones */
-	uint64		access_generation;	/* of the TableAccess that the index was
+	uint64		access_basis;	/* of the TableAccess that the index was
 									 * made from */
 	uint64		access_signature;	/* what the role could see when its groups
 									 * were last told of it; 0: not known */
@@ -79,7 +79,7 @@ typedef struct TableGroup
 	MemoryContext context;
 	bool		valid;
 	bool		placed;			/* it was also seen whether it can be indexed */
-	uint64		access_generation;	/* of the TableAccess it was made from */
+	uint64		access_basis;	/* of the TableAccess it was made from */
 	Filter	   *filter;			/* NULL: none */
 	bool		pure;			/* rows can be checked for it without becoming
 								 * its principal ... */
