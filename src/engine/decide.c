@@ -157,6 +157,7 @@ typedef struct Deferred
 	struct Deferred *next;
 	TableGroup *tg;
 	RoutedChange *change;
+	bool		in_set;			/* it can be asked together with others */
 } Deferred;
 
 /* Some groups of a role */
@@ -398,6 +399,7 @@ decide_candidate(TableGroup *tg, RoleTurn *turn)
 	deferred->next = turn->deferred;
 	deferred->tg = tg;
 	deferred->change = turn->change;
+	deferred->in_set = tg->in_set;
 	turn->deferred = deferred;
 }
 
@@ -673,7 +675,7 @@ deferred_to_set(RoleTurn *turn, GroupList *list)
 	{
 		TableGroup *tg = deferred->tg;
 
-		if (!tg->in_set)
+		if (!deferred->in_set)
 			continue;
 		n++;
 		if (tg->set_turn != set_turn)
@@ -720,7 +722,7 @@ decide_deferred(RoleTurn *turn, bool carefully)
 		decide_set(turn, &list, carefully);
 	for (Deferred *deferred = turn->deferred; deferred != NULL;
 		 deferred = deferred->next)
-		if (!pays || !deferred->tg->in_set)
+		if (!pays || !deferred->in_set)
 			ask_alone(deferred->tg, deferred->change, true, carefully);
 }
 
