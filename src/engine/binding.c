@@ -248,6 +248,17 @@ identity_suffices(Relation rel, TableAccess *access, Filter *filter)
 		(filter == NULL || bms_is_subset(filter_needed_columns(filter), known));
 }
 
+/* The columns that events can have: those that may be read and are published */
+static const Bitmapset *
+shown_columns(Oid relid, TableAccess *access)
+{
+	PublicationRel published;
+
+	publication_describe(rtsync_publication, relid, &published);
+	return published.columns == NULL ? access->columns :
+		bms_intersect(access->columns, published.columns);
+}
+
 static void
 check_table_binding(CheckAttempt *what, const BindingOptions *options)
 {
@@ -273,7 +284,8 @@ check_table_binding(CheckAttempt *what, const BindingOptions *options)
 				 errmsg("%s", access->undecidable)));
 	rel = table_open(relid, AccessShareLock);
 	if (spec->nselect >= 0)
-		binding_selected(spec, RelationGetDescr(rel), access->columns);
+		binding_selected(spec, RelationGetDescr(rel),
+						 shown_columns(relid, access));
 	if (spec->filter != NULL || options->where != NULL)
 		filter = filter_compile(spec->filter, options->where, relid,
 								access->columns, CurrentMemoryContext);
