@@ -163,7 +163,7 @@ function roleChange(random, run) {
 
 function publicationChange(random, run) {
   const table = random.pick(run.tables);
-  return { state: true, sql: [`ALTER PUBLICATION rtsync ${random.pick(['DROP', 'ADD'])} TABLE ${table.sql}`], mayFail: true };
+  return { state: true, sql: [`ALTER PUBLICATION rtsync ${random.chance(0.5) ? `DROP TABLE ${table.sql}` : `ADD TABLE ${table.sql}${table.clause}`}`] };
 }
 
 // ALTER TABLE.  Only columns that no policy reads are touched, since new
@@ -178,7 +178,7 @@ function tableChange(random, run) {
     table.columns.push({ name, type: 'int4', sqlType: 'int4', values: ['1', '2'], nullable: true });
     return `ALTER TABLE ${table.sql} ADD COLUMN ${name} int4${random.chance(0.5) ? ' DEFAULT 7' : ''}`;
   }]];
-  if (table.pkey.length > 0 && !table.unique)
+  if (table.pkey.length > 0 && !table.unique && !table.clause)
     choices.push([2, () => {
       const identity = random.pick(['FULL', 'DEFAULT']);
       return [table, ...(table.partitions ?? [])].map((t) => `ALTER TABLE ${t.sql} REPLICA IDENTITY ${identity}`);

@@ -96,8 +96,11 @@ export async function readState(connection, run) {
       (SELECT json_agg(a.attname) FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
         WHERE i.indrelid = c.oid AND i.indisprimary) AS pkey,
       (SELECT json_agg(a.attname) FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
-        WHERE i.indrelid = c.oid AND i.indisreplident) AS index
-    FROM pg_class c WHERE c.relnamespace = 'w'::regnamespace AND c.relname = ANY ($1)`, [run.live.map((l) => l.name)]);
+        WHERE i.indrelid = c.oid AND i.indisreplident) AS index,
+      (SELECT json_agg(a.attname) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY (r.prattrs::int2[])) AS listed,
+      pg_get_expr(r.prqual, r.prrelid) AS filter
+    FROM pg_class c LEFT JOIN pg_publication_rel r ON r.prrelid = c.oid
+      AND r.prpubid = (SELECT oid FROM pg_publication WHERE pubname = 'rtsync') WHERE c.relnamespace = 'w'::regnamespace AND c.relname = ANY ($1)`, [run.live.map((l) => l.name)]);
   const { rows: accesses } = await connection.query(`
     SELECT c.relname AS name, r.rolname AS role,
       (SELECT json_agg(attname ORDER BY attnum) FROM pg_attribute a WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped

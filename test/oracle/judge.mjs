@@ -84,7 +84,7 @@ export class Judge {
     const key = `${live.name} ${canonical(raw)}`;
     let version = this.versions.get(key);
     if (!version) {
-      version = { live, raw, row: live.normalize(raw), epoch: epoch < 0 ? 0 : epoch, seen: new Map() };
+      version = { live, raw, row: live.normalize(raw), epoch: epoch < 0 ? 0 : epoch, seen: new Map(), published: new Map() };
       this.versions.set(key, version);
     }
     return version;
@@ -143,6 +143,11 @@ export class Judge {
     const { rows } = Array.isArray(results) ? results.at(-1) : results;
     if (rows.length !== batch.length) throw new Error(`${rows.length} of ${batch.length} versions were put back`);
     const places = new Map(rows.map((r, i) => [r.place, batch[i]]));
+    if (table.filter) {
+      const passing = await this.connection.query(`SELECT tableoid::int8 || ' ' || ctid AS place FROM ${live.sql} WHERE ${table.filter}`);
+      const passes = new Set(passing.rows.map((r) => places.get(r.place)));
+      for (const v of batch) v.published.set(epoch, passes.has(v));
+    }
     for (const principal of principals) {
       const filters = [...principal.filters.values()];
       const list = filters.map((sql, i) => `(${sql}) IS TRUE AS f${i}`);
@@ -176,6 +181,7 @@ export class Judge {
     if (!seen) return false;
     for (let epoch = from; epoch <= to; epoch++) {
       const answer = seen.get(epoch);
+      if (version.published.get(epoch) === false) continue;
       if (answer && answer !== 'error' && (!filtered || !view.binding.filter || answer.get(view.binding.filter.sql))) return true;
     }
     return false;
@@ -209,6 +215,12 @@ export class Judge {
     const wants = (kind) => view.binding.spec.event === '*' || view.binding.spec.event === kind;
     const one = (type) => (wants(type) ? [{ type, entry }] : []);
     if (entry.op === 'T') return [];
+    // A row that the publication's row filter does not let through is none:
+    // an UPDATE then is an INSERT, a DELETE or nothing.
+    const published = (version) => version && version.published.get(entry.epoch) !== false;
+    if (entry.op === 'U' && published(entry.old) !== published(entry.new))
+      return this.expected(view, { ...entry, op: published(entry.new) ? 'I' : 'D' });
+    if (!published(entry.new ?? entry.old)) return [];
     const fresh = entry.new && this.verdict(view, entry.new, entry.epoch, null);
     if (fresh === 'error') return 'withheld';
     if (entry.op === 'I') return fresh === 'yes' ? one('INSERT') : [];

@@ -30,7 +30,8 @@ export class View {
   // The columns that it shows, as the catalogs are
   columns(state) {
     const { select } = this.binding.spec;
-    const shown = state.access[`${this.live.name} ${this.subscriber.role}`].columns;
+    const { listed } = state.tables[this.live.name];
+    const shown = state.access[`${this.live.name} ${this.subscriber.role}`].columns.filter((name) => !listed || listed.includes(name));
     return select ? shown.filter((name) => select.includes(name)) : shown;
   }
 
@@ -52,6 +53,8 @@ export class View {
   servable(state) {
     const { columns } = state.access[`${this.live.name} ${this.subscriber.role}`];
     const needs = [...(this.binding.filter?.columns ?? []), ...(this.binding.spec.select ?? [])];
+    const { listed } = state.tables[this.live.name];
+    if (listed && this.binding.spec.select?.some((name) => !listed.includes(name))) return false;
     return state.tables[this.live.name].published && columns.length > 0 && needs.every((name) => columns.includes(name));
   }
 
@@ -59,7 +62,8 @@ export class View {
   async select(state) {
     const columns = this.columns(state);
     if (!this.servable(state) || columns.length === 0) return { error: 'nothing may be read' };
-    const where = this.binding.filter ? ` WHERE ${this.binding.filter.sql}` : '';
+    const conditions = [this.binding.filter?.sql, state.tables[this.live.name].filter].filter(Boolean);
+    const where = conditions.length > 0 ? ` WHERE ${conditions.join(' AND ')}` : '';
     const result = await queryAs(this.subscriber.role, this.subscriber.claims,
       `SELECT to_jsonb(r) AS row FROM (SELECT ${columns.map(ident).join(', ')} FROM ${this.live.sql}${where}) r`);
     return result.error ? result : { rows: result.rows.map((r) => this.live.normalize(r.row)) };

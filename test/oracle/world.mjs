@@ -132,6 +132,18 @@ export function replicaIdentity(table, relation) {
   return `ALTER TABLE ${relation} REPLICA IDENTITY ${identity}`;
 }
 
+// What the publication says of a table besides its name: a list of columns or a
+// row filter.  Both must suit the replica identity, or UPDATEs fail.
+function publicationClause(random, run, table) {
+  if ((table.partitions && !run.viaRoot) || random.chance(0.85)) return '';
+  if (table.identity === 'full' && random.chance(0.6))
+    return ` WHERE (${random.pick(['n > 2 OR n IS NULL', 'team <> 1', 'flag IS NOT TRUE', 'n % 2 = 0'])})`;
+  if (table.identity === 'full' || table.columns.some((c) => c.generated)) return '';
+  const must = [...table.pkey, ...(table.unique ? [table.unique] : [])];
+  if (random.chance(0.4) && table.pkey.length > 0 && table.identity === 'default' && table.columns.find((c) => c.name === 'id').type === 'int4') return ' WHERE (id > 4)';
+  return ` (${[...new Set([...must, 'owner', ...random.some(table.columns.map((c) => c.name), 3)])].map(ident).join(', ')})`;
+}
+
 // SELECT rights, on the table or on some of its columns
 function grants(random, run, table, relation) {
   const sql = [];
@@ -275,6 +287,7 @@ export function makeWorld(seed, database, features) {
     // r5 owns a table now and then
     if (random.chance(0.3)) run.roles[5].owns.push(table.name);
     table.plain = random.chance(0.35);
+    table.clause = publicationClause(random, run, table);
     sql.push(...createTable(table));
     const relations = table.partitions && !run.viaRoot ? table.partitions : [table];
     for (const relation of relations) {
@@ -290,9 +303,9 @@ export function makeWorld(seed, database, features) {
       sql.push(...[table, ...(table.partitions ?? [])].map((r) => `ALTER TABLE ${r.sql} OWNER TO ${run.roles[5].name}`));
   }
   if (random.chance(0.25)) sql.push(...listenToMembers(run));
-  const published = [...run.tables.map((t) => t.sql), ...(run.members ? ['w.members'] : [])];
-  sql.push(`ALTER PUBLICATION rtsync SET TABLE oracle.marker, ${published.join(', ')}`,
-    `ALTER PUBLICATION rtsync SET (publish_via_partition_root = ${run.viaRoot})`);
+  const published = [...run.tables.map((t) => `${t.sql}${t.clause}`), ...(run.members ? ['w.members'] : [])];
+  sql.push(`ALTER PUBLICATION rtsync SET (publish_via_partition_root = ${run.viaRoot})`,
+    `ALTER PUBLICATION rtsync SET TABLE oracle.marker, ${published.join(', ')}`);
   run.setup = sql;
   // Some clients stop reading for a while: what they are sent fills all queues.
   if (random.chance(0.05)) sql.push('CREATE TABLE w.flood (id int, pad text)',
