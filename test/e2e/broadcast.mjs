@@ -99,10 +99,10 @@ test('ack and self', async () => {
     for (let n = 0; n < 5; n++) assert.equal(await send(both, 'e', { n }), 'ok', version.name);
     await received([both, quiet], 5);
     for (const { messages } of [both, quiet]) assert.deepEqual(messages.map((m) => m.payload.n), [0, 1, 2, 3, 4]);
-    assert.equal(await send(both, 'e', { large: 'x'.repeat(1_010_000) }), 'error', version.name);
-    assert.equal(await send(both, 'e', { large: 'x'.repeat(900_000) }), 'ok', version.name);
+    assert.equal(await send(both, 'e', { large: 'x'.repeat(3_010_000) }), 'error', version.name);
+    assert.equal(await send(both, 'e', { large: 'x'.repeat(2_900_000) }), 'ok', version.name);
     await received([quiet], 6);
-    assert.equal(quiet.messages[5].payload.large.length, 900_000);
+    assert.equal(quiet.messages[5].payload.large.length, 2_900_000);
   }
 });
 

@@ -1,7 +1,7 @@
 // What the three real clients receive for each kind of change, and what their
 // filters, wildcards and column lists select.
 
-import { assert, atEnd, sleep, test } from './lib/tap.mjs';
+import { assert, atEnd, sleep, test, until } from './lib/tap.mjs';
 import { connect, eventNumber, subscribe, versions } from './lib/clients.mjs';
 import { RawClient } from './lib/raw.mjs';
 import { createRole, createTable, sql, token } from './lib/server.mjs';
@@ -77,10 +77,12 @@ for (const version of versions) {
   test(`${version.name}: REPLICA IDENTITY FULL brings the whole old row`, async () => {
     await sql("TRUNCATE whole; INSERT INTO whole VALUES (1, 'a')");
     const subscription = await subscribe(client, 'whole', [{ event: '*', schema: 'public', table: 'whole' }]);
+    // the INSERT, committed just before, may come too
+    const event = (type) => until(type, () => subscription.events.find((e) => e.eventType === type));
     await sql("UPDATE whole SET title = 'b'");
-    assert.deepEqual((await eventNumber(subscription, 1)).old, { id: 1, title: 'a' });
+    assert.deepEqual((await event('UPDATE')).old, { id: 1, title: 'a' });
     await sql('DELETE FROM whole');
-    assert.deepEqual((await eventNumber(subscription, 2)).old, { id: 1, title: 'b' });
+    assert.deepEqual((await event('DELETE')).old, { id: 1, title: 'b' });
     await client.removeChannel(subscription.channel);
   });
 
