@@ -384,7 +384,11 @@ is_member(Oid relid)
 		get_extension_oid("rtsync", true);
 }
 
-/* Make the partition of a day. */
+/*
+ * Make the partition of a day.  The lock waits for those who are inserting:
+ * they have chosen the default partition, which will not take their rows any
+ * more.
+ */
 static void
 create_partition(void *arg)
 {
@@ -394,6 +398,8 @@ create_partition(void *arg)
 
 	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(step->relid)),
 									  day_text(PARTITION_NAME, step->day));
+	execute(psprintf("LOCK TABLE ONLY %s IN SHARE ROW EXCLUSIVE MODE",
+					 parent));
 	execute(psprintf("CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",
 					 name, parent));
 	execute(psprintf("REVOKE ALL ON TABLE %s FROM PUBLIC", name));
