@@ -219,7 +219,7 @@ export class Judge {
     // an UPDATE then is an INSERT, a DELETE or nothing.
     const published = (version) => version && version.published.get(entry.epoch) !== false;
     if (entry.op === 'U' && published(entry.old) !== published(entry.new))
-      return this.expected(view, { ...entry, op: published(entry.new) ? 'I' : 'D' });
+      return this.expected(view, published(entry.new) ? { ...entry, op: 'I', old: null } : { ...entry, op: 'D', new: null });
     if (!published(entry.new ?? entry.old)) return [];
     const fresh = entry.new && this.verdict(view, entry.new, entry.epoch, null);
     if (fresh === 'error') return 'withheld';
