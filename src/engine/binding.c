@@ -146,7 +146,7 @@ binding_options(const BindingSpec *spec, BindingOptions *options)
 /* Does a binding concern this table? */
 bool
 binding_matches(const BindingSpec *spec, const char *schema,
-					 const char *table)
+				const char *table)
 {
 	return (spec->schema == NULL || strcmp(spec->schema, schema) == 0) &&
 		(spec->table == NULL || strcmp(spec->table, table) == 0);

@@ -31,7 +31,7 @@ typedef struct BindingSpec
 	char	   *table;			/* NULL: any */
 	char	   *filter;			/* NULL: none */
 	int			nselect;		/* -1: all columns */
-	char	  **select;		/* a NULL among them was no string */
+	char	  **select;			/* a NULL among them was no string */
 	char	   *options;		/* JSON text, or NULL */
 } BindingSpec;
 

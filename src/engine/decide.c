@@ -760,7 +760,7 @@ decide_role(TableRole *role)
 void
 decide_report_error(TableGroup *tg, const ErrorData *error)
 {
-	SubscriptionGroup	   *group = tg->group;
+	SubscriptionGroup *group = tg->group;
 	RelSchema  *schema = tg->role->route->schema;
 	bool		told = group->told_at != 0;
 

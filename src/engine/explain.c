@@ -530,7 +530,7 @@ policy_applies(const RowSecurityPolicy *policy, Oid roleid, const char **why)
 static void
 explain_policy(Explain *explain, const RowSecurityPolicy *policy)
 {
-	PolicyQuestion what = {.explain = explain, .qual = (Node *) policy->qual};
+	PolicyQuestion what = {.explain = explain,.qual = (Node *) policy->qual};
 	const char *why;
 	char	   *text;
 	ErrorData  *error = NULL;
@@ -682,7 +682,7 @@ static void
 explain_result(Explain *explain)
 {
 	ChangeRows	rows;
-	DecideQuestion what = {.probe = explain->probe, .rows = &rows};
+	DecideQuestion what = {.probe = explain->probe,.rows = &rows};
 	ErrorData  *error;
 	bool		passed;
 
@@ -764,7 +764,7 @@ rtsync_sql_explain(PG_FUNCTION_ARGS)
 {
 	Oid			roleid = oid_arg(fcinfo, 0, "role");
 	Oid			relid = oid_arg(fcinfo, 2, "relation");
-	BindingSpec spec = {.events = EVENT_ALL, .nselect = -1};
+	BindingSpec spec = {.events = EVENT_ALL,.nselect = -1};
 	Explain		explain = {.result = (ReturnSetInfo *) fcinfo->resultinfo};
 	TableAccess *access;
 	bool		found;
@@ -884,7 +884,7 @@ undecidable_reason(const Probe *probe)
 static void
 decide_change(ReturnSetInfo *result, Probe *probe, ChangeRows *rows)
 {
-	DecideQuestion what = {.probe = probe, .rows = rows};
+	DecideQuestion what = {.probe = probe,.rows = rows};
 	ErrorData  *error = ask(ask_decision, &what);
 	bool		undecidable;
 

@@ -141,7 +141,7 @@ filter_compile(const char *text, const char *where, Oid relid,
 	if (where != NULL)
 	{
 		quals = list_concat(quals, where_parse(where, rel, selectable));
-		filter->has_pattern = true;	/* who knows */
+		filter->has_pattern = true; /* who knows */
 	}
 	quals = (List *) compat_expand_generated((Node *) quals, rel);
 	table_close(rel, AccessShareLock);

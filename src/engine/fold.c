@@ -104,7 +104,7 @@ param_number(Node *node, FoldContext *context)
 
 	foreach(lc, context->params)
 		if (equal(lfirst(lc), node))
-			return foreach_current_index(lc) + 1;
+		return foreach_current_index(lc) + 1;
 	context->params = lappend(context->params, node);
 	return list_length(context->params);
 }
@@ -215,7 +215,7 @@ fold_session(List *quals, Folded *folded)
 Query *
 fold_query(Query *query, Index varno, int before, List **params)
 {
-	FoldContext context = {.varno = varno, .before = before};
+	FoldContext context = {.varno = varno,.before = before};
 
 	query = query_tree_mutator(query, fold_mutator, &context, 0);
 	*params = context.params;

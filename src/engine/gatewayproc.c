@@ -229,7 +229,7 @@ int
 gateway_listen(const char *addresses, int port, int *fds, int max,
 			   char **why, int *errcode)
 {
-	ListenState state = {.fds = fds, .max = max};
+	ListenState state = {.fds = fds,.max = max};
 	char	   *copy = pstrdup(addresses);
 	List	   *names;
 	ListCell   *cell;
@@ -332,7 +332,7 @@ duplicate_fds(const int *fds, int nfds, int *copies)
 
 /* Descriptors of the new process: fds from LINK_FD on, standard error as ours */
 static int
-fill_file_actions(posix_spawn_file_actions_t *actions, const int *fds, int nfds)
+fill_file_actions(posix_spawn_file_actions_t * actions, const int *fds, int nfds)
 {
 	int			rc;
 
@@ -352,7 +352,7 @@ fill_file_actions(posix_spawn_file_actions_t *actions, const int *fds, int nfds)
 
 /* No signal blocked or ignored, own process group */
 static int
-fill_attributes(posix_spawnattr_t *attr)
+fill_attributes(posix_spawnattr_t * attr)
 {
 	sigset_t	none,
 				all;

@@ -57,8 +57,8 @@ typedef struct PendingWork
 {
 	bool		any;
 	bool		extensions_changed; /* in this database */
-	bool		commit_prepared;	/* wakes the engine though this transaction
-									 * has no xid */
+	bool		commit_prepared;	/* wakes the engine though this
+									 * transaction has no xid */
 	List	   *created;		/* databases */
 	List	   *dropped;		/* databases */
 	List	   *restart;		/* databases with changed settings */

@@ -123,8 +123,7 @@ typedef struct CompiledPolicy
 	bool		planned;
 	MemoryContext plan_context;
 	MemoryContext run_context;	/* for one evaluation of the query */
-	char	   *bound_to;		/* good for this principal only; NULL: for
-								 * all */
+	char	   *bound_to;		/* good for this principal only; NULL: for all */
 	RowCheck   *expr;			/* without sub-queries */
 	Folded		folded;			/* likewise: what depends on the session taken
 								 * out ... */
@@ -297,7 +296,7 @@ policy_needed_columns(TableAccess *access, bool *all)
 Verdict
 policy_check(TableAccess *access, const PolicyRow *row)
 {
-	Call		call = {.access = access, .row = row};
+	Call		call = {.access = access,.row = row};
 
 	require_principal(access);
 	if (row->schema->relid != access->relid)
@@ -417,7 +416,7 @@ call_prepare(Call *call)
 static ParamListInfo
 evaluate_params(TableAccess *access, List *exprs, MemoryContext context)
 {
-	Call		call = {.access = access, .exprs = exprs, .context = context};
+	Call		call = {.access = access,.exprs = exprs,.context = context};
 
 	call_limited(call_evaluate, &call, true);
 	return call.params;

@@ -37,10 +37,10 @@ typedef struct TableAccess
 	uint64		generation;		/* changes whenever the access was looked at
 								 * anew: what was derived from it (filters,
 								 * column lists) is to be made again */
-	uint64		basis;			/* stays the same when the access was looked at
-								 * anew and what groups are compiled from is
-								 * still the same: columns, and parameters of
-								 * policies that are asked by them */
+	uint64		basis;			/* stays the same when the access was looked
+								 * at anew and what groups are compiled from
+								 * is still the same: columns, and parameters
+								 * of policies that are asked by them */
 	uint64		signature;		/* the same for as long as the role may see
 								 * the same of the table, never 0 */
 	uint32		function_changes;	/* of functions that the policies call */

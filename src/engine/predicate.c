@@ -322,7 +322,7 @@ cover_or(Cover *cover, List *clauses)
 
 	foreach(lc, clauses)
 		if (!cover_clause(cover, lfirst(lc)))
-			return false;
+		return false;
 	return true;
 }
 
@@ -390,7 +390,7 @@ insert_key(PredicateIndex *index, IndexItem *item, IndexKey *key)
  */
 bool
 predicate_insert(PredicateIndex *index, IndexItem *item, List *quals,
-			 ParamListInfo params)
+				 ParamListInfo params)
 {
 	Cover	   *cover = palloc(sizeof(Cover));
 	bool		covered;
@@ -460,7 +460,7 @@ visit_bucket(PredicateIndex *index, IndexKey *key, uint64 visit,
  */
 bool
 predicate_visit(PredicateIndex *index, const PolicyRow *row, uint64 visit,
-			void (*function) (IndexItem *item, void *arg), void *arg)
+				void (*function) (IndexItem *item, void *arg), void *arg)
 {
 	TupleDesc	desc = row->schema->desc;
 	ListCell   *lc;

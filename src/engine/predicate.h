@@ -30,11 +30,11 @@ typedef struct IndexItem
 extern PredicateIndex *predicate_create(MemoryContext parent);
 extern void predicate_delete(PredicateIndex *index);
 extern bool predicate_insert(PredicateIndex *index, IndexItem *item,
-						 List *quals, ParamListInfo params);
+							 List *quals, ParamListInfo params);
 extern void predicate_remove(PredicateIndex *index, IndexItem *item);
 extern bool predicate_visit(PredicateIndex *index, const PolicyRow *row,
-						uint64 visit,
-						void (*function) (IndexItem *item, void *arg),
-						void *arg);
+							uint64 visit,
+							void (*function) (IndexItem *item, void *arg),
+							void *arg);
 
 #endif							/* RTSYNC_PREDICATE_H */

@@ -639,4 +639,3 @@ route_events(void)
 {
 	return events;
 }
-

@@ -315,7 +315,7 @@ add_id(Sending *sending)
 {
 	Jsonb	   *value = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
 														   CStringGetDatum(sending->payload)));
-	JsonbValue	key = {.type = jbvString, .val.string = {2, "id"}};
+	JsonbValue	key = {.type = jbvString,.val.string = {2, "id"}};
 	char	   *id;
 
 	if (!JB_ROOT_IS_OBJECT(value) ||

@@ -50,7 +50,7 @@
 typedef struct GroupEntry
 {
 	char	   *key;
-	SubscriptionGroup	   *group;
+	SubscriptionGroup *group;
 } GroupEntry;
 
 static MemoryContext SubscriptionContext = NULL;
@@ -199,7 +199,7 @@ group_create(char *key, const Principal *principal, const BindingSpec *spec,
 												  "rtsync group",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	SubscriptionGroup	   *group = palloc0(sizeof(SubscriptionGroup));
+	SubscriptionGroup *group = palloc0(sizeof(SubscriptionGroup));
 	GroupEntry *entry;
 
 	group->context = context;
@@ -263,7 +263,7 @@ binding_attach(Binding *binding, bool late)
 static void
 binding_detach(Binding *binding)
 {
-	SubscriptionGroup	   *group = binding->group;
+	SubscriptionGroup *group = binding->group;
 
 	if (group == NULL)
 		return;

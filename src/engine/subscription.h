@@ -81,8 +81,8 @@ typedef struct Channel
 	ChannelPace pace;
 	dlist_node	in_late;		/* if CHANNEL_LATE: in late.c's list */
 	RoutePosition place;		/* unless CHANNEL_LIVE: what it got */
-	XLogRecPtr	since;			/* likewise: of what was committed from here on
-								 * it does not know if policies read it */
+	XLogRecPtr	since;			/* likewise: of what was committed from here
+								 * on it does not know if policies read it */
 	uint64		access_signature;	/* if CHANNEL_PAUSED: of what it could see */
 	int			nbindings;
 	Binding    *bindings;

@@ -50,8 +50,8 @@ typedef struct TableRole
 	dlist_head	scan;			/* TableGroup.in_scan: those of them that must
 								 * be asked about each row */
 	PredicateIndex *index;		/* of the others, but for late ones */
-	uint64		access_basis;	/* of the TableAccess that the index was
-									 * made from */
+	uint64		access_basis;	/* of the TableAccess that the index was made
+								 * from */
 	uint64		access_signature;	/* what the role could see when its groups
 									 * were last told of it; 0: not known */
 	uint64		query_signature;	/* likewise, of the sub-queries in it */

@@ -128,7 +128,7 @@ only_inner_joins(Node *node)
 	}
 	foreach(lc, castNode(FromExpr, node)->fromlist)
 		if (!only_inner_joins(lfirst(lc)))
-			return false;
+		return false;
 	return true;
 }
 
@@ -145,12 +145,12 @@ security_walker(Node *node, void *context)
 		return expression_tree_walker(node, security_walker, context);
 	if (query->jointree != NULL && only_inner_joins((Node *) query->jointree))
 		foreach(lc, query->rtable)
-		{
-			RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
 
-			quals = list_concat(quals, rte->securityQuals);
-			rte->securityQuals = NIL;
-		}
+		quals = list_concat(quals, rte->securityQuals);
+		rte->securityQuals = NIL;
+	}
 	if (quals != NIL)
 	{
 		if (query->jointree->quals != NULL)
@@ -213,7 +213,7 @@ arms_product(List *left, List *right)
 
 	foreach(l, left)
 		foreach(r, right)
-			arms = lappend(arms, list_concat_copy(lfirst(l), lfirst(r)));
+		arms = lappend(arms, list_concat_copy(lfirst(l), lfirst(r)));
 	return arms;
 }
 
