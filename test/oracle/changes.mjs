@@ -117,7 +117,7 @@ function policyChange(random, run) {
       live.policies.splice(live.policies.indexOf(existing), 1);
       return `DROP POLICY ${existing.name} ON ${live.sql}`;
     }], [3, () => {
-      existing.condition = randomCondition(random, run, target);
+      existing.condition = randomCondition(random, run, target, existing.restrictive);
       return `ALTER POLICY ${existing.name} ON ${live.sql} USING (${existing.condition.sql})`;
     }], [1, () => {
       existing.roles = random.chance(0.5) ? null : random.some(run.roles.map((r) => r.name), 2);

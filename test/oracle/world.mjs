@@ -166,11 +166,8 @@ function secure(random, run, table, relation) {
   const n = random.weighted([[0.5, 0], [5, 1], [3, 2], [1.5, 3]]);
   for (let i = 0; i < n; i++) {
     // A first permissive one for many: without it nobody sees anything.
-    const policy = randomPolicy(random, run, { ...table, name: relation.name, sql: relation.sql }, `p${i}`);
-    if (i === 0) {
-      policy.restrictive = false;
-      if (random.chance(0.7)) policy.roles = null;
-    }
+    const policy = randomPolicy(random, run, { ...table, name: relation.name, sql: relation.sql }, `p${i}`, i > 0 && random.chance(0.3));
+    if (i === 0 && random.chance(0.7)) policy.roles = null;
     policies.push(policy);
     sql.push(createPolicy(relation, policy));
   }
