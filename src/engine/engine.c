@@ -147,6 +147,7 @@ set_session(void)
 		{"default_transaction_isolation", "read committed"},
 		{"statement_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
+		{"temp_file_limit", "-1"},	/* a large transaction must get through */
 		{"jit", "off"},
 		{"max_parallel_workers_per_gather", "0"},
 	};
@@ -370,10 +371,11 @@ static void
 confirm(TimestampTz now)
 {
 	XLogRecPtr	decoded = wal_decoded_lsn();
+	XLogRecPtr	flushed = wal_flushed_lsn();
 	XLogRecPtr	retained = (XLogRecPtr) rtsync_max_retained_wal * 1024 * 1024;
 	XLogRecPtr	resume;
 
-	history_forget(decoded > retained ? decoded - retained : 0);
+	history_forget(flushed > retained ? flushed - retained : 0);
 	resume = history_resume_lsn(decoded);
 	if (resume > wal_confirmed_lsn() + CONFIRM_BYTES ||
 		(resume > wal_confirmed_lsn() &&
@@ -442,12 +444,16 @@ static void
 reload(void)
 {
 	char	   *addresses = pstrdup(rtsync_listen_addresses);
+	char	   *publication = pstrdup(rtsync_publication);
 	int			port = rtsync_port;
 
 	ProcessConfigFile(PGC_SIGHUP);
 	if (port != rtsync_port || strcmp(addresses, rtsync_listen_addresses) != 0)
 		shared_request_restart(MyDatabaseId);
+	if (strcmp(publication, rtsync_publication) != 0)
+		tables_recheck_all();
 	pfree(addresses);
+	pfree(publication);
 }
 
 /* What others ask of us */

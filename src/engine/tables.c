@@ -600,6 +600,13 @@ recheck_routes(void)
 			route_recheck(route);
 }
 
+/* The access to all tables may have changed: look at them. */
+void
+tables_recheck_all(void)
+{
+	recheck_all = true;
+}
+
 /*
  * Has a catalog change that has been accepted changed what subscribers may
  * see?  Then tell them.  Called outside of any transaction.

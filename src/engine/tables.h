@@ -109,6 +109,7 @@ extern uint64 tables_group_signature(SubscriptionGroup *group);
 extern bool tables_watches(Oid relid, ReorderBufferTXN *txn);
 extern void tables_touched(Oid relid);
 extern void tables_tell_late(XLogRecPtr oldest);
+extern void tables_recheck_all(void);
 extern void tables_recheck_access(void);
 
 #endif							/* RTSYNC_TABLES_H */

@@ -46,6 +46,13 @@
 /* Look at the clock after so many records of the WAL. */
 #define RECORDS_PER_LOOK 64
 
+/* What the file beside the slot holds */
+typedef struct EpochFile
+{
+	uint64		epoch;
+	uint64		timeline;		/* in which the epoch began */
+} EpochFile;
+
 static MemoryContext WalContext = NULL;
 static LogicalDecodingContext *decoding = NULL;
 static uint64 epoch;
@@ -111,47 +118,69 @@ epoch_path(char *path)
 	snprintf(path, MAXPGPATH, "pg_replslot/%s/rtsync.epoch", wal_slot_name());
 }
 
+/* The timeline that the server writes or, on a standby, follows */
+static TimeLineID
+current_timeline(void)
+{
+	TimeLineID	tli;
+
+	if (RecoveryInProgress())
+		(void) GetXLogReplayRecPtr(&tli);
+	else
+		tli = GetWALInsertionTimeLine();
+	return tli;
+}
+
 /* Make a new epoch and keep it beside the slot. */
 static void
 epoch_create(void)
 {
+	EpochFile	file = {.timeline = current_timeline()};
 	char		path[MAXPGPATH];
 	int			fd;
 
 	do
 	{
-		if (!pg_strong_random(&epoch, sizeof(epoch)))
+		if (!pg_strong_random(&file.epoch, sizeof(file.epoch)))
 			ereport(ERROR,
 					(errcode(ERRCODE_INTERNAL_ERROR),
 					 errmsg("could not generate random epoch")));
-		epoch &= PG_INT64_MAX;
-	} while (epoch == 0);
+		file.epoch &= PG_INT64_MAX;
+	} while (file.epoch == 0);
+	epoch = file.epoch;
 
 	epoch_path(path);
 	fd = OpenTransientFile(path, O_WRONLY | O_CREAT | O_TRUNC | PG_BINARY);
 	if (fd < 0 ||
-		write(fd, &epoch, sizeof(epoch)) != sizeof(epoch) ||
+		write(fd, &file, sizeof(file)) != sizeof(file) ||
 		pg_fsync(fd) != 0 || CloseTransientFile(fd) != 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not write file \"%s\": %m", path)));
 }
 
-/* Read the slot's epoch; a slot without one gets a new one. */
+/*
+ * Read the slot's epoch.  A slot without one gets a new one, and so does one
+ * that has come to another timeline: what was committed on the old one may
+ * not be in this one.
+ */
 static void
 epoch_load(void)
 {
+	EpochFile	file = {0};
 	char		path[MAXPGPATH];
 	int			fd;
 	bool		ok;
 
 	epoch_path(path);
 	fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
-	ok = fd >= 0 && read(fd, &epoch, sizeof(epoch)) == sizeof(epoch) &&
-		epoch != 0;
+	ok = fd >= 0 && read(fd, &file, sizeof(file)) == sizeof(file) &&
+		file.epoch != 0 && file.timeline == current_timeline();
 	if (fd >= 0)
 		CloseTransientFile(fd);
-	if (!ok)
+	if (ok)
+		epoch = file.epoch;
+	else
 		epoch_create();
 }
 
