@@ -109,8 +109,10 @@ export class View {
       const same = this.remove(Object.fromEntries(key.map((name) => [name, data.record[name]])));
       before = same ?? before;
     }
-    // a large value that did not change may be absent
-    this.replica.push({ ...(before ?? {}), ...data.record });
+    // A large value that did not change may be absent: the row held has it, but
+    // for one that is stale, perhaps.  Without a primary key it stays unknown.
+    const known = this.subscriber.run.state.tables[this.live.name].pkey.length > 0;
+    this.replica.push({ ...(known ? before : {}), ...data.record });
   }
 
   remove(part) {
