@@ -1021,6 +1021,8 @@ policy_check_set(TableAccess *access, const PolicyRow *rows, int nrows,
 	for (int i = 0; i < nrows; i++)
 		if (rows[i].schema->relid != access->relid)
 			elog(ERROR, "row security asked about a row of another table");
+	if (access->compiled == NULL || access->compiled->set == NULL)
+		elog(ERROR, "row security changed while it was asked");
 	setcheck_lock(access->compiled->set);
 	if (!access->valid)
 		elog(ERROR, "row security changed while it was asked");
