@@ -62,6 +62,7 @@ static int	ngroups;
 static uint32 last_group_id;
 static uint64 binding_seed;		/* so that nobody can make ids collide */
 static int	gateway_connections;	/* as the gateway last said */
+static int64 next_expiry = PG_INT64_MAX;	/* no token expires before it */
 static bool roles_changed;		/* since the channels' roles were checked */
 static bool rights_changed;		/* likewise the rights on private topics, ... */
 static uint64 rights_seen;		/* ... known only after so many changes */
@@ -858,6 +859,8 @@ channel_set_token(Channel *channel, const Token *token)
 	channel->principal.rolename = pstrdup(token->rolename);
 	channel->principal.claims = pstrdup(token->claims);
 	channel->expires = token->expires;
+	if (channel->expires != 0)
+		next_expiry = Min(next_expiry, channel->expires);
 	MemoryContextSwitchTo(old);
 }
 
@@ -1281,6 +1284,7 @@ subscription_recheck_roles(void)
 {
 	HASH_SEQ_STATUS scan;
 	ChannelEntry *entry;
+	const Principal *allowed = NULL;
 
 	if (!roles_changed)
 		return;
@@ -1290,10 +1294,17 @@ subscription_recheck_roles(void)
 	while ((entry = hash_seq_search(&scan)) != NULL)
 	{
 		Channel    *channel = entry->channel;
+		const Principal *principal = &channel->principal;
 
-		if (token_role_allowed(channel->principal.rolename,
-							   channel->principal.roleid))
+		/* most channels have the role that the last one had */
+		if (allowed != NULL && allowed->roleid == principal->roleid &&
+			strcmp(allowed->rolename, principal->rolename) == 0)
 			continue;
+		if (token_role_allowed(principal->rolename, principal->roleid))
+		{
+			allowed = principal;
+			continue;
+		}
 		close_unauthorized(channel);
 	}
 	catalogs_commit();
@@ -1310,14 +1321,22 @@ subscription_check_expiry(void)
 	HASH_SEQ_STATUS scan;
 	ChannelEntry *entry;
 
+	if (now < next_expiry)
+		return;
+	next_expiry = PG_INT64_MAX;
 	hash_seq_init(&scan, channels);
 	while ((entry = hash_seq_search(&scan)) != NULL)
 	{
 		Channel    *channel = entry->channel;
 		char		message[64];
 
-		if (channel->expires == 0 || channel->expires > now)
+		if (channel->expires == 0)
 			continue;
+		if (channel->expires > now)
+		{
+			next_expiry = Min(next_expiry, channel->expires);
+			continue;
+		}
 		snprintf(message, sizeof(message),
 				 "Token has expired " INT64_FORMAT " seconds ago",
 				 now - channel->expires);
