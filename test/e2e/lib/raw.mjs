@@ -5,6 +5,8 @@ import WebSocket from 'ws';
 import { assert, until } from './tap.mjs';
 import { url } from './server.mjs';
 
+export { WebSocket };
+
 export class RawClient {
   // vsn: the protocol's version; apikey: the token, absent if null.
   constructor({ vsn = '2.0.0', apikey = null, base = url, path = '/realtime/v1/websocket', ...options } = {}) {

@@ -19,8 +19,10 @@ export { signToken };
 
 export { pg };
 export const database = new pg.Pool({ max: 16 });
-// A server that restarts ends idle connections: the pool makes new ones.
+// A server that restarts ends connections: the pool makes new ones, and who
+// uses one gets an error from the query.
 database.on('error', () => {});
+database.on('connect', (connection) => connection.on('error', () => {}));
 atEnd(() => database.end());
 
 // Runs SQL, and returns its rows.

@@ -1,0 +1,110 @@
+// What goes wrong while the checker runs.
+
+import net from 'node:net';
+import { sleep, until } from '../../e2e/lib/tap.mjs';
+import { hostname, port, sql, status } from '../../e2e/lib/server.mjs';
+import { gatewayPids, restart, running, server } from '../lib/cluster.mjs';
+
+const dir = process.env.CLUSTER_DIR;
+
+async function killGateway() {
+  process.kill((await gatewayPids())[0], 'SIGKILL');
+}
+
+// The engine gives up a gateway that takes nothing for ten seconds.
+async function freezeGateway(ms) {
+  const [pid] = await gatewayPids();
+  process.kill(pid, 'SIGSTOP');
+  await sleep(ms);
+  try {
+    process.kill(pid, 'SIGCONT');
+  } catch {
+    // it was replaced
+  }
+}
+
+async function startAgain() {
+  await until('the server to start again', () =>
+    server('sh', '-c', `pg_ctl start -w -l '${dir}/log' >/dev/null 2>&1 </dev/null`).then(() => true, () => false),
+  { timeout: 60_000, every: 200 });
+}
+
+async function killPostmaster() {
+  const { stdout } = await server('sh', '-c', 'head -n 1 "$PGDATA/postmaster.pid"');
+  process.kill(Number(stdout), 'SIGKILL');
+  await startAgain();
+}
+
+// Waits for all sessions to end: the writers go and come back.
+async function restartSmart({ writers }) {
+  for (const writer of writers) writer.paused = true;
+  const again = setTimeout(() => {
+    for (const writer of writers) writer.paused = false;
+  }, 1000);
+  await Promise.race([restart('smart'), sleep(20_000)]);
+  clearTimeout(again);
+  for (const writer of writers) writer.paused = false;
+}
+
+export const FAULTS = [
+  { name: 'gateway killed', often: 4, run: killGateway },
+  { name: 'gateway frozen', often: 3, run: () => freezeGateway(500 + Math.random() * 2000) },
+  { name: 'gateway frozen for long', often: 1, long: true, run: () => freezeGateway(14_000) },
+  { name: 'engine terminated', often: 3, run: async () => sql('SELECT pg_terminate_backend($1)', [(await status()).pid]) },
+  { name: 'engine killed', often: 2, run: async () => process.kill((await status()).pid, 'SIGKILL') },
+  { name: 'postmaster killed', often: 1, run: killPostmaster },
+  { name: 'restart fast', often: 2, run: () => restart('fast') },
+  { name: 'restart immediate', often: 1, run: () => restart('immediate') },
+  { name: 'restart smart', often: 1, long: true, run: restartSmart },
+];
+
+// Does one of them, and waits until the engine runs again.
+export async function inject(fault, world) {
+  await fault.run(world);
+  await running({ timeout: 90_000 });
+}
+
+// A way to the gateway that can be cut: what is sent is lost without a word,
+// until both ends give up.
+export class Link {
+  #pairs = new Set();
+
+  async open() {
+    this.listener = net.createServer((client) => this.#join(client));
+    await new Promise((resolve) => this.listener.listen(0, '127.0.0.1', resolve));
+    this.url = `ws://127.0.0.1:${this.listener.address().port}`;
+    return this;
+  }
+
+  #join(client) {
+    const pair = { client, server: net.connect(port, hostname) };
+    this.#pairs.add(pair);
+    client.pipe(pair.server).pipe(client);
+    for (const socket of [client, pair.server]) {
+      socket.on('error', () => {});
+      socket.on('close', () => {
+        if (pair.cut) return;
+        client.destroy();
+        pair.server.destroy();
+        this.#pairs.delete(pair);
+      });
+    }
+  }
+
+  // Cuts all connections; the ends learn of it only after a while, the client first.
+  cut(ms) {
+    for (const pair of this.#pairs) {
+      pair.cut = true;
+      pair.client.unpipe(pair.server);
+      pair.server.unpipe(pair.client);
+      setTimeout(() => pair.client.destroy(), ms * Math.random());
+      setTimeout(() => pair.server.destroy(), ms * (1 + Math.random()));
+    }
+    this.#pairs.clear();
+  }
+
+  close() {
+    this.cut(0);
+    this.listener.close();
+  }
+}

@@ -1,0 +1,136 @@
+// What the checker's clients look at: tables with and without row security, who
+// may see what of them, and the writers that change them.
+
+import { randomUUID } from 'node:crypto';
+import { sleep } from '../../e2e/lib/tap.mjs';
+import { createRole, createTable, pg, selectAs, sql, token } from '../../e2e/lib/server.mjs';
+
+const OWNERS = 20;
+const GROUPS = 10;
+const ITEM_TABLES = ['items_a', 'items_b', 'items_c'];
+
+// Numbered rows, and nothing is changed afterwards: a row that is missing in
+// the end was lost on the way.
+const JOURNAL = 'journal';
+
+// No row security.  The last row that is written comes here, for all to see.
+const BOARD = 'board';
+export const END = 1_000_000_000;
+
+export async function createWorld() {
+  await createRole('owner');
+  await createRole('auditor');
+  const roles = ['owner', 'auditor'];
+  await createTable(JOURNAL, 'id int PRIMARY KEY, owner int, grp int, pad text', { roles });
+  await createTable(BOARD, 'id int PRIMARY KEY, n int', { roles });
+  for (const table of ITEM_TABLES)
+    await createTable(table, 'id int PRIMARY KEY, owner int, grp int, n int, pad text', { roles, full: true });
+  for (const table of [JOURNAL, ...ITEM_TABLES])
+    await sql(`ALTER TABLE ${table} ENABLE ROW LEVEL SECURITY;
+      CREATE POLICY own ON ${table} TO owner USING (owner = (rtsync.jwt() ->> 'sub')::int);
+      CREATE POLICY every ON ${table} TO auditor USING (true)`);
+  await sql('CREATE SEQUENCE journal_id; CREATE SEQUENCE version');
+}
+
+// Whose eyes a client has, and what it asks for.  Most see what they own.
+export function viewOf(number) {
+  const tables = [JOURNAL, BOARD, ...ITEM_TABLES];
+  if (number % 50 === 0) return view('auditor', 'auditor', tables, null);
+  if (number % 5 === 0) return view('auditor', 'auditor', tables, number / 5 % GROUPS);
+  return view('owner', String(number % OWNERS), tables, null);
+}
+
+function view(role, sub, tables, grp) {
+  const filtered = (table) => grp !== null && table !== BOARD;
+  return {
+    name: `${role} ${sub} ${grp}`,
+    token: () => token(role, { sub }),
+    tables,
+    bindings: tables.map((table) => ({
+      event: '*', schema: 'public', table, ...(filtered(table) ? { filter: `grp=eq.${grp}` } : {}),
+    })),
+    // What SELECT shows: a map of table to a map of id to row
+    select: async () => {
+      const parts = tables.map((table) =>
+        `SELECT '${table}' AS t, to_jsonb(${table}) AS r FROM ${table}${filtered(table) ? ` WHERE grp = ${grp}` : ''}`);
+      const rows = await selectAs(role, { sub }, parts.join(' UNION ALL '));
+      const result = new Map(tables.map((table) => [table, new Map()]));
+      for (const { t, r } of rows) result.get(t).set(r.id, r);
+      return result;
+    },
+  };
+}
+
+// Writes transactions until it is told to stop; restarts cost it the one
+// under way.
+export class Writer {
+  commits = 0;
+  failures = 0;
+  stopped = false;
+  paused = false;
+
+  constructor(random, pace) {
+    this.random = random;
+    this.pace = pace;
+  }
+
+  #statement() {
+    const table = ITEM_TABLES[this.random.int(ITEM_TABLES.length)];
+    const id = this.random.int(500);
+    const owner = this.random.int(OWNERS);
+    const grp = this.random.int(GROUPS);
+    const pad = this.random.int(10) === 0 ? `'${(randomUUID() + randomUUID()).repeat(30)}'` : `'${randomUUID()}'`;
+    const dice = this.random.next();
+    if (dice < 0.3) return `INSERT INTO journal VALUES (nextval('journal_id'), ${owner}, ${grp}, ${pad})`;
+    if (dice < 0.4)
+      return `INSERT INTO board VALUES (${this.random.int(200)}, nextval('version'))
+        ON CONFLICT (id) DO UPDATE SET n = EXCLUDED.n`;
+    if (dice < 0.45) return `DELETE FROM board WHERE id = ${this.random.int(200)}`;
+    if (dice < 0.65)
+      return `INSERT INTO ${table} VALUES (${id}, ${owner}, ${grp}, nextval('version'), ${pad})
+        ON CONFLICT (id) DO UPDATE SET owner = EXCLUDED.owner, grp = EXCLUDED.grp, n = EXCLUDED.n`;
+    if (dice < 0.85) return `UPDATE ${table} SET n = nextval('version') WHERE id = ${id}`;
+    if (dice < 0.9) return `UPDATE ${table} SET id = 500 + ${id} WHERE id = ${id}
+        AND NOT EXISTS (SELECT FROM ${table} WHERE id = 500 + ${id})`;
+    return `DELETE FROM ${table} WHERE id IN (${id}, 500 + ${id})`;
+  }
+
+  async run() {
+    let connection = null;
+    while (!this.stopped) {
+      try {
+        if (this.paused) {
+          await connection?.end().catch(() => {});
+          connection = null;
+          await sleep(50);
+          continue;
+        }
+        if (connection === null) {
+          const fresh = new pg.Client();
+          fresh.on('error', () => {});
+          await fresh.connect();
+          connection = fresh;
+        }
+        const n = 1 + this.random.int(6);
+        const statements = Array.from({ length: n }, () => this.#statement());
+        const end = this.random.int(20) === 0 ? 'ROLLBACK' : 'COMMIT';
+        await connection.query(['BEGIN', ...statements, end].join(';'));
+        if (end === 'COMMIT') this.commits++;
+        await sleep(this.pace * 2 * this.random.next());
+      } catch (error) {
+        this.failures++;
+        if (/deadlock|duplicate key/.test(error.message)) await connection.query('ROLLBACK').catch(() => {});
+        else {
+          await connection?.end().catch(() => {});
+          connection = null;
+        }
+        await sleep(50);
+      }
+    }
+    await connection?.end().catch(() => {});
+  }
+}
+
+export async function writeEnd() {
+  await sql(`INSERT INTO board VALUES (${END}, 0)`);
+}
