@@ -25,6 +25,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "parser/parse_relation.h"
+#include "postmaster/bgworker.h"
 #include "replication/logical.h"
 #include "replication/message.h"
 #include "replication/output_plugin.h"
@@ -44,6 +45,17 @@
 #include "rewrite/rewriteHandler.h"
 #include "storage/waiteventset.h"
 #endif
+
+/* The flag became a kind of process in 17 */
+static inline bool
+compat_is_background_worker(void)
+{
+#if PG_VERSION_NUM >= 170000
+	return AmBackgroundWorkerProcess();
+#else
+	return IsBackgroundWorker;
+#endif
+}
 
 /* The tuple of a ReorderBufferChange was wrapped before 17 */
 static inline HeapTuple

@@ -37,6 +37,7 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "engine/compat.h"
 #include "engine/principal.h"
 #include "engine/settings.h"
 
@@ -317,7 +318,7 @@ forget_scopes(void)
 static void
 release_session_locks(void)
 {
-	if (IsBackgroundWorker)
+	if (compat_is_background_worker())
 		LockReleaseSession(USER_LOCKMETHOD);
 }
 
