@@ -38,6 +38,7 @@
 #include "engine/decide.h"
 #include "engine/gatewayproc.h"
 #include "engine/history.h"
+#include "engine/keyring.h"
 #include "engine/late.h"
 #include "engine/launcher.h"
 #include "engine/linkio.h"
@@ -51,7 +52,6 @@
 #include "engine/shared.h"
 #include "engine/subscription.h"
 #include "engine/tables.h"
-#include "engine/token.h"
 #include "engine/wal.h"
 
 /* Decoding rests while this much history waits for being routed. */
@@ -456,6 +456,15 @@ reload(void)
 	pfree(publication);
 }
 
+/* The secret and the keys of tokens may be others. */
+static void
+reload_keys(void)
+{
+	catalogs_begin(wal_decoded_lsn());
+	keyring_reload();
+	catalogs_commit();
+}
+
 /* What others ask of us */
 static void
 obey(void)
@@ -473,7 +482,7 @@ obey(void)
 	{
 		ConfigReloadPending = false;
 		reload();
-		token_reload();
+		reload_keys();
 		subscription_rights_changed();
 		if (gateway_link != NULL)
 			send_config();

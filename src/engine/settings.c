@@ -26,6 +26,10 @@
 char	   *rtsync_publication;
 char	   *rtsync_jwt_secret;
 char	   *rtsync_jwt_secret_file;
+char	   *rtsync_jwt_jwks_file;
+char	   *rtsync_jwt_audience;
+char	   *rtsync_jwt_issuer;
+int			rtsync_jwt_leeway;
 int			rtsync_delete_visibility = DELETE_VISIBILITY_POLICY;
 bool		rtsync_leave_events;
 int			rtsync_policy_timeout;
@@ -167,7 +171,7 @@ define_secret(void)
 {
 	DefineCustomStringVariable("rtsync.jwt_secret",
 							   "Sets the secret that clients' tokens are signed with.",
-							   "If neither this nor \"rtsync.jwt_secret_file\" is set, no token is accepted.",
+							   "For algorithms HS256, HS384 and HS512.",
 							   &rtsync_jwt_secret, "",
 							   PGC_SUSET,
 							   GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
@@ -188,9 +192,30 @@ define_access_settings(void)
 
 	define_string("rtsync.jwt_secret_file",
 				  "Sets the file that holds the secret that clients' tokens are signed with.",
-				  "Used if \"rtsync.jwt_secret\" is empty.",
+				  "Counts if \"rtsync.jwt_secret\" is set too.",
 				  &rtsync_jwt_secret_file, "", GUC_SUPERUSER_ONLY,
 				  NULL);
+
+	define_string("rtsync.jwt_jwks_file",
+				  "Sets the file with the JSON Web Key Set that clients' tokens are signed with.",
+				  "It is read again when the configuration is reloaded.",
+				  &rtsync_jwt_jwks_file, "", GUC_SUPERUSER_ONLY,
+				  NULL);
+
+	define_string("rtsync.jwt_audience",
+				  "Sets the audience that clients' tokens must be for.",
+				  "An empty string accepts any.",
+				  &rtsync_jwt_audience, "", 0, NULL);
+
+	define_string("rtsync.jwt_issuer",
+				  "Sets the issuer that clients' tokens must be from.",
+				  "An empty string accepts any.",
+				  &rtsync_jwt_issuer, "", 0, NULL);
+
+	define_int("rtsync.jwt_leeway",
+			   "Sets the time for which a token counts beyond the times that it says.",
+			   "Allows for clocks that differ.",
+			   &rtsync_jwt_leeway, 0, 0, 3600, GUC_UNIT_S);
 
 	DefineCustomEnumVariable("rtsync.delete_visibility",
 							 "Sets who receives a DELETE that row security cannot be checked for.",

@@ -20,6 +20,10 @@ typedef enum DeleteVisibility
 extern char *rtsync_publication;
 extern char *rtsync_jwt_secret;
 extern char *rtsync_jwt_secret_file;
+extern char *rtsync_jwt_jwks_file;
+extern char *rtsync_jwt_audience;
+extern char *rtsync_jwt_issuer;
+extern int	rtsync_jwt_leeway;	/* s */
 extern int	rtsync_delete_visibility;
 extern bool rtsync_leave_events;
 extern int	rtsync_policy_timeout;	/* ms */

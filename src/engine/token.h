@@ -34,7 +34,4 @@ extern bool token_verify(const char *data, Size length, Token *token,
 
 extern bool token_role_allowed(const char *rolename, Oid roleid);
 
-/* The settings have changed: read the secret anew */
-extern void token_reload(void);
-
 #endif							/* RTSYNC_TOKEN_H */

@@ -29,6 +29,7 @@
 #include "utils/typcache.h"
 
 #include "engine/filter.h"
+#include "engine/keyring.h"
 #include "engine/policy.h"
 #include "engine/settings.h"
 #include "engine/token.h"
@@ -38,6 +39,10 @@ PG_MODULE_MAGIC;
 int			rtsync_policy_timeout = 1000;
 char	   *rtsync_jwt_secret = NULL;
 char	   *rtsync_jwt_secret_file = NULL;
+char	   *rtsync_jwt_jwks_file = NULL;
+char	   *rtsync_jwt_audience = NULL;
+char	   *rtsync_jwt_issuer = NULL;
+int			rtsync_jwt_leeway = 0;
 
 PG_FUNCTION_INFO_V1(rt_access);
 PG_FUNCTION_INFO_V1(rt_bench);
@@ -456,9 +461,17 @@ rt_set(PG_FUNCTION_ARGS)
 		rtsync_jwt_secret = value;
 	else if (strcmp(name, "jwt_secret_file") == 0)
 		rtsync_jwt_secret_file = value;
+	else if (strcmp(name, "jwt_jwks_file") == 0)
+		rtsync_jwt_jwks_file = value;
+	else if (strcmp(name, "jwt_audience") == 0)
+		rtsync_jwt_audience = value;
+	else if (strcmp(name, "jwt_issuer") == 0)
+		rtsync_jwt_issuer = value;
+	else if (strcmp(name, "jwt_leeway") == 0)
+		rtsync_jwt_leeway = atoi(value);
 	else
 		elog(ERROR, "no such setting");
-	token_reload();
+	keyring_reload();
 	PG_RETURN_VOID();
 }
 
