@@ -16,7 +16,8 @@
  * Taken out is the largest part of an expression that reads no column and
  * whose functions are immutable, or are current_setting, or say who the
  * current user is.  A function that a user wrote and that could not be
- * inlined stays, as does now().
+ * inlined stays, as does now().  Sub-queries are taken out as well if they
+ * read nothing else, like ARRAY(SELECT jsonb_array_elements_text(claim)).
  *
  * Taking a part out of a CASE or an OR means that it is evaluated even where
  * the server would not: an error in it must not count (see decide.c).
@@ -30,12 +31,18 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
+#include "jit/jit.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
+#include "rewrite/rewriteManip.h"
+#include "tcop/dest.h"
+#include "tcop/tcopprot.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 
+#include "engine/compat.h"
 #include "engine/fold.h"
 #include "engine/rowcheck.h"
 
@@ -56,19 +63,74 @@ varying_function(Oid funcid, void *context)
 	return func_volatile(funcid) != PROVOLATILE_IMMUTABLE;
 }
 
+static bool varying_walker(Node *node, void *context);
+
+/* Does a sub-query read a table, or something of the queries around? */
+static bool
+varying_query(Query *query, int depth)
+{
+	if (query->commandType != CMD_SELECT || query->cteList != NIL ||
+		query->hasForUpdate || query->rowMarks != NIL)
+		return true;
+	depth++;
+	return query_tree_walker(query, varying_walker, &depth,
+							 QTW_EXAMINE_RTES_BEFORE | QTW_EXAMINE_SORTGROUP);
+}
+
+static bool
+varying_rte(RangeTblEntry *rte)
+{
+	switch (rte->rtekind)
+	{
+		case RTE_FUNCTION:
+		case RTE_SUBQUERY:
+		case RTE_VALUES:
+		case RTE_JOIN:
+		case RTE_RESULT:
+			/* its parts are walked through by themselves */
+			return false;
+		default:
+			return true;
+	}
+}
+
+static bool
+varying_operator(Oid opno)
+{
+	return OidIsValid(opno) && varying_function(get_opcode(opno), NULL);
+}
+
+/* "context" points to the number of sub-queries around the node. */
 static bool
 varying_walker(Node *node, void *context)
 {
+	int			depth = *(int *) context;
+
 	if (node == NULL)
 		return false;
 	switch (nodeTag(node))
 	{
 		case T_Var:
-		case T_Param:
+			return (int) ((Var *) node)->varlevelsup >= depth;
 		case T_SubLink:
+			/* what is compared with it is the rest's, which see unnest.c */
+			if (((SubLink *) node)->testexpr != NULL)
+				return true;
+			break;
+		case T_Aggref:
+			if ((int) ((Aggref *) node)->agglevelsup >= depth)
+				return true;
+			break;
+		case T_Query:
+			return varying_query((Query *) node, depth);
+		case T_RangeTblEntry:
+			return varying_rte((RangeTblEntry *) node);
+		case T_SortGroupClause:
+			return varying_operator(((SortGroupClause *) node)->eqop) ||
+				varying_operator(((SortGroupClause *) node)->sortop);
 		case T_SubPlan:
 		case T_AlternativeSubPlan:
-		case T_Aggref:
+		case T_Param:
 		case T_GroupingFunc:
 		case T_WindowFunc:
 		case T_CaseTestExpr:
@@ -159,6 +221,16 @@ is_value(Node *node)
 		case T_ArrayExpr:
 		case T_SubscriptingRef:
 			return true;
+		case T_SubLink:
+			switch (((SubLink *) node)->subLinkType)
+			{
+				case EXISTS_SUBLINK:
+				case EXPR_SUBLINK:
+				case ARRAY_SUBLINK:
+					return true;
+				default:
+					return false;
+			}
 		default:
 			return false;
 	}
@@ -168,7 +240,9 @@ is_value(Node *node)
 static bool
 is_constant_value(Node *node)
 {
-	return is_value(node) && !varying_walker(node, NULL) &&
+	int			depth = 0;
+
+	return is_value(node) && !varying_walker(node, &depth) &&
 		!expression_returns_set(node) &&
 		get_typtype(exprType(node)) != TYPTYPE_PSEUDO;
 }
@@ -194,8 +268,16 @@ fold_mutator(Node *node, void *arg)
 	return expression_tree_mutator(node, fold_mutator, context);
 }
 
+/* Does a sub-query, whose functions have been inlined, read nothing at all but
+ * the session? */
+bool
+fold_is_session_query(Query *query)
+{
+	return !varying_query(query, 0);
+}
+
 /*
- * Fold planned conditions without sub-queries; allocates in the current
+ * Fold conditions whose functions have been inlined; allocates in the current
  * memory context.
  */
 void
@@ -205,6 +287,7 @@ fold_session(List *quals, Folded *folded)
 
 	folded->quals = (List *) fold_mutator((Node *) quals, &context);
 	folded->params = context.params;
+	folded->query = fold_plan_params(context.params);
 	folded->pure = !rowcheck_reads_session((Node *) folded->quals);
 }
 
@@ -223,33 +306,142 @@ fold_query(Query *query, Index varno, int before, List **params)
 }
 
 /*
- * Evaluate the parameters as the principal that has been entered.  The values
- * live in the context given.  Errors of the expressions are raised.
+ * The query that evaluates expressions that were taken out; NULL if they have
+ * no sub-queries, and so need none.  In the current memory context.
+ */
+PlannedStmt *
+fold_plan_params(List *params)
+{
+	Query	   *query;
+	PlannedStmt *planned;
+	ListCell   *lc;
+
+	if (!checkExprHasSubLink((Node *) params))
+		return NULL;
+	query = makeNode(Query);
+	query->commandType = CMD_SELECT;
+	query->querySource = QSRC_ORIGINAL;
+	query->canSetTag = true;
+	query->hasSubLinks = true;
+	query->jointree = makeFromExpr(NIL, NULL);
+	foreach(lc, params)
+		query->targetList =
+		lappend(query->targetList,
+				makeTargetEntry(copyObject(lfirst(lc)),
+								foreach_current_index(lc) + 1, NULL, false));
+	planned = pg_plan_query(query, "claims", 0, NULL);
+	planned->jitFlags = PGJIT_NONE;
+	return planned;
+}
+
+/* Keep a value for longer than what it was computed with. */
+static void
+keep_value(ParamExternData *param, Datum value, bool isnull)
+{
+	int16		typlen;
+	bool		byval;
+
+	get_typlenbyval(param->ptype, &typlen, &byval);
+	param->isnull = isnull;
+	param->value = isnull ? (Datum) 0 : datumCopy(value, byval, typlen);
+}
+
+static void
+evaluate_exprs(List *exprs, ParamListInfo values, MemoryContext context)
+{
+	ExprContext *econtext = CreateStandaloneExprContext();
+
+	for (int i = 0; i < values->numParams; i++)
+	{
+		ExprState  *state = ExecInitExpr(list_nth(exprs, i), NULL);
+		bool		isnull;
+		Datum		value = ExecEvalExprSwitchContext(state, econtext, &isnull);
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		keep_value(&values->params[i], value, isnull);
+		MemoryContextSwitchTo(old);
+	}
+	FreeExprContext(econtext, true);
+}
+
+/* Takes the row of values that a query gives */
+typedef struct ValuesReceiver
+{
+	DestReceiver pub;
+	ParamListInfo values;
+	MemoryContext context;
+} ValuesReceiver;
+
+static bool
+receive_values(TupleTableSlot *slot, DestReceiver *self)
+{
+	ValuesReceiver *receiver = (ValuesReceiver *) self;
+	MemoryContext old = MemoryContextSwitchTo(receiver->context);
+
+	slot_getallattrs(slot);
+	for (int i = 0; i < receiver->values->numParams; i++)
+		keep_value(&receiver->values->params[i], slot->tts_values[i],
+				   slot->tts_isnull[i]);
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+static void
+receiver_startup(DestReceiver *self, int operation, TupleDesc typeinfo)
+{
+}
+
+static void
+receiver_end(DestReceiver *self)
+{
+}
+
+static void
+evaluate_query(PlannedStmt *query, ParamListInfo values, MemoryContext context)
+{
+	ValuesReceiver receiver = {
+		.pub = {receive_values, receiver_startup, receiver_end, receiver_end,
+		DestNone},
+		.values = values,
+		.context = context
+	};
+	QueryDesc  *desc = CreateQueryDesc(query, "claims", GetActiveSnapshot(),
+									   InvalidSnapshot, &receiver.pub, NULL,
+									   NULL, 0);
+
+	ExecutorStart(desc, 0);
+	compat_executor_run(desc, 0);
+	ExecutorFinish(desc);
+	ExecutorEnd(desc);
+	FreeQueryDesc(desc);
+}
+
+/*
+ * Evaluate the parameters as the principal that has been entered, by the query
+ * that fold_plan_params has made for them.  The values live in the context
+ * given.  Errors of the expressions are raised.
  */
 ParamListInfo
-fold_evaluate(List *params, MemoryContext context)
+fold_evaluate(List *params, PlannedStmt *query, MemoryContext context)
 {
-	int			n = list_length(params);
-	ExprContext *econtext = CreateStandaloneExprContext();
+	MemoryContext work = AllocSetContextCreate(CurrentMemoryContext,
+											   "rtsync claims",
+											   ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	ParamListInfo values = makeParamList(n);
+	ParamListInfo values = makeParamList(list_length(params));
 
-	for (int i = 0; i < n; i++)
+	MemoryContextSwitchTo(work);
+	for (int i = 0; i < values->numParams; i++)
 	{
-		Expr	   *expr = list_nth(params, i);
-		ParamExternData *value = &values->params[i];
-		int16		typlen;
-		bool		byval;
-
-		value->ptype = exprType((Node *) expr);
-		value->pflags = PARAM_FLAG_CONST;
-		value->value = ExecEvalExprSwitchContext(ExecInitExpr(expr, NULL),
-												 econtext, &value->isnull);
-		get_typlenbyval(value->ptype, &typlen, &byval);
-		if (!value->isnull)
-			value->value = datumCopy(value->value, byval, typlen);
+		values->params[i].ptype = exprType(list_nth(params, i));
+		values->params[i].pflags = PARAM_FLAG_CONST;
+		values->params[i].isnull = true;
 	}
+	if (query != NULL)
+		evaluate_query(query, values, context);
+	else
+		evaluate_exprs(params, values, context);
 	MemoryContextSwitchTo(old);
-	FreeExprContext(econtext, true);
+	MemoryContextDelete(work);
 	return values;
 }

@@ -146,6 +146,7 @@ typedef struct Call
 	const PolicyRow *row;
 	Verdict		verdict;
 	List	   *exprs;
+	PlannedStmt *query;
 	MemoryContext context;
 	ParamListInfo params;
 } Call;
@@ -191,6 +192,7 @@ static bool keeps_plan_promise(CompiledPolicy *compiled);
 static bool keeps_set_promise(CompiledPolicy *compiled);
 static void make_plan(TableAccess *access, CompiledPolicy *compiled);
 static void fold_plan(CompiledPolicy *compiled, RowPlan *plan);
+static void fold_query_plan(CompiledPolicy *compiled, RowPlan *plan);
 static void plan_query(CompiledPolicy *compiled, RowPlan *plan);
 static RangeTblEntry *row_rte(TupleDesc desc);
 static Verdict check_query(CompiledPolicy *compiled, const PolicyRow *row);
@@ -414,9 +416,15 @@ call_prepare(Call *call)
 
 /* The values of expressions over the session, in the context given */
 static ParamListInfo
-evaluate_params(TableAccess *access, List *exprs, MemoryContext context)
+evaluate_params(TableAccess *access, List *exprs, PlannedStmt *query,
+				MemoryContext context)
 {
-	Call		call = {.access = access,.exprs = exprs,.context = context};
+	Call		call = {
+		.access = access,
+		.exprs = exprs,
+		.query = query,
+		.context = context
+	};
 
 	call_limited(call_evaluate, &call, true);
 	return call.params;
@@ -425,7 +433,7 @@ evaluate_params(TableAccess *access, List *exprs, MemoryContext context)
 static void
 call_evaluate(Call *call)
 {
-	call->params = fold_evaluate(call->exprs, call->context);
+	call->params = fold_evaluate(call->exprs, call->query, call->context);
 }
 
 /*
@@ -818,7 +826,11 @@ make_plan(TableAccess *access, CompiledPolicy *compiled)
 
 	oldcontext = MemoryContextSwitchTo(compiled->plan_context);
 	if (compiled->sublinks)
+	{
 		plan_query(compiled, &plan);
+		if (!plan.bound)
+			fold_query_plan(compiled, &plan);
+	}
 	else
 	{
 		rowcheck_plan(compiled->quals, &plan);
@@ -848,6 +860,31 @@ static void
 fold_plan(CompiledPolicy *compiled, RowPlan *plan)
 {
 	fold_session(plan->quals, &compiled->folded);
+	if (compiled->folded.pure)
+		compiled->folded_expr = rowcheck_create(compiled->folded.quals,
+												compiled->desc,
+												compiled->columns.attnums,
+												compiled->plan_context);
+}
+
+/*
+ * Likewise, of conditions with sub-queries: it may be that the claims are all
+ * that these read.
+ */
+static void
+fold_query_plan(CompiledPolicy *compiled, RowPlan *plan)
+{
+	Node	   *quals = (Node *) make_ands_explicit(copyObject(compiled->quals));
+
+	rowcheck_watch_begin();
+	quals = rowcheck_inline(unnest_trivial(quals, true), plan);
+	fold_session(make_ands_implicit((Expr *) unnest_arrays(quals)),
+				 &compiled->folded);
+	if (rowcheck_watch_end())
+		compiled->folded.pure = false;
+	if (compiled->folded.query != NULL)
+		plan->inval_items = list_concat(plan->inval_items,
+										compiled->folded.query->invalItems);
 	if (compiled->folded.pure)
 		compiled->folded_expr = rowcheck_create(compiled->folded.quals,
 												compiled->desc,
@@ -898,7 +935,8 @@ policy_fold(TableAccess *access, MemoryContext context, List **quals,
 	if (access->compiled->folded_expr == NULL)
 		return false;
 	*quals = access->compiled->folded.quals;
-	*params = evaluate_params(access, access->compiled->folded.params, context);
+	*params = evaluate_params(access, access->compiled->folded.params,
+							  access->compiled->folded.query, context);
 	return true;
 }
 
@@ -932,6 +970,7 @@ policy_fold_set(TableAccess *access, MemoryContext context,
 	if (!ensure_set(access))
 		return false;
 	*params = evaluate_params(access, setcheck_params(access->compiled->set),
+							  setcheck_params_query(access->compiled->set),
 							  context);
 	return true;
 }

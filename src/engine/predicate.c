@@ -14,10 +14,15 @@
  *		column = value				a parameter or a constant, by an operator
  *									that can be hashed
  *		column = ANY(array)			likewise
+ *		jsonb ? column				a key, or a string in an array
+ *		jsonb @> to_jsonb(column)	an element of an array
  *		column, NOT column			a boolean column
  *		false, or a null parameter	no row at all
  *		a OR b ...					if each of them covers
  *		a AND b ...					if one of them does
+ *
+ * In the place of a column there may be what a few built-in functions, which
+ * cannot fail, make of columns: column::text, lower(column), column ->> 'key'.
  *
  * What the lookup finds is only a candidate: all conditions are still to be
  * checked, and the hash is kept by hash value alone, whose collisions cost
@@ -32,13 +37,19 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "executor/executor.h"
 #include "fmgr.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/primnodes.h"
+#include "optimizer/optimizer.h"
 #include "utils/array.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -47,11 +58,13 @@
 /* A condition with more values than this is not worth indexing. */
 #define MAX_KEYS 1000
 
-/* A column by which items are found, with the way to hash it */
+/* A column by which items are found, or what is made of columns, with the way
+ * to hash it */
 typedef struct IndexColumn
 {
-	AttrNumber	attnum;
-	Oid			typid;
+	Expr	   *expr;			/* a Var, or an expression of Vars */
+	List	   *vars;			/* those in it */
+	ExprState  *state;			/* NULL for a Var */
 	Oid			collation;
 	Oid			function;
 	FmgrInfo	finfo;
@@ -62,6 +75,10 @@ struct PredicateIndex
 	MemoryContext context;
 	List	   *columns;		/* of IndexColumn */
 	HTAB	   *buckets;
+
+	/* to evaluate expressions; NULL at first */
+	ExprContext *econtext;
+	TupleTableSlot *slot;
 };
 
 /* A column, by its number in the list, and the hash of a value */
@@ -126,8 +143,7 @@ predicate_delete(PredicateIndex *index)
 
 /* The number of a column in the index, which gets to know it if need be */
 static int
-index_column(PredicateIndex *index, const Var *var, Oid function,
-			 Oid collation)
+index_column(PredicateIndex *index, Node *expr, Oid function, Oid collation)
 {
 	IndexColumn *column;
 	MemoryContext old;
@@ -136,14 +152,16 @@ index_column(PredicateIndex *index, const Var *var, Oid function,
 	foreach(lc, index->columns)
 	{
 		column = lfirst(lc);
-		if (column->attnum == var->varattno && column->typid == var->vartype &&
-			column->collation == collation && column->function == function)
+		if (column->collation == collation && column->function == function &&
+			equal(column->expr, expr))
 			return foreach_current_index(lc);
 	}
 	old = MemoryContextSwitchTo(index->context);
-	column = palloc(sizeof(IndexColumn));
-	column->attnum = var->varattno;
-	column->typid = var->vartype;
+	column = palloc0(sizeof(IndexColumn));
+	column->expr = copyObject((Expr *) expr);
+	column->vars = pull_var_clause((Node *) column->expr, 0);
+	if (!IsA(expr, Var))
+		column->state = ExecInitExpr(column->expr, NULL);
 	column->collation = collation;
 	column->function = function;
 	fmgr_info_cxt(function, &column->finfo, index->context);
@@ -169,16 +187,86 @@ add_key(Cover *cover, int column, uint32 hash)
 	return true;
 }
 
-/* The column that an operand is, if it is one */
-static Var *
-as_column(Node *node)
+/* Can this function be called for any row, without harm or error? */
+static bool
+is_key_function(Oid funcid)
+{
+	switch (funcid)
+	{
+		case F_INT4_INT2:
+		case F_INT8_INT2:
+		case F_INT8_INT4:
+		case F_NUMERIC_INT4:
+		case F_NUMERIC_INT8:
+		case F_TEXT_BPCHAR:
+		case F_LOWER_TEXT:
+		case F_UPPER_TEXT:
+		case F_JSONB_OBJECT_FIELD:
+		case F_JSONB_OBJECT_FIELD_TEXT:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* Likewise, for what makes a text of a value */
+static bool
+is_key_cast(CoerceViaIO *cast)
+{
+	Oid			function;
+	bool		varlena;
+
+	if (cast->resulttype != TEXTOID && cast->resulttype != VARCHAROID)
+		return false;
+	getTypeOutputInfo(exprType((Node *) cast->arg), &function, &varlena);
+	return function < FirstNormalObjectId &&
+		(func_volatile(function) == PROVOLATILE_IMMUTABLE ||
+		 function == F_ENUM_OUT);
+}
+
+static bool
+not_key_walker(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	switch (nodeTag(node))
+	{
+		case T_Var:
+			return ((Var *) node)->varattno <= 0 ||
+				((Var *) node)->varlevelsup != 0;
+		case T_Const:
+		case T_RelabelType:
+		case T_List:
+			break;
+		case T_CoerceViaIO:
+			if (!is_key_cast((CoerceViaIO *) node))
+				return true;
+			break;
+		case T_FuncExpr:
+			if (!is_key_function(((FuncExpr *) node)->funcid) &&
+				!rowcheck_is_scalar_jsonb(node))
+				return true;
+			break;
+		case T_OpExpr:
+			if (!is_key_function(get_opcode(((OpExpr *) node)->opno)))
+				return true;
+			break;
+		default:
+			return true;
+	}
+	return expression_tree_walker(node, not_key_walker, context);
+}
+
+/* What an operand makes of columns, if items can be found by that */
+static Node *
+as_key(Node *node)
 {
 	while (node != NULL && IsA(node, RelabelType))
 		node = (Node *) ((RelabelType *) node)->arg;
-	if (node != NULL && IsA(node, Var) && ((Var *) node)->varattno > 0 &&
-		((Var *) node)->varlevelsup == 0)
-		return (Var *) node;
-	return NULL;
+	if (node == NULL || IsA(node, Const) || not_key_walker(node, NULL) ||
+		!contain_var_clause(node))
+		return NULL;
+	return node;
 }
 
 /* The value that an operand has for this item, if it is no column */
@@ -227,20 +315,20 @@ cover_equality(Cover *cover, OpExpr *op)
 	Node	   *right = lsecond(op->args);
 	RegProcedure left_hash;
 	RegProcedure right_hash;
-	Var		   *var;
+	Node	   *key;
 	Datum		value;
 	bool		isnull;
-	bool		swapped = as_column(left) == NULL;
+	bool		swapped = as_key(left) == NULL;
 
-	var = as_column(swapped ? right : left);
-	if (var == NULL ||
+	key = as_key(swapped ? right : left);
+	if (key == NULL ||
 		!as_value(cover, swapped ? left : right, &value, &isnull) ||
 		!hash_functions(op->opno, exprType(left), &left_hash, &right_hash))
 		return false;
 	if (isnull)
 		return true;
 	return add_key(cover,
-				   index_column(cover->index, var,
+				   index_column(cover->index, key,
 								swapped ? right_hash : left_hash,
 								op->inputcollid),
 				   DatumGetUInt32(OidFunctionCall1Coll(swapped ? left_hash : right_hash,
@@ -251,7 +339,7 @@ cover_equality(Cover *cover, OpExpr *op)
 static bool
 cover_any(Cover *cover, ScalarArrayOpExpr *op)
 {
-	Var		   *var = as_column(linitial(op->args));
+	Node	   *key = as_key(linitial(op->args));
 	RegProcedure left_hash;
 	RegProcedure right_hash;
 	ArrayType  *array;
@@ -265,7 +353,7 @@ cover_any(Cover *cover, ScalarArrayOpExpr *op)
 	char		align;
 	int			column;
 
-	if (!op->useOr || var == NULL ||
+	if (!op->useOr || key == NULL ||
 		!as_value(cover, lsecond(op->args), &value, &isnull) ||
 		!hash_functions(op->opno, exprType(linitial(op->args)),
 						&left_hash, &right_hash))
@@ -276,7 +364,7 @@ cover_any(Cover *cover, ScalarArrayOpExpr *op)
 	get_typlenbyvalalign(ARR_ELEMTYPE(array), &typlen, &byval, &align);
 	deconstruct_array(array, ARR_ELEMTYPE(array), typlen, byval, align,
 					  &elements, &nulls, &nelements);
-	column = index_column(cover->index, var, left_hash, op->inputcollid);
+	column = index_column(cover->index, key, left_hash, op->inputcollid);
 	for (int i = 0; i < nelements; i++)
 		if (!nulls[i] &&
 			!add_key(cover, column,
@@ -287,14 +375,93 @@ cover_any(Cover *cover, ScalarArrayOpExpr *op)
 	return true;
 }
 
+/* The keys and strings of a JSON value, for jsonb ? key */
+static bool
+add_jsonb_names(Cover *cover, Node *key, Jsonb *jsonb)
+{
+	int			column = index_column(cover->index, key, F_HASHTEXT,
+									  C_COLLATION_OID);
+	JsonbIterator *it = JsonbIteratorInit(&jsonb->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		Datum		name;
+
+		if ((token != WJB_KEY && token != WJB_ELEM) || value.type != jbvString)
+			continue;
+		name = PointerGetDatum(cstring_to_text_with_len(value.val.string.val,
+														value.val.string.len));
+		if (!add_key(cover, column,
+					 DatumGetUInt32(OidFunctionCall1Coll(F_HASHTEXT,
+														 C_COLLATION_OID, name))))
+			return false;
+	}
+	return true;
+}
+
+/* What no array is in an array, or is the value, for jsonb @> scalar */
+static bool
+add_jsonb_scalars(Cover *cover, Node *key, Jsonb *jsonb)
+{
+	int			column = index_column(cover->index, key, F_JSONB_HASH,
+									  InvalidOid);
+	JsonbIterator *it = JsonbIteratorInit(&jsonb->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		Datum		scalar;
+
+		if (token != WJB_ELEM || value.type == jbvBinary)
+			continue;
+		scalar = JsonbPGetDatum(JsonbValueToJsonb(&value));
+		if (!add_key(cover, column,
+					 DatumGetUInt32(OidFunctionCall1(F_JSONB_HASH, scalar))))
+			return false;
+	}
+	return true;
+}
+
+/* jsonb ? key; jsonb @> scalar, scalar <@ jsonb */
+static bool
+cover_jsonb(Cover *cover, OpExpr *op)
+{
+	Oid			function = get_opcode(op->opno);
+	bool		exists = function == F_JSONB_EXISTS;
+	bool		swapped = function == F_JSONB_CONTAINED;
+	Node	   *container = linitial(op->args);
+	Node	   *key = lsecond(op->args);
+	Datum		value;
+	bool		isnull;
+
+	if (!exists && !swapped && function != F_JSONB_CONTAINS)
+		return false;
+	if (swapped)
+	{
+		container = lsecond(op->args);
+		key = linitial(op->args);
+	}
+	key = as_key(key);
+	if (key == NULL || (!exists && !rowcheck_is_scalar_jsonb(key)) ||
+		!as_value(cover, container, &value, &isnull))
+		return false;
+	if (isnull)
+		return true;
+	return exists ? add_jsonb_names(cover, key, DatumGetJsonbP(value)) :
+		add_jsonb_scalars(cover, key, DatumGetJsonbP(value));
+}
+
 /* A boolean column must have this value. */
 static bool
-cover_boolean(Cover *cover, Var *var, bool value)
+cover_boolean(Cover *cover, Node *key, bool value)
 {
-	if (var == NULL || var->vartype != BOOLOID)
+	if (key == NULL || !IsA(key, Var) || ((Var *) key)->vartype != BOOLOID)
 		return false;
 	return add_key(cover,
-				   index_column(cover->index, var, F_HASHCHAR, InvalidOid),
+				   index_column(cover->index, key, F_HASHCHAR, InvalidOid),
 				   DatumGetUInt32(OidFunctionCall1(F_HASHCHAR,
 												   BoolGetDatum(value))));
 }
@@ -342,11 +509,12 @@ cover_clause(Cover *cover, Node *clause)
 	{
 		case T_OpExpr:
 			return list_length(((OpExpr *) clause)->args) == 2 &&
-				cover_equality(cover, (OpExpr *) clause);
+				(cover_equality(cover, (OpExpr *) clause) ||
+				 cover_jsonb(cover, (OpExpr *) clause));
 		case T_ScalarArrayOpExpr:
 			return cover_any(cover, (ScalarArrayOpExpr *) clause);
 		case T_Var:
-			return cover_boolean(cover, as_column(clause), true);
+			return cover_boolean(cover, as_key(clause), true);
 		case T_BoolExpr:
 			{
 				BoolExpr   *expr = (BoolExpr *) clause;
@@ -355,7 +523,7 @@ cover_clause(Cover *cover, Node *clause)
 					return cover_and(cover, expr->args);
 				if (expr->boolop == OR_EXPR)
 					return cover_or(cover, expr->args);
-				return cover_boolean(cover, as_column(linitial(expr->args)),
+				return cover_boolean(cover, as_key(linitial(expr->args)),
 									 false);
 			}
 		default:
@@ -450,9 +618,76 @@ visit_bucket(PredicateIndex *index, IndexKey *key, uint64 visit,
 	}
 }
 
+/* Has the row the columns, with the types, that the index was made for? */
+static bool
+fits_layout(IndexColumn *column, TupleDesc desc)
+{
+	ListCell   *lc;
+
+	foreach(lc, column->vars)
+	{
+		Var		   *var = lfirst_node(Var, lc);
+
+		if (var->varattno > desc->natts ||
+			TupleDescAttr(desc, var->varattno - 1)->atttypid != var->vartype)
+			return false;
+	}
+	return true;
+}
+
+static bool
+is_known(IndexColumn *column, const PolicyRow *row)
+{
+	ListCell   *lc;
+
+	if (row->known == NULL)
+		return true;
+	foreach(lc, column->vars)
+		if (!bms_is_member(lfirst_node(Var, lc)->varattno, row->known))
+		return false;
+	return true;
+}
+
+/* Be ready to evaluate expressions on rows like this one. */
+static void
+init_slot(PredicateIndex *index, TupleDesc desc)
+{
+	MemoryContext old = MemoryContextSwitchTo(index->context);
+
+	index->econtext = CreateStandaloneExprContext();
+	index->slot = MakeSingleTupleTableSlot(CreateTupleDescCopy(desc),
+										   &TTSOpsHeapTuple);
+	MemoryContextSwitchTo(old);
+}
+
+/* The row's value, which lives until the row has been looked up */
+static Datum
+key_value(PredicateIndex *index, IndexColumn *column, const PolicyRow *row,
+		  bool *isnull)
+{
+	if (column->state == NULL)
+		return heap_getattr(row->tuple, ((Var *) column->expr)->varattno,
+							row->schema->desc, isnull);
+	if (index->slot == NULL)
+		init_slot(index, row->schema->desc);
+	ExecStoreHeapTuple(row->tuple, index->slot, false);
+	index->econtext->ecxt_scantuple = index->slot;
+	return ExecEvalExprSwitchContext(column->state, index->econtext, isnull);
+}
+
+static void
+forget_row(PredicateIndex *index)
+{
+	if (index->slot == NULL)
+		return;
+	ExecClearTuple(index->slot);
+	ResetExprContext(index->econtext);
+}
+
 /*
  * Call the function for each item whose conditions may hold for the row, but
  * once only for each number "visit".  The function must not change the index.
+ * All rows have one schema, which is that of the items.
  *
  * A column that is not known is passed over: no condition that needs it can
  * be found to hold.  Returns false, having called nothing, if the row's layout
@@ -462,17 +697,11 @@ bool
 predicate_visit(PredicateIndex *index, const PolicyRow *row, uint64 visit,
 				void (*function) (IndexItem *item, void *arg), void *arg)
 {
-	TupleDesc	desc = row->schema->desc;
 	ListCell   *lc;
 
 	foreach(lc, index->columns)
-	{
-		IndexColumn *column = lfirst(lc);
-
-		if (column->attnum > desc->natts ||
-			TupleDescAttr(desc, column->attnum - 1)->atttypid != column->typid)
-			return false;
-	}
+		if (!fits_layout(lfirst(lc), row->schema->desc))
+		return false;
 	foreach(lc, index->columns)
 	{
 		IndexColumn *column = lfirst(lc);
@@ -480,14 +709,15 @@ predicate_visit(PredicateIndex *index, const PolicyRow *row, uint64 visit,
 		Datum		value;
 		bool		isnull;
 
-		if (row->known != NULL && !bms_is_member(column->attnum, row->known))
+		if (!is_known(column, row))
 			continue;
-		value = heap_getattr(row->tuple, column->attnum, desc, &isnull);
+		value = key_value(index, column, row, &isnull);
 		if (isnull)
 			continue;
 		key.hash = DatumGetUInt32(FunctionCall1Coll(&column->finfo,
 													column->collation, value));
 		visit_bucket(index, &key, visit, function, arg);
 	}
+	forget_row(index);
 	return true;
 }

@@ -35,6 +35,7 @@
 #include "catalog/objectaccess.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -79,7 +80,6 @@ static void watch_cb(ObjectAccessType access, Oid classId, Oid objectId,
 					 int subId, void *arg);
 static bool opaque_function(Oid funcid, void *context);
 static bool opaque_walker(Node *node, void *context);
-static bool session_function(Oid funcid, void *context);
 static bool session_walker(Node *node, void *context);
 static void build_state(RowCheck *expr);
 
@@ -154,6 +154,49 @@ rowcheck_plan(List *quals, RowPlan *plan)
 										&plan->inval_items);
 	plan->bound = rowcheck_watch_end();
 	plan->quals = make_ands_implicit(expr);
+}
+
+static Node *inline_clause(Node *node, void *plan);
+
+/* Go on to the sub-queries of an expression that has been simplified. */
+static Node *
+inline_mutator(Node *node, void *plan)
+{
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Query))
+		return (Node *) query_tree_mutator((Query *) node, inline_clause,
+										   plan, 0);
+	return expression_tree_mutator(node, inline_mutator, plan);
+}
+
+static Node *
+inline_clause(Node *node, void *arg)
+{
+	RowPlan    *plan = arg;
+	List	   *relation_oids = NIL;
+	List	   *inval_items = NIL;
+
+	if (node != NULL && !IsA(node, Query))
+	{
+		node = (Node *) expression_planner_with_deps((Expr *) node,
+													 &relation_oids,
+													 &inval_items);
+		plan->relation_oids = list_concat_unique_oid(plan->relation_oids,
+													 relation_oids);
+		plan->inval_items = list_concat(plan->inval_items, inval_items);
+	}
+	return inline_mutator(node, plan);
+}
+
+/*
+ * Inline the functions in an expression or a query, and in its sub-queries, as
+ * rowcheck_plan does it.  Dependencies are added to *plan.
+ */
+Node *
+rowcheck_inline(Node *node, RowPlan *plan)
+{
+	return inline_clause(node, plan);
 }
 
 /*
@@ -234,12 +277,84 @@ opaque_walker(Node *node, void *context)
 	return expression_tree_walker(node, opaque_walker, context);
 }
 
-/* May this function's result differ from one session to the next? */
 static bool
-session_function(Oid funcid, void *context)
+is_c_function(Oid funcid)
 {
-	return funcid >= FirstNormalObjectId ||
-		func_volatile(funcid) != PROVOLATILE_IMMUTABLE;
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(funcid));
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", funcid);
+	result = ((Form_pg_proc) GETSTRUCT(tuple))->prolang == ClanguageId;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/* Built-in code that takes anything may call what the thing's type has. */
+static bool
+takes_anything(Oid funcid)
+{
+	Oid		   *types;
+	int			ntypes;
+	Oid			result = get_func_signature(funcid, &types, &ntypes);
+
+	if (result == XMLOID || get_typtype(result) == TYPTYPE_PSEUDO)
+		return true;
+	for (int i = 0; i < ntypes; i++)
+		if (get_typtype(types[i]) == TYPTYPE_PSEUDO)
+			return true;
+	return false;
+}
+
+/*
+ * May the function look at the claims, or give another answer each time?
+ * Built-in functions that are STABLE depend on settings and catalogs, which
+ * are the same for all principals of a role, unless they run code of users:
+ * by way of a type, or in XML.
+ */
+bool
+rowcheck_individual_function(Oid funcid, void *context)
+{
+	char		volatility = func_volatile(funcid);
+
+	if (volatility == PROVOLATILE_VOLATILE)
+		return true;
+	if (funcid >= FirstNormalObjectId)
+		return volatility != PROVOLATILE_IMMUTABLE || !is_c_function(funcid);
+	if (volatility == PROVOLATILE_IMMUTABLE)
+		return false;
+	return funcid == F_CURRENT_SETTING_TEXT ||
+		funcid == F_CURRENT_SETTING_TEXT_BOOL || takes_anything(funcid);
+}
+
+/* Is this to_jsonb of a number, a text or the like? */
+bool
+rowcheck_is_scalar_jsonb(Node *node)
+{
+	if (!IsA(node, FuncExpr) || ((FuncExpr *) node)->funcid != F_TO_JSONB)
+		return false;
+	switch (exprType(linitial(((FuncExpr *) node)->args)))
+	{
+		case BOOLOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case NUMERICOID:
+		case TEXTOID:
+		case VARCHAROID:
+		case UUIDOID:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* Likewise, for the functions that a node itself calls */
+bool
+rowcheck_individual_node(Node *node)
+{
+	return !rowcheck_is_scalar_jsonb(node) &&
+		check_functions_in_node(node, rowcheck_individual_function, NULL);
 }
 
 static bool
@@ -247,9 +362,11 @@ session_walker(Node *node, void *context)
 {
 	if (node == NULL)
 		return false;
-	if (IsA(node, CoerceToDomain) || IsA(node, SubLink) || IsA(node, Query))
+	if (IsA(node, CoerceToDomain) || IsA(node, SubLink) || IsA(node, Query) ||
+		IsA(node, NextValueExpr) || IsA(node, XmlExpr) ||
+		compat_is_json_expr(node))
 		return true;
-	if (check_functions_in_node(node, session_function, context))
+	if (rowcheck_individual_node(node))
 		return true;
 	return expression_tree_walker(node, session_walker, context);
 }

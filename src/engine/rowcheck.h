@@ -64,7 +64,11 @@ typedef struct RowColumns
 
 extern void rowcheck_columns(Node *node, TupleDesc desc, RowColumns *columns);
 extern void rowcheck_plan(List *quals, RowPlan *plan);
+extern Node *rowcheck_inline(Node *node, RowPlan *plan);
 extern bool rowcheck_reads_session(Node *node);
+extern bool rowcheck_individual_function(Oid funcid, void *context);
+extern bool rowcheck_individual_node(Node *node);
+extern bool rowcheck_is_scalar_jsonb(Node *node);
 
 extern RowCheck *rowcheck_create(List *quals, TupleDesc desc,
 								 const Bitmapset *attnums,

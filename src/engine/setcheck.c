@@ -94,6 +94,8 @@ struct SetCheck
 	TupleDesc	desc;			/* the table's columns, with missing values */
 	Bitmapset  *attnums;		/* the columns that the conditions read */
 	List	   *params;			/* the principals' columns, from the second on */
+	PlannedStmt *params_query;	/* evaluates them; NULL: they have no
+								 * sub-queries */
 	EphemeralNamedRelation rows;	/* its store set at each run */
 	EphemeralNamedRelation principals;	/* likewise */
 	QueryEnvironment *query_env;
@@ -217,40 +219,6 @@ rewritten_query(Query *query, RowPlan *plan)
 	return linitial_node(Query, rewritten);
 }
 
-static Node *inline_clause(Node *node, void *plan);
-
-/* Go on to the sub-queries of an expression that has been simplified. */
-static Node *
-inline_mutator(Node *node, void *plan)
-{
-	if (node == NULL)
-		return NULL;
-	if (IsA(node, Query))
-		return (Node *) query_tree_mutator((Query *) node, inline_clause,
-										   plan, 0);
-	return expression_tree_mutator(node, inline_mutator, plan);
-}
-
-/* Inline the functions in an expression of a query, or in a sub-query. */
-static Node *
-inline_clause(Node *node, void *arg)
-{
-	RowPlan    *plan = arg;
-	List	   *relation_oids = NIL;
-	List	   *inval_items = NIL;
-
-	if (node != NULL && !IsA(node, Query))
-	{
-		node = (Node *) expression_planner_with_deps((Expr *) node,
-													 &relation_oids,
-													 &inval_items);
-		plan->relation_oids = list_concat_unique_oid(plan->relation_oids,
-													 relation_oids);
-		plan->inval_items = list_concat(plan->inval_items, inval_items);
-	}
-	return inline_mutator(node, plan);
-}
-
 /* Give the principals the columns that have been taken out. */
 static void
 add_principal_columns(RangeTblEntry *rte, List *params)
@@ -271,56 +239,6 @@ add_principal_columns(RangeTblEntry *rte, List *params)
  *--------------------------------------------------------------------------
  */
 
-static bool
-is_c_function(Oid funcid)
-{
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(funcid));
-	bool		result;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for function %u", funcid);
-	result = ((Form_pg_proc) GETSTRUCT(tuple))->prolang == ClanguageId;
-	ReleaseSysCache(tuple);
-	return result;
-}
-
-/* Built-in code that takes anything may call what the thing's type has. */
-static bool
-takes_anything(Oid funcid)
-{
-	Oid		   *types;
-	int			ntypes;
-	Oid			result = get_func_signature(funcid, &types, &ntypes);
-
-	if (result == XMLOID || get_typtype(result) == TYPTYPE_PSEUDO)
-		return true;
-	for (int i = 0; i < ntypes; i++)
-		if (get_typtype(types[i]) == TYPTYPE_PSEUDO)
-			return true;
-	return false;
-}
-
-/*
- * May the function look at the claims, or give another answer each time?
- * Built-in functions that are STABLE depend on settings and catalogs, which
- * are the same for all principals of a role, unless they run code of users:
- * by way of a type, or in XML.
- */
-static bool
-individual_function(Oid funcid, void *context)
-{
-	char		volatility = func_volatile(funcid);
-
-	if (volatility == PROVOLATILE_VOLATILE)
-		return true;
-	if (funcid >= FirstNormalObjectId)
-		return volatility != PROVOLATILE_IMMUTABLE || !is_c_function(funcid);
-	if (volatility == PROVOLATILE_IMMUTABLE)
-		return false;
-	return funcid == F_CURRENT_SETTING_TEXT ||
-		funcid == F_CURRENT_SETTING_TEXT_BOOL || takes_anything(funcid);
-}
-
 static bool individual_walker(Node *node, void *context);
 
 static bool
@@ -336,7 +254,7 @@ individual_query(Query *query)
 static bool
 individual_operator(Oid opno)
 {
-	return OidIsValid(opno) && individual_function(get_opcode(opno), NULL);
+	return OidIsValid(opno) && rowcheck_individual_function(get_opcode(opno), NULL);
 }
 
 static bool
@@ -365,8 +283,7 @@ individual_walker(Node *node, void *context)
 		default:
 			break;
 	}
-	if (compat_is_json_expr(node) ||
-		check_functions_in_node(node, individual_function, context))
+	if (compat_is_json_expr(node) || rowcheck_individual_node(node))
 		return true;
 	return expression_tree_walker(node, individual_walker, context);
 }
@@ -480,6 +397,7 @@ make_check(Query *query, List *params, TupleDesc desc,
 	check->desc = desc;
 	check->attnums = bms_copy(attnums);
 	check->params = params;
+	check->params_query = fold_plan_params(params);
 	add_principal_columns(principals, params);
 	check->query_env = create_queryEnv();
 	check->rows = add_rows(check->query_env, desc);
@@ -513,8 +431,9 @@ setcheck_create(List *quals, TupleDesc desc, const Bitmapset *attnums,
 	rowcheck_watch_begin();
 	query = rewritten_query(parsed_query(quals, desc), plan);
 	query = (Query *) unnest_trivial((Node *) query, true);
-	query = (Query *) inline_clause((Node *) query, plan);
+	query = (Query *) rowcheck_inline((Node *) query, plan);
 	unnest_security(query);
+	query->jointree->quals = unnest_arrays(query->jointree->quals);
 	query = fold_query(query, PRINCIPALS_VARNO, 1, &params);
 	if (!individual_query(query))
 		check = make_check(query, params, desc, attnums, plan);
@@ -529,6 +448,13 @@ List *
 setcheck_params(SetCheck *check)
 {
 	return check->params;
+}
+
+/* Likewise, the query to evaluate them by */
+PlannedStmt *
+setcheck_params_query(SetCheck *check)
+{
+	return check->params_query;
 }
 
 /* About what a pair of row and principal costs, in microseconds */

@@ -33,6 +33,7 @@ extern SetCheck *setcheck_create(List *quals, TupleDesc desc,
 								 const Bitmapset *attnums,
 								 MemoryContext context, RowPlan *plan);
 extern List *setcheck_params(SetCheck *check);
+extern PlannedStmt *setcheck_params_query(SetCheck *check);
 extern double setcheck_pair_cost(SetCheck *check);
 extern void setcheck_lock(SetCheck *check);
 extern void setcheck_run(SetCheck *check, const PolicyRow *rows, int nrows,

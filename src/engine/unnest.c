@@ -19,6 +19,12 @@
  * conditions must have no side effects.  In particular the row security of
  * the tables inside becomes a condition like any other.
  *
+ * Where the sub-query reads nothing but the claims, it is made an array:
+ *
+ *	- x IN (SELECT y FROM jsonb_array_elements_text(claim) y) becomes
+ *	  x = ANY (ARRAY(SELECT ...)), and so does EXISTS (SELECT FROM ... WHERE
+ *	  y = x); fold.c then takes the array for a value of the principal.
+ *
  * Works on queries as the rewriter leaves them.  Called by policy.c and
  * setcheck.c.
  *
@@ -30,8 +36,10 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "rewrite/rewriteManip.h"
+#include "utils/lsyscache.h"
 
 #include "engine/compat.h"
+#include "engine/fold.h"
 #include "engine/unnest.h"
 
 /* A condition that would fall into more queries than this is left alone. */
@@ -367,4 +375,156 @@ unnest_sublinks(Query *query, Index varno)
 	}
 	query->jointree->quals = (Node *) make_ands_explicit(quals);
 	return found;
+}
+
+/*--------------------------------------------------------------------------
+ * Sub-queries over claims
+ *--------------------------------------------------------------------------
+ */
+
+/* "left op ANY (ARRAY(query))"; NULL if there are no such arrays */
+static Node *
+any_of_array(OpExpr *op, Oid opno, Node *left, Query *query)
+{
+	ScalarArrayOpExpr *any = makeNode(ScalarArrayOpExpr);
+	SubLink    *array = makeNode(SubLink);
+	TargetEntry *target = linitial_node(TargetEntry, query->targetList);
+
+	if (list_length(query->targetList) != 1 ||
+		!OidIsValid(get_array_type(exprType((Node *) target->expr))) ||
+		!fold_is_session_query(query))
+		return NULL;
+	array->subLinkType = ARRAY_SUBLINK;
+	array->subselect = (Node *) query;
+	array->location = -1;
+	any->opno = opno;
+	any->opfuncid = get_opcode(opno);
+	any->useOr = true;
+	any->inputcollid = op->inputcollid;
+	any->args = list_make2(left, array);
+	any->location = -1;
+	return (Node *) any;
+}
+
+/* x IN (SELECT y ...), whatever it is compared by; NULL if it stays that */
+static Node *
+in_to_array(SubLink *sublink)
+{
+	OpExpr	   *op = (OpExpr *) sublink->testexpr;
+	Query	   *query = (Query *) sublink->subselect;
+	TargetEntry *target;
+
+	if (sublink->subLinkType != ANY_SUBLINK || !IsA(op, OpExpr) ||
+		list_length(op->args) != 2 || list_length(query->targetList) != 1)
+		return NULL;
+	query = copyObject(query);
+	target = linitial_node(TargetEntry, query->targetList);
+	if (!IsA(lsecond(op->args), Param))
+	{
+		/* let the sub-query make of y what it is compared as */
+		if (target->ressortgroupref != 0 || query->setOperations != NULL)
+			return NULL;
+		target->expr = (Expr *) testexpr_mutator(lsecond(op->args),
+												 query->targetList);
+	}
+	return any_of_array(op, op->opno, linitial(op->args), query);
+}
+
+/* Does the expression read columns of the query around, and no others? */
+static bool
+is_outer(Node *node)
+{
+	return contain_vars_of_level(node, 1) && !contain_vars_of_level(node, 0) &&
+		!checkExprHasSubLink(node);
+}
+
+/* The comparison in it, of some expression with one of the query around */
+static OpExpr *
+take_comparison(Query *query)
+{
+	List	   *quals = make_ands_implicit((Expr *) query->jointree->quals);
+	ListCell   *lc;
+
+	foreach(lc, quals)
+	{
+		OpExpr	   *op = lfirst(lc);
+
+		if (!IsA(op, OpExpr) || list_length(op->args) != 2 ||
+			(!is_outer(linitial(op->args)) && !is_outer(lsecond(op->args))))
+			continue;
+		quals = foreach_delete_current(quals, lc);
+		query->jointree->quals = (Node *) make_ands_explicit(quals);
+		return op;
+	}
+	return NULL;
+}
+
+/* EXISTS (SELECT FROM ... WHERE y = x); NULL if it stays that */
+static Node *
+exists_to_array(SubLink *sublink)
+{
+	Query	   *query = (Query *) sublink->subselect;
+	OpExpr	   *op;
+	Node	   *x;
+	Node	   *y;
+	Oid			opno;
+
+	if (sublink->subLinkType != EXISTS_SUBLINK || !is_plain_select(query))
+		return NULL;
+	query = copyObject(query);
+	op = take_comparison(query);
+	if (op == NULL)
+		return NULL;
+	x = linitial(op->args);
+	y = lsecond(op->args);
+	opno = op->opno;
+	if (!is_outer(x))
+	{
+		x = y;
+		y = linitial(op->args);
+		opno = get_commutator(opno);
+	}
+	if (!OidIsValid(opno))
+		return NULL;
+	IncrementVarSublevelsUp(x, -1, 1);
+	query->targetList = list_make1(makeTargetEntry((Expr *) y, 1, NULL, false));
+	query->distinctClause = query->sortClause = NIL;
+	return any_of_array(op, opno, x, query);
+}
+
+static Node *
+arrays_mutator(Node *node, void *context)
+{
+	Node	   *array;
+
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, SubLink) && (array = in_to_array((SubLink *) node)) != NULL)
+		return arrays_mutator(array, context);
+	return expression_tree_mutator(node, arrays_mutator, context);
+}
+
+/*
+ * Make arrays of sub-queries that read nothing but the session, in conditions
+ * whose functions have been inlined.  Where false and null are the same, which
+ * is outside of all but AND and OR, this goes for EXISTS too.
+ */
+Node *
+unnest_arrays(Node *clause)
+{
+	Node	   *array;
+
+	if (clause != NULL && (is_andclause(clause) || is_orclause(clause)))
+	{
+		BoolExpr   *expr = copyObject((BoolExpr *) clause);
+		ListCell   *lc;
+
+		foreach(lc, expr->args)
+			lfirst(lc) = unnest_arrays(lfirst(lc));
+		return (Node *) expr;
+	}
+	if (clause != NULL && IsA(clause, SubLink) &&
+		(array = exists_to_array((SubLink *) clause)) != NULL)
+		return array;
+	return arrays_mutator(clause, NULL);
 }

@@ -16,6 +16,7 @@
 extern Node *unnest_trivial(Node *node, bool everywhere);
 extern void unnest_security(Query *query);
 extern List *unnest_arms(List *quals);
+extern Node *unnest_arrays(Node *clause);
 extern bool unnest_sublinks(Query *query, Index varno);
 
 #endif							/* RTSYNC_UNNEST_H */
