@@ -237,11 +237,15 @@ principal_timed_out(void)
 	return cancels > 0;
 }
 
+/*
+ * Set it until the scope is left, which puts all back that changed at its nest
+ * level.  Not by GUC_ACTION_SAVE: from 16 on transaction_read_only refuses it.
+ */
 static void
 save_setting(const char *name, const char *value)
 {
 	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+							 GUC_ACTION_LOCAL, true, 0, false);
 }
 
 static void
