@@ -48,6 +48,7 @@
 #include "engine/policy.h"
 #include "engine/render.h"
 #include "engine/route.h"
+#include "engine/session.h"
 #include "engine/settings.h"
 #include "engine/shared.h"
 #include "engine/subscription.h"
@@ -158,11 +159,14 @@ set_session(void)
 }
 
 /*
- * Tell the gateway to go, as the process exits.
+ * Tell the gateway to go, as the process exits, and leave the sessions to the
+ * next one.
  */
 static void
 say_goodbye(int code, Datum arg)
 {
+	if (shutdown_reason != LINK_SHUTDOWN_EXTENSION)
+		session_save();
 	if (gateway_link == NULL)
 		return;
 	link_begin(&gateway_link->out, LINK_SHUTDOWN);
@@ -429,6 +433,7 @@ housekeeping_turn(void)
 	housekept = now;
 	confirm(now);
 	subscription_check_expiry();
+	session_housekeeping(now);
 	if (TimestampDifferenceExceeds(maintained, now, MAINTENANCE_MS))
 	{
 		maintained = now;
@@ -626,6 +631,7 @@ engine_main(Datum main_arg)
 	policy_init();
 	render_init();
 	subscription_init();
+	session_init();
 	tables_init();
 	route_init(wal_confirmed_lsn());
 	serve_from = wal_flushed_lsn();

@@ -24,6 +24,7 @@
  */
 #include "postgres.h"
 
+#include "common/hashfn.h"
 #include "lib/ilist.h"
 
 #include "engine/catalogs.h"
@@ -36,16 +37,43 @@
 /* Channels that are CHANNEL_LATE; the first is served next */
 static dlist_head late = DLIST_STATIC_INIT(late);
 
-/* What the channel may see, but for rows, as a number */
+/* What the channel may see, but for rows, as a number; 0: not known */
 static uint64
-access_signature(Channel *channel)
+access_signature(const Channel *channel)
 {
-	uint64		result = 0;
+	uint64		result = 1;
 
 	for (int i = 0; i < channel->nbindings; i++)
-		if (channel->bindings[i].group != NULL)
-			result ^= tables_group_signature(channel->bindings[i].group) + i;
-	return result;
+	{
+		uint64		signature;
+
+		if (channel->bindings[i].group == NULL)
+			continue;
+		signature = tables_group_signature(channel->bindings[i].group);
+		if (signature == 0)
+			return 0;
+		result = hash_combine64(result, signature + i);
+	}
+	return result != 0 ? result : 1;
+}
+
+/* Likewise, also of one that is paused; false: not known */
+bool
+late_access_signature(const Channel *channel, uint64 *signature)
+{
+	*signature = channel->pace == CHANNEL_PAUSED ?
+		channel->access_signature : access_signature(channel);
+	return *signature != 0;
+}
+
+/* The cursor of the last change that the channel was sent, or would have been */
+void
+late_cursor(const Channel *channel, Cursor *cursor)
+{
+	RoutePosition now;
+
+	route_position(&now);
+	route_cursor(channel->pace == CHANNEL_LIVE ? &now : &channel->place, cursor);
 }
 
 /* Is the channel still to be told of changed rows that its policies read? */
@@ -133,22 +161,45 @@ const char *
 late_resume(Channel *channel, const char *since)
 {
 	Cursor		cursor;
-	RoutePosition now;
 
 	if (!cursor_parse(since, &cursor))
 		return "invalid cursor";
-	if (cursor.epoch != wal_epoch())
+	return late_resume_at(channel, &cursor);
+}
+
+/* Likewise, with the cursor as such */
+const char *
+late_resume_at(Channel *channel, const Cursor *from)
+{
+	RoutePosition now;
+
+	if (from->epoch != wal_epoch())
 		return "the cursor is of another history";
-	if (!history_find(cursor.lsn, cursor.seq, &channel->place.position,
+	if (!history_find(from->lsn, from->seq, &channel->place.position,
 					  &channel->place.txn))
 		return "the cursor is too old";
+	channel->place.seq = channel->place.txn.commit_lsn == from->lsn ?
+		from->seq : CURSOR_WHOLE;
 	route_position(&now);
 	if (channel->place.position > now.position)
 		channel->place = now;
-	channel->since = cursor.seq == CURSOR_WHOLE ? cursor.lsn + 1 : cursor.lsn;
+	channel->since = from->seq == CURSOR_WHOLE ? from->lsn + 1 : from->lsn;
 	channel->pace = CHANNEL_LATE;
 	dlist_push_tail(&late, &channel->in_late);
 	return NULL;
+}
+
+/*
+ * The channel, which has its groups but was sent nothing yet, begins with what
+ * comes now after all.  Called in a transaction on the present.
+ */
+void
+late_abandon(Channel *channel)
+{
+	dlist_delete(&channel->in_late);
+	channel->pace = CHANNEL_LIVE;
+	subscription_detach(channel);
+	subscription_attach(channel, false);
 }
 
 /* The channel is about to be freed. */

@@ -8,6 +8,7 @@
 #ifndef RTSYNC_LATE_H
 #define RTSYNC_LATE_H
 
+#include "engine/cursor.h"
 #include "engine/subscription.h"
 
 extern void late_begun(Channel *channel);
@@ -16,6 +17,10 @@ extern void late_tell_dependencies(Channel *channel);
 extern void late_pause(Channel *channel);
 extern void late_continue(Channel *channel);
 extern const char *late_resume(Channel *channel, const char *since);
+extern const char *late_resume_at(Channel *channel, const Cursor *from);
+extern void late_abandon(Channel *channel);
+extern void late_cursor(const Channel *channel, Cursor *cursor);
+extern bool late_access_signature(const Channel *channel, uint64 *signature);
 extern void late_forget(Channel *channel);
 extern bool late_run(Link *link);
 

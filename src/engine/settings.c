@@ -43,6 +43,7 @@ int			rtsync_coalesce_delay;
 int			rtsync_history_size;
 int			rtsync_max_retained_wal;
 int			rtsync_max_event_size;
+int			rtsync_resume_window;
 
 char	   *rtsync_listen_addresses;
 int			rtsync_port;
@@ -298,9 +299,13 @@ define_engine_settings(void)
 			   NULL,
 			   &rtsync_max_event_size, MEGABYTE, KILOBYTE, 64 * MEGABYTE,
 			   GUC_UNIT_BYTE);
+
+	define_int("rtsync.resume_window",
+			   "Sets the time for which it is remembered what a client has received.",
+			   "It goes on from there if it comes back with its session.  0 turns sessions off.",
+			   &rtsync_resume_window, 120, 0, 24 * 3600, GUC_UNIT_S);
 }
 
-/* From the link to the sockets */
 /* The numbers that the gateway is told; the end is marked by a NULL name */
 const GatewayNumber gateway_numbers[] = {
 	{"rtsync.max_connections",

@@ -38,6 +38,7 @@ extern int	rtsync_coalesce_delay;	/* us */
 extern int	rtsync_history_size;	/* kB */
 extern int	rtsync_max_retained_wal;	/* MB */
 extern int	rtsync_max_event_size;	/* bytes */
+extern int	rtsync_resume_window;	/* seconds */
 
 /* gateway */
 extern char *rtsync_listen_addresses;

@@ -35,6 +35,7 @@
 #include "engine/message.h"
 #include "engine/messages_table.h"
 #include "engine/policy.h"
+#include "engine/session.h"
 #include "engine/settings.h"
 #include "engine/subscription.h"
 #include "engine/tables.h"
@@ -342,6 +343,7 @@ channel_find(uint64 id)
 static void
 channel_free(Channel *channel)
 {
+	session_leave(channel);
 	late_forget(channel);
 	subscription_detach(channel);
 	hash_search(channels, &channel->id, HASH_REMOVE, NULL);
@@ -375,6 +377,14 @@ tell_channel(Channel *channel, const char *extension, const char *status,
 	linkio_put_text(channel->link, message);
 	link_put_u8(out, then);
 	linkio_end(channel->link);
+}
+
+/* Close the channel for this reason; its client does not join again by itself. */
+void
+subscription_close(Channel *channel, const char *message)
+{
+	tell_channel(channel, "system", "error", message, LINK_THEN_CLOSE);
+	channel_free(channel);
 }
 
 /* Send a "system" message. */
@@ -869,13 +879,33 @@ typedef struct JoinOptions
 {
 	bool		cursor;			/* each change with its cursor */
 	char	   *since;			/* go on behind this one; NULL: from now */
+	char	   *session;		/* or from where this one is; NULL: likewise */
 } JoinOptions;
+
+/* How a channel begins */
+typedef struct JoinBegin
+{
+	char	   *rtsync;			/* for the reply, or NULL */
+	const char *refetch;		/* why its client must read its rows anew; it
+								 * is told so also where it does not see the
+								 * reply */
+} JoinBegin;
 
 static JsonbValue *
 json_member(Jsonb *jsonb, const char *name)
 {
 	return getKeyJsonValueFromContainer(&jsonb->root, name, strlen(name),
 										NULL);
+}
+
+/* The text of a member, palloc'd, or NULL if it is no string */
+static char *
+json_text(Jsonb *jsonb, const char *name)
+{
+	JsonbValue *value = json_member(jsonb, name);
+
+	return value != NULL && value->type == jbvString ?
+		pnstrdup(value->val.string.val, value->val.string.len) : NULL;
 }
 
 /* Read the channel's options; what is not understood counts as absent. */
@@ -895,41 +925,73 @@ read_join_options(const Channel *channel, JoinOptions *options)
 	value = json_member(jsonb, "cursor");
 	options->cursor = value != NULL && value->type == jbvBool &&
 		value->val.boolean;
-	value = json_member(jsonb, "since");
-	if (value != NULL && value->type == jbvString)
-	{
-		options->since = pnstrdup(value->val.string.val,
-								  value->val.string.len);
-		options->cursor = true;
-	}
+	options->since = json_text(jsonb, "since");
+	options->session = json_text(jsonb, "session");
+	options->cursor |= options->since != NULL;
 }
 
-/*
- * Let the channel begin where its client left off, if it says so; returns the
- * text for the reply's "rtsync", or NULL if the client did not ask.
- */
+/* The text for the reply to a client that asked to go on, or for cursors */
 static char *
-channel_begin(Channel *channel)
+begin_text(const char *cursor, bool asked, const char *problem)
 {
-	JoinOptions options;
+	if (!asked)
+		return psprintf("{\"cursor\":\"%s\"}", cursor);
+	if (problem == NULL)
+		return psprintf("{\"cursor\":\"%s\",\"resumed\":true}", cursor);
+	return psprintf("{\"cursor\":\"%s\",\"resumed\":false,\"refetch\":\"%s\"}",
+					cursor, problem);
+}
+
+/* The cursor of what comes now */
+static void
+format_now(char *buf)
+{
 	RoutePosition now;
 	Cursor		cursor;
-	char		buf[CURSOR_SIZE];
-	const char *problem;
 
-	read_join_options(channel, &options);
-	if (!options.cursor)
-		return NULL;
-	problem = options.since != NULL ? late_resume(channel, options.since) : NULL;
-	if (options.since != NULL && problem == NULL)
-		return psprintf("{\"cursor\":\"%s\",\"resumed\":true}", options.since);
 	route_position(&now);
 	route_cursor(&now, &cursor);
 	cursor_format(&cursor, buf);
-	if (problem == NULL)
-		return psprintf("{\"cursor\":\"%s\"}", buf);
-	return psprintf("{\"cursor\":\"%s\",\"resumed\":false,\"refetch\":\"%s\"}",
-					buf, problem);
+}
+
+/*
+ * Let the channel, which has its token, go on where its client left off, if it
+ * says so, and put its bindings into their groups.
+ */
+static void
+channel_begin(Channel *channel, char **problems, char **hints, JoinBegin *begin)
+{
+	JoinOptions options;
+	Cursor		from;
+	char		buf[CURSOR_SIZE];
+	const char *problem = NULL;
+
+	memset(begin, 0, sizeof(*begin));
+	read_join_options(channel, &options);
+	if (options.since != NULL)
+		problem = late_resume(channel, options.since);
+	else if (options.session != NULL)
+	{
+		channel->session_uuid = MemoryContextStrdup(channel->context,
+													options.session);
+		problem = session_join(channel, &from);
+	}
+	channel_subscribe(channel, problems, hints);
+	if (options.since == NULL && options.session != NULL)
+	{
+		if (problem == NULL)
+			problem = session_check(channel);
+		begin->refetch = problem;
+	}
+	if (problem != NULL || channel->pace != CHANNEL_LATE)
+		format_now(buf);
+	else if (options.since != NULL)
+		strlcpy(buf, options.since, sizeof(buf));
+	else
+		cursor_format(&from, buf);
+	if (options.cursor || options.session != NULL)
+		begin->rtsync = begin_text(buf, options.since != NULL || options.session != NULL,
+								   problem);
 }
 
 /*
@@ -938,7 +1000,7 @@ channel_begin(Channel *channel)
  */
 static char *
 join_problem(Channel *channel, LinkString string,
-			 char **problems, char **hints, char **rtsync)
+			 char **problems, char **hints, JoinBegin *begin)
 {
 	Token		token;
 	TokenError	error;
@@ -955,8 +1017,7 @@ join_problem(Channel *channel, LinkString string,
 	if (!(channel->rights & READ_RIGHTS))
 		return psprintf("Unauthorized: You do not have permissions to read from this Channel topic: %s",
 						channel->topic);
-	*rtsync = channel_begin(channel);
-	channel_subscribe(channel, problems, hints);
+	channel_begin(channel, problems, hints, begin);
 	if (channel->wait)
 		for (int i = 0; i < channel->nbindings; i++)
 			if (problems[i] != NULL)
@@ -1043,7 +1104,7 @@ handle_join(Link *link, LinkReader *body)
 	char	  **problems;
 	char	  **hints;
 	char	   *reason;
-	char	   *rtsync = NULL;	/* for the reply */
+	JoinBegin	begin = {NULL, NULL};
 	List	   *replay = NIL;
 
 	if (channel_find(id) != NULL ||
@@ -1059,7 +1120,7 @@ handle_join(Link *link, LinkReader *body)
 
 	problems = palloc0(sizeof(char *) * (channel->nbindings + 1));
 	hints = palloc0(sizeof(char *) * (channel->nbindings + 1));
-	reason = join_problem(channel, token, problems, hints, &rtsync);
+	reason = join_problem(channel, token, problems, hints, &begin);
 	if (reason == NULL)
 		reason = find_replay(channel, &replay);
 	if (reason != NULL)
@@ -1072,11 +1133,13 @@ handle_join(Link *link, LinkReader *body)
 	link_put_u64(&link->out, id);
 	link_put_u8(&link->out, 1);
 	link_put_u8(&link->out, channel->rights);
-	link_put_string(&link->out, rtsync);
+	link_put_string(&link->out, begin.rtsync);
 	put_bindings(&link->out, channel);
 	linkio_end(link);
 	send_replay(channel, replay);
 	report_bindings(channel, problems, hints);
+	if (begin.refetch != NULL)
+		subscription_tell(channel, "rtsync", "refetch", begin.refetch);
 	if (channel->pace == CHANNEL_LATE)
 		late_begun(channel);
 }
@@ -1122,6 +1185,7 @@ handle_token(Link *link, LinkReader *body)
 	untold = late_untold(channel);
 	subscription_detach(channel);
 	channel_set_token(channel, &token);
+	session_token(channel);
 	if (!channel_authorize_again(channel))
 		return;
 	problems = palloc0(sizeof(char *) * (channel->nbindings + 1));
@@ -1132,6 +1196,33 @@ handle_token(Link *link, LinkReader *body)
 	report_bindings(channel, problems, hints);
 	if (untold)
 		late_tell_dependencies(channel);
+}
+
+/*
+ * A client sends a heartbeat on a connection with channels that are part of
+ * sessions.  The answer follows all that was sent to them.
+ */
+static void
+handle_heartbeat(Link *link, LinkReader *body)
+{
+	uint64		number = link_get_u64(body);
+	uint32		count = link_get_count(body, sizeof(uint64));
+
+	for (uint32 i = 0; i < count && !body->failed; i++)
+	{
+		Channel    *channel = channel_find(link_get_u64(body));
+
+		if (channel != NULL)
+			session_heartbeat(channel);
+	}
+	if (!link_finished(body))
+	{
+		link->broken = true;
+		return;
+	}
+	link_begin(&link->out, LINK_HEARTBEAT_REPLY);
+	link_put_u64(&link->out, number);
+	linkio_end(link);
 }
 
 static void
@@ -1180,6 +1271,9 @@ dispatch(Link *link, LinkType type, LinkReader *body)
 		case LINK_CONTINUE:
 			handle_pace(link, body, late_continue);
 			break;
+		case LINK_HEARTBEAT:
+			handle_heartbeat(link, body);
+			break;
 		case LINK_STATS:
 			gateway_connections = (int) link_get_u32(body);
 			break;
@@ -1226,6 +1320,13 @@ answer_failure(Link *link, LinkType type, const char *start, Size length)
 		link_put_u64(&link->out, id);
 		link_put_u32(&link->out, 500);
 		link_put_u8(&link->out, 0);
+		linkio_end(link);
+		return;
+	}
+	else if (type == LINK_HEARTBEAT)
+	{
+		link_begin(&link->out, LINK_HEARTBEAT_REPLY);
+		link_put_u64(&link->out, id);
 		linkio_end(link);
 		return;
 	}

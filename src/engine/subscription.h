@@ -50,6 +50,7 @@ typedef enum ChannelPace
 } ChannelPace;
 
 struct Channel;
+struct Session;
 
 typedef struct Binding
 {
@@ -84,6 +85,8 @@ typedef struct Channel
 	XLogRecPtr	since;			/* likewise: of what was committed from here
 								 * on it does not know if policies read it */
 	uint64		access_signature;	/* if CHANNEL_PAUSED: of what it could see */
+	char	   *session_uuid;	/* as its client names it, or NULL */
+	struct Session *session;	/* that it is part of, or NULL */
 	int			nbindings;
 	Binding    *bindings;
 } Channel;
@@ -99,6 +102,7 @@ extern void subscription_check_expiry(void);
 extern void subscription_attach(Channel *channel, bool late);
 extern void subscription_detach(Channel *channel);
 extern void subscription_send_bindings(Channel *channel);
+extern void subscription_close(Channel *channel, const char *message);
 extern void subscription_tell(Channel *channel, const char *extension,
 							  const char *status, const char *message);
 

@@ -727,11 +727,11 @@ tables_group_untold(SubscriptionGroup *group)
 	return false;
 }
 
-/* What the group may see, but for rows, as a number */
+/* What the group may see, but for rows, as a number; 0: it is not known */
 uint64
 tables_group_signature(SubscriptionGroup *group)
 {
-	uint64		result = 0;
+	uint64		result = 1;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &group->tables)
@@ -739,11 +739,13 @@ tables_group_signature(SubscriptionGroup *group)
 		TableRole  *role = dlist_container(TableGroup, in_group,
 										   iter.cur)->role;
 
+		if (role->access_signature == 0 || role->route->failed)
+			return 0;
 		result ^= hash_combine64(hash_combine64(role->route->relid,
 												role->access_signature),
 								 role->query_signature);
 	}
-	return result;
+	return result != 0 ? result : 1;
 }
 
 static void

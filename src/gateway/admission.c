@@ -78,6 +78,7 @@ typedef struct Pending
 	Buffer		response;		/* while delaying */
 	Slice		key;			/* points into "in" */
 	Buffer		token;
+	Buffer		session;		/* that it is to be part of, or empty */
 	PhoenixVersion version;
 	Address    *address;		/* where it is counted, or NULL */
 	RestRequest *rest;			/* NULL: a handshake */
@@ -175,6 +176,7 @@ end_pending(Pending *pending)
 	buffer_release(&pending->in);
 	buffer_release(&pending->response);
 	buffer_release(&pending->token);
+	buffer_release(&pending->session);
 }
 
 /*------------------------------- answering ------------------------------*/
@@ -527,6 +529,8 @@ decide_handshake(Pending *pending, const Request *request)
 			return;
 		}
 		pending->key = request->websocket_key;
+		request_query_parameter(request->query, "rtsync_session",
+								&pending->session);
 		ask_engine(pending);
 	}
 }
@@ -565,6 +569,7 @@ admit(Pending *pending)
 	int			fd = pending->fd;
 	Buffer		head = pending->in;
 	Buffer		token = pending->token;
+	Buffer		session = pending->session;
 	Slice		key = pending->key;
 	PhoenixVersion version = pending->version;
 	Address    *address = pending->address;
@@ -577,12 +582,14 @@ admit(Pending *pending)
 	/* Our poll handle must let go of the descriptor before the library's. */
 	pending->fd = -1;
 	pending->address = NULL;
-	pending->in = pending->token = (Buffer) {0};
+	pending->in = pending->token = pending->session = (Buffer) {0};
 	end_pending(pending);
-	if (!connection_open(fd, address, key, buffer_slice(&token), version))
+	if (!connection_open(fd, address, key, buffer_slice(&token),
+						 buffer_slice(&session), version))
 		log_client("could not open a WebSocket");
 	buffer_release(&head);
 	buffer_release(&token);
+	buffer_release(&session);
 }
 
 /* The engine's verdict about a handshake */

@@ -265,6 +265,8 @@ create_channel(Connection *connection, const PhoenixMessage *message,
 	channel->broadcast_ack = request->broadcast_ack;
 	channel->broadcast_self = request->broadcast_self;
 	channel->presence = request->presence;
+	channel->wants_cursor = request->wants_cursor;
+	channel->has_session = request->has_session;
 	if (request->presence_key != NULL)
 		channel->presence_key = slice_of(request->presence_key);
 	request->presence_key = NULL;
@@ -401,7 +403,7 @@ on_join(Connection *connection, const PhoenixMessage *message)
 			   SLICE("InvalidJoinPayload: The payload cannot be read"));
 		return;
 	}
-	if (join_parse(payload, &request))
+	if (join_parse(payload, connection->session, &request))
 		start_join(connection, message, &request);
 	else
 		refuse(connection, message,
@@ -527,12 +529,76 @@ on_presence(Channel *channel, const PhoenixMessage *message)
 			  response);
 }
 
+/* How many of a connection's channels are part of sessions? */
+static uint32_t
+count_sessions(const Connection *connection)
+{
+	ListLink   *link = list_first(&connection->channels);
+	uint32_t	count = 0;
+
+	for (; link != NULL; link = list_next(&connection->channels, link))
+	{
+		const Channel *channel = LIST_OWNER(Channel, link, link);
+
+		count += channel->has_session && channel->joined;
+	}
+	return count;
+}
+
+/*
+ * A client that sends a heartbeat has had the answer to the last one, and all
+ * that came before it.  The engine keeps account of that for sessions: it is
+ * asked first, so that it knows what the answer will follow.
+ */
+static void
+on_heartbeat(Connection *connection, const PhoenixMessage *message)
+{
+	uint32_t	count = count_sessions(connection);
+	ListLink   *link = list_first(&connection->channels);
+	LinkWriter *writer;
+
+	if (count == 0 || connection->heartbeat != NULL || engine_link_congested())
+	{
+		reply(connection, message, NULL, true, no_response);
+		return;
+	}
+	connection_hold_heartbeat(connection, message->ref);
+	writer = engine_link_begin(LINK_HEARTBEAT);
+	link_put_u64(writer, connection->heartbeat_number);
+	link_put_u32(writer, count);
+	for (; link != NULL; link = list_next(&connection->channels, link))
+	{
+		const Channel *channel = LIST_OWNER(Channel, link, link);
+
+		if (channel->has_session && channel->joined)
+			link_put_u64(writer, channel->id);
+	}
+	engine_link_end();
+}
+
+/* The engine knows of the heartbeat of this number: answer it. */
+void
+channels_heartbeat_answered(uint64_t number)
+{
+	Connection *connection = connections_release_heartbeat(number);
+
+	if (connection == NULL)
+		return;
+	send_and_release(connection,
+					 phoenix_encode_reply(connection->version, NULL,
+										  connection->heartbeat,
+										  SLICE("\"phoenix\""), true,
+										  no_response));
+	free(connection->heartbeat);
+	connection->heartbeat = NULL;
+}
+
 /* Events of the topic "phoenix", which is not a channel */
 static void
 on_phoenix(Connection *connection, const PhoenixMessage *message)
 {
 	if (slice_equals(message->event, "heartbeat"))
-		reply(connection, message, NULL, true, no_response);
+		on_heartbeat(connection, message);
 	else
 		reply_unmatched(connection, message);
 }
@@ -647,7 +713,6 @@ channel_joined(uint64_t id, uint8_t rights, Slice rtsync,
 		return true;
 	send_join_reply(channel, rtsync);
 	channel->joined = true;
-	channel->wants_cursor = rtsync.data != NULL;
 	free_entry_texts(channel);
 	channel->rights = rights;
 	room_enter(&channel->topic->rooms[channel->is_private], channel);

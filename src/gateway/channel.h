@@ -47,6 +47,7 @@ typedef struct Channel
 	uint64_t	token_hash;
 	bool		joined;
 	bool		wants_cursor;	/* with each change */
+	bool		has_session;	/* the engine remembers how far it got */
 	bool		paused;			/* LINK_PAUSE was sent, LINK_CONTINUE not yet */
 	bool		is_private;
 	bool		broadcast_ack;
@@ -88,6 +89,7 @@ extern bool channel_joined(uint64_t id, uint8_t rights, Slice rtsync,
 						   LinkReader *bindings);
 extern bool channel_rebound(uint64_t id, LinkReader *bindings);
 extern void channel_refused(uint64_t id, Slice reason);
+extern void channels_heartbeat_answered(uint64_t number);
 extern void channel_set_rights(uint64_t id, uint8_t rights);
 extern bool channel_replay(uint64_t id, Slice message_id,
 						   const PhoenixBroadcast *broadcast);

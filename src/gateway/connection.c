@@ -76,6 +76,7 @@ connections_init(void)
 	list_init(&connections()->dirty);
 	list_init(&connections()->blocked);
 	list_init(&connections()->paused);
+	list_init(&connections()->heartbeats);
 	list_init(&connections()->closing);
 	list_init(&connections()->dead);
 }
@@ -87,6 +88,8 @@ free_connection(Connection *connection)
 {
 	address_leave(connection->address);
 	free((char *) connection->token.data);
+	free((char *) connection->session.data);
+	free(connection->heartbeat);
 	free(connection->queue);
 	buffer_release(&connection->message);
 	free(connection);
@@ -99,13 +102,15 @@ free_connection(Connection *connection)
  */
 bool
 connection_open(int fd, Address *address, Slice key, Slice token,
-				PhoenixVersion version)
+				Slice session, PhoenixVersion version)
 {
 	Connection *connection = allocate_zero(sizeof(Connection));
 
 	connection->version = version;
 	connection->address = address;
 	connection->token = (Slice) {copy_bytes(token.data, token.length), token.length};
+	if (session.length > 0)
+		connection->session = (Slice) {copy_bytes(session.data, session.length), session.length};
 	list_init(&connection->channels);
 	list_init(&connection->held_back);
 	if (websocket_adopt(connection, fd, key))
@@ -137,6 +142,36 @@ connection_count_channels(Connection *connection, int change)
 		return;
 	connection->no_channel_since = now();
 	list_append(&connections()->no_channel, &connection->no_channel_link);
+}
+
+/*------------------------------ heartbeats ------------------------------*/
+
+/* The answer to a heartbeat, whose ref this is, waits for the engine's. */
+void
+connection_hold_heartbeat(Connection *connection, const char *ref)
+{
+	connection->heartbeat = strdup(ref);
+	connection->heartbeat_number = ++connections()->last_heartbeat;
+	list_append(&connections()->heartbeats, &connection->heartbeat_link);
+}
+
+/*
+ * The connection whose heartbeat has this number, or NULL if it is gone.  The
+ * engine answers them in their order.
+ */
+Connection *
+connections_release_heartbeat(uint64_t number)
+{
+	ListLink   *link = list_first(&connections()->heartbeats);
+	Connection *connection;
+
+	if (link == NULL)
+		return NULL;
+	connection = LIST_OWNER(Connection, heartbeat_link, link);
+	if (connection->heartbeat_number != number)
+		return NULL;
+	list_remove(link);
+	return connection;
 }
 
 /*-------------------------------- sending -------------------------------*/
@@ -484,6 +519,7 @@ connection_close(Connection *connection, uint16_t code, const char *reason)
 	list_remove(&connection->no_channel_link);
 	list_remove(&connection->blocked_link);
 	list_remove(&connection->paused_link);
+	list_remove(&connection->heartbeat_link);
 	list_append(&connections()->closing, &connection->end_link);
 }
 
@@ -506,6 +542,7 @@ connection_gone(Connection *connection)
 	list_remove(&connection->dirty_link);
 	list_remove(&connection->blocked_link);
 	list_remove(&connection->paused_link);
+	list_remove(&connection->heartbeat_link);
 	list_remove(&connection->end_link);
 	list_append(&connections()->dead, &connection->end_link);
 }

@@ -35,6 +35,10 @@ typedef struct Connection
 
 	struct Address *address;	/* where it is counted, or NULL */
 	Slice		token;			/* the API key of the handshake; ours to free */
+	Slice		session;		/* that its channels are part of, or empty; likewise */
+	char	   *heartbeat;		/* ref, as JSON text, of the one that waits for
+								 * the engine, or NULL */
+	uint64_t	heartbeat_number;	/* by which the engine knows it */
 
 	/* Inbound: the message that is being received in pieces */
 	Buffer		message;
@@ -67,6 +71,7 @@ typedef struct Connection
 	ListLink	dirty_link;
 	ListLink	blocked_link;
 	ListLink	paused_link;
+	ListLink	heartbeat_link;
 	ListLink	end_link;
 } Connection;
 
@@ -77,6 +82,9 @@ typedef struct Connections
 	List		dirty;			/* with frames to be sent this turn */
 	List		blocked;		/* with frames that wait for the socket */
 	List		paused;			/* whose channels are paused */
+	List		heartbeats;		/* whose heartbeat waits for the engine, in
+								 * the order of their numbers */
+	uint64_t	last_heartbeat;
 	List		closing;		/* to be closed at the end of this turn */
 	List		dead;			/* to be freed at the end of this turn */
 	Connection *receiving;		/* who sent us something last this turn */
@@ -92,7 +100,10 @@ extern void connections_check_paused(void);
 extern void connections_close_all(uint16_t code);
 
 extern bool connection_open(int fd, struct Address *address, Slice key,
-							Slice token, PhoenixVersion version);
+							Slice token, Slice session,
+							PhoenixVersion version);
+extern void connection_hold_heartbeat(Connection *connection, const char *ref);
+extern Connection *connections_release_heartbeat(uint64_t number);
 extern void connection_count_channels(Connection *connection, int change);
 extern void connection_send(Connection *connection, Frame *frame);
 extern void connection_close(Connection *connection, uint16_t code,

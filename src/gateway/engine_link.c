@@ -374,6 +374,17 @@ on_replay(LinkReader *reader)
 }
 
 static bool
+on_heartbeat_reply(LinkReader *reader)
+{
+	uint64_t	number = link_get_u64(reader);
+
+	if (!link_finished(reader))
+		return false;
+	channels_heartbeat_answered(number);
+	return true;
+}
+
+static bool
 on_shutdown(LinkReader *reader)
 {
 	uint32_t	why = link_get_u32(reader);
@@ -416,6 +427,8 @@ dispatch(uint32_t type, const char *body, size_t length)
 			return on_broadcast(&reader);
 		case LINK_REPLAY:
 			return on_replay(&reader);
+		case LINK_HEARTBEAT_REPLY:
+			return on_heartbeat_reply(&reader);
 		case LINK_REST_REPLY:
 			return on_rest_reply(&reader);
 		default:

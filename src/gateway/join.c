@@ -96,11 +96,42 @@ parse_replay(const json_t *replay, JoinRequest *request)
 }
 
 /*
- * Parse the payload, which must outlive the request.  Returns false if it has
- * too many bindings.  In both cases the caller calls join_release.
+ * What stands under "rtsync".  Supabase's client sends of a channel's
+ * configuration what it knows, and "broadcast" as it is: so it may stand there,
+ * too.  The session may also be the connection's.
+ */
+static void
+parse_options(const json_t *config, const json_t *broadcast, Slice session,
+			  JoinRequest *request)
+{
+	json_t	   *options = json_object_get(config, "rtsync");
+
+	if (options == NULL)
+		options = json_object_get(broadcast, "rtsync");
+	if (session.length == 0 || json_object_get(options, "session") != NULL ||
+		json_object_get(options, "since") != NULL)
+		request->options = json_incref(options);
+	else
+	{
+		request->options = json_is_object(options) ? json_copy(options) :
+			json_object();
+		json_object_set_new(request->options, "session",
+							json_stringn(session.data, session.length));
+	}
+	request->has_session = json_is_string(json_object_get(request->options,
+														  "session"));
+	request->wants_cursor =
+		json_is_true(json_object_get(request->options, "cursor")) ||
+		json_is_string(json_object_get(request->options, "since"));
+}
+
+/*
+ * Parse the payload, which must outlive the request; "session" is the
+ * connection's, or empty.  Returns false if it has too many bindings.  In both
+ * cases the caller calls join_release.
  */
 bool
-join_parse(json_t *payload, JoinRequest *request)
+join_parse(json_t *payload, Slice session, JoinRequest *request)
 {
 	const json_t *config = json_object_get(payload, "config");
 	const json_t *broadcast = json_object_get(config, "broadcast");
@@ -118,7 +149,7 @@ join_parse(json_t *payload, JoinRequest *request)
 	request->presence = is_true(json_object_get(presence, "enabled"));
 	request->presence_key = presence_key(json_object_get(presence, "key"));
 	request->token = join_token(payload);
-	request->options = json_object_get(config, "rtsync");
+	parse_options(config, broadcast, session, request);
 
 	for (size_t i = 0; i < n_changes; i++)
 	{
@@ -142,6 +173,8 @@ join_release(JoinRequest *request)
 {
 	free(request->entries);
 	free(request->presence_key);
+	json_decref(request->options);
+	request->options = NULL;
 	request->presence_key = NULL;
 	request->entries = NULL;
 	request->n_entries = 0;

@@ -29,12 +29,14 @@ typedef struct JoinRequest
 	bool		presence;
 	char	   *presence_key;	/* a JSON string, or NULL; ours to free */
 	Slice		token;			/* data NULL: that of the connection */
-	const json_t *options;		/* "rtsync", or NULL */
+	json_t	   *options;		/* "rtsync", or NULL; a reference */
+	bool		wants_cursor;	/* with each change */
+	bool		has_session;	/* it is part of one */
 	uint32_t	n_entries;
 	json_t	  **entries;		/* the postgres_changes, objects all */
 } JoinRequest;
 
-extern bool join_parse(json_t *payload, JoinRequest *request);
+extern bool join_parse(json_t *payload, Slice session, JoinRequest *request);
 extern void join_release(JoinRequest *request);
 extern Slice join_token(const json_t *payload);
 extern void join_put_entries(const JoinRequest *request, LinkWriter *writer);

@@ -82,8 +82,7 @@ typedef enum LinkType
 	 * Answer to LINK_JOIN.  u64 channel, u8 ok, u8 LinkRights, string text,
 	 * then the bindings as in LINK_BINDINGS (none when refused).  The text is
 	 * the reply's "reason" when refused; else, if there is one, JSON for the
-	 * reply's "rtsync", and the channel's changes are to have their cursors.
-	 * Events may follow at once.
+	 * reply's "rtsync".  Events may follow at once.
 	 */
 	LINK_JOIN_REPLY,
 
@@ -137,6 +136,9 @@ typedef enum LinkType
 	 * JSON), string payload, string id.
 	 */
 	LINK_REPLAY,
+
+	/* Answer to LINK_HEARTBEAT.  u64 number. */
+	LINK_HEARTBEAT_REPLY,
 
 	/*--------------------- gateway to engine ----------------------------*/
 
@@ -194,7 +196,15 @@ typedef enum LinkType
 	 * know whether its token is valid.  u64 request, u8 private, string topic
 	 * (without "realtime:"), string token.
 	 */
-	LINK_REST
+	LINK_REST,
+
+	/*
+	 * A client sent a heartbeat, having had the answer to the last one, on a
+	 * connection with channels whose options name a session.  What the engine
+	 * sends before its answer goes to the client before the client's.  u64
+	 * number, u32 n, n times u64 channel.
+	 */
+	LINK_HEARTBEAT
 } LinkType;
 
 /* Does a join ask for broadcasts of the past? */

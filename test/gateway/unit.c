@@ -384,7 +384,7 @@ static bool
 parses_join(const char *text, JoinRequest *request, json_t **payload)
 {
 	*payload = json_loads(text, JSON_DECODE_ANY, NULL);
-	return join_parse(*payload, request);
+	return join_parse(*payload, SLICE(""), request);
 }
 
 static void

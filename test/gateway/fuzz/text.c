@@ -39,7 +39,7 @@ join(json_t *payload)
 	JoinRequest request;
 	LinkWriter	writer = {.grow = grow};
 
-	if (join_parse(payload, &request))
+	if (join_parse(payload, SLICE("s"), &request))
 	{
 		link_begin(&writer, LINK_JOIN);
 		join_put_entries(&request, &writer);
