@@ -380,7 +380,7 @@ file_path(char *path, const char *suffix)
 static void
 write_entries(StringInfo buf)
 {
-	FileHeader	header = {.magic = FILE_MAGIC, .epoch = wal_epoch()};
+	FileHeader	header = {.magic = FILE_MAGIC,.epoch = wal_epoch()};
 	HASH_SEQ_STATUS scan;
 	Session    *session;
 
