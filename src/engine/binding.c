@@ -17,10 +17,12 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 
 #include "engine/attempt.h"
 #include "engine/binding.h"
+#include "engine/budget.h"
 #include "engine/filter.h"
 #include "engine/policy.h"
 #include "engine/publication.h"
@@ -143,6 +145,14 @@ binding_options(const BindingSpec *spec, BindingOptions *options)
 	}
 }
 
+/* Can checking rows for this binding take long? */
+bool
+binding_costly(const BindingSpec *spec, const BindingOptions *options)
+{
+	return options->where != NULL ||
+		(spec->filter != NULL && filter_costly(spec->filter));
+}
+
 /* Does a binding concern this table? */
 bool
 binding_matches(const BindingSpec *spec, const char *schema,
@@ -211,7 +221,10 @@ typedef struct CheckAttempt
 {
 	const Principal *principal;
 	const BindingSpec *spec;
+	Payer	   *payer;			/* for what it takes */
+	bool		costly;			/* that may be long */
 	char	   *hint;			/* result; NULL: none */
+	Size		weight;			/* result: bytes that its filter takes */
 } CheckAttempt;
 
 /* The published table that a binding names, or InvalidOid */
@@ -267,6 +280,9 @@ check_table_binding(CheckAttempt *what, const BindingOptions *options)
 	TableAccess *access;
 	Filter	   *filter = NULL;
 	Relation	rel;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "rtsync binding check",
+												  ALLOCSET_SMALL_SIZES);
 
 	if (!OidIsValid(relid))
 		ereport(ERROR,
@@ -287,8 +303,11 @@ check_table_binding(CheckAttempt *what, const BindingOptions *options)
 		binding_selected(spec, RelationGetDescr(rel),
 						 shown_columns(relid, access));
 	if (spec->filter != NULL || options->where != NULL)
+	{
 		filter = filter_compile(spec->filter, options->where, relid,
-								access->columns, CurrentMemoryContext);
+								access->columns, context);
+		what->weight = MemoryContextMemAllocated(context, true);
+	}
 	if ((spec->events & EVENT_DELETE) &&
 		!identity_suffices(rel, access, filter))
 		what->hint = psprintf("A DELETE from table %s.%s, or an UPDATE that takes a row out of view, may be withheld: "
@@ -297,6 +316,7 @@ check_table_binding(CheckAttempt *what, const BindingOptions *options)
 							  spec->schema, spec->table,
 							  spec->schema, spec->table);
 	table_close(rel, AccessShareLock);
+	MemoryContextDelete(context);
 }
 
 /*
@@ -359,6 +379,11 @@ attempt_check(void *arg)
 	PrincipalScope scope;
 
 	binding_options(what->spec, &options);
+	what->costly = binding_costly(what->spec, &options);
+	if (what->costly && budget_suspended(what->payer))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("patterns and conditions of this client took too much time and are suspended")));
 	if (options.where != NULL &&
 		(what->spec->schema == NULL || what->spec->table == NULL))
 		ereport(ERROR,
@@ -377,17 +402,20 @@ attempt_check(void *arg)
 /*
  * Why this binding cannot be served to this principal: the message for the
  * client, palloc'd, or NULL if it can; *hint is then what the client's author
- * should know, or NULL.  Called inside a transaction on the
+ * should know, or NULL, and *weight about how many bytes its compiled filter
+ * will take.  Called inside a transaction on the
  * present; names and filters are looked up with the principal's rights.
  */
 char *
 binding_problem(const Principal *principal, const BindingSpec *spec,
-				char **hint)
+				char **hint, Size *weight)
 {
-	CheckAttempt what = {principal, spec, NULL};
+	CheckAttempt what = {principal, spec};
 	ErrorData  *error;
+	instr_time	start;
 
 	*hint = NULL;
+	*weight = 0;
 
 	for (int i = 0; i < spec->nselect; i++)
 		if (spec->select[i] == NULL)
@@ -398,10 +426,16 @@ binding_problem(const Principal *principal, const BindingSpec *spec,
 		(spec->filter != NULL || spec->nselect >= 0))
 		return pstrdup("Column selection is not supported for wildcard subscriptions. "
 					   "Provide an explicit schema and table name.");
+	what.payer = budget_open(principal);
+	INSTR_TIME_SET_CURRENT(start);
 	error = attempt(attempt_check, &what);
+	if (what.costly)
+		budget_charge(what.payer, start);
+	budget_close(what.payer);
 	if (error == NULL)
 	{
 		*hint = what.hint;
+		*weight = what.weight;
 		return NULL;
 	}
 	if (error->sqlerrcode == ERRCODE_UNDEFINED_TABLE ||

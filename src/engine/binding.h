@@ -49,9 +49,12 @@ extern bool binding_matches(const BindingSpec *spec, const char *schema,
 							const char *table);
 extern Bitmapset *binding_selected(const BindingSpec *spec, TupleDesc desc,
 								   const Bitmapset *allowed);
+extern bool binding_costly(const BindingSpec *spec,
+						   const BindingOptions *options);
 extern void binding_options(const BindingSpec *spec, BindingOptions *options);
 extern List *binding_tables(const BindingSpec *spec);
 extern char *binding_problem(const Principal *principal,
-							 const BindingSpec *spec, char **hint);
+							 const BindingSpec *spec, char **hint,
+							 Size *weight);
 
 #endif							/* RTSYNC_BINDING_H */

@@ -32,12 +32,18 @@
 
 static uint64 errors;
 
+/* A compilation that takes less is not worth counting. */
+#define COMPILE_FREE_SECONDS 0.002
+
+/* For so many decisions a group that failed is asked with precautions. */
+#define FAILURE_CREDIT 64
+
 /*
  * Make the compiled part of a table group, under its principal.  An error
  * leaves it invalid: it is raised again for the next change.
  */
 static void
-table_group_compile(TableGroup *tg, TableAccess *access)
+compile_group(TableGroup *tg, TableAccess *access)
 {
 	RelSchema  *schema = tg->role->route->schema;
 	const BindingSpec *spec = &tg->group->spec;
@@ -69,9 +75,55 @@ table_group_compile(TableGroup *tg, TableAccess *access)
 		tg->filter = filter_compile(spec->filter, tg->group->options.where,
 									schema->relid, access->columns,
 									tg->context);
+	if (tg->filter != NULL)
+		filter_set_payer(tg->filter, tg->group->payer);
 	MemoryContextSwitchTo(old);
 	tg->access_basis = access->basis;
 	tg->valid = true;
+}
+
+static void
+charge_compilation(Payer *payer, instr_time start)
+{
+	instr_time	taken;
+
+	INSTR_TIME_SET_CURRENT(taken);
+	INSTR_TIME_SUBTRACT(taken, start);
+	if (INSTR_TIME_GET_DOUBLE(taken) > COMPILE_FREE_SECONDS)
+		budget_charge(payer, start);
+}
+
+/* Likewise; the planner may run what is slow in a client's condition. */
+static void
+table_group_compile(TableGroup *tg, TableAccess *access)
+{
+	instr_time	start;
+
+	INSTR_TIME_SET_CURRENT(start);
+	PG_TRY();
+	{
+		compile_group(tg, access);
+	}
+	PG_CATCH();
+	{
+		charge_compilation(tg->group->payer, start);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	charge_compilation(tg->group->payer, start);
+}
+
+/*
+ * Is the group not to be asked for now, because its conditions took too much
+ * time?  Then note that it may miss something.
+ */
+static bool
+is_withheld(TableGroup *tg)
+{
+	if (!budget_suspended(tg->group->payer))
+		return false;
+	subscription_withhold(tg->group);
+	return true;
 }
 
 /*--------------------------------------------------------------------------
@@ -134,6 +186,8 @@ decide_group(TableGroup *tg, RoutedChange *change, bool only_one)
 	PrincipalScope scope;
 	Question	question = {.tg = tg};
 
+	if (is_withheld(tg))
+		return;
 	principal_enter(tg->group->principal, &scope);
 	question.access = table_group_access(tg);
 	for (; question.access != NULL && change != NULL;
@@ -281,8 +335,10 @@ prepare_group(TableGroup *tg, TableAccess *access, bool carefully)
 
 	if (tg->valid && tg->placed)
 		return true;
+	if (budget_suspended(tg->group->payer))
+		return false;
 	CHECK_FOR_INTERRUPTS();
-	if (carefully)
+	if (carefully || tg->failures > 0)
 		return attempt(attempt_prepare, &what) == NULL;
 	decide_prepare(tg, access);
 	return true;
@@ -301,7 +357,8 @@ prepare_groups(RoleTurn *turn, bool carefully)
 		if (!prepare_group(tg, turn->access, carefully))
 			group_list_add(&turn->broken, tg);
 		else if (!tg->item.indexed)
-			group_list_add(tg->pure ? &turn->pure :
+			group_list_add(tg->failures > 0 ? &turn->alone :
+						   tg->pure ? &turn->pure :
 						   tg->in_set ? &turn->set : &turn->alone, tg);
 	}
 }
@@ -390,7 +447,7 @@ decide_candidate(TableGroup *tg, RoleTurn *turn)
 	};
 	Deferred   *deferred;
 
-	if (tg->pure)
+	if (tg->pure && tg->failures == 0)
 	{
 		decide(&question, turn->change);
 		return;
@@ -399,7 +456,7 @@ decide_candidate(TableGroup *tg, RoleTurn *turn)
 	deferred->next = turn->deferred;
 	deferred->tg = tg;
 	deferred->change = turn->change;
-	deferred->in_set = tg->in_set;
+	deferred->in_set = tg->in_set && tg->failures == 0;
 	turn->deferred = deferred;
 }
 
@@ -697,7 +754,7 @@ static void
 ask_alone(TableGroup *tg, RoutedChange *change, bool only_one, bool carefully)
 {
 	CHECK_FOR_INTERRUPTS();
-	if (carefully)
+	if (carefully || tg->failures > 0)
 		decide_group_carefully(tg, change, only_one);
 	else
 		decide_group(tg, change, only_one);
@@ -756,7 +813,10 @@ decide_role(TableRole *role)
  *--------------------------------------------------------------------------
  */
 
-/* A change could not be decided or rendered for a group: say so. */
+/*
+ * A change could not be decided or rendered for a group: say so, and see that
+ * its next errors cost the others nothing.
+ */
 void
 decide_report_error(TableGroup *tg, const ErrorData *error)
 {
@@ -765,6 +825,7 @@ decide_report_error(TableGroup *tg, const ErrorData *error)
 	bool		told = group->told_at != 0;
 
 	errors++;
+	tg->failures = FAILURE_CREDIT;
 	if (!told)
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
@@ -828,7 +889,11 @@ decide_group_carefully(TableGroup *tg, RoutedChange *change, bool only_one)
 	ErrorData  *error = attempt_matches(route, attempt_group, &what);
 
 	if (error == NULL)
+	{
+		if (tg->failures > 0)
+			tg->failures--;
 		return;
+	}
 	if (only_one || error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 	{
 		/* policy.c will not let it take that long again */

@@ -33,6 +33,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "engine/budget.h"
 #include "engine/catalogs.h"
 #include "engine/compat.h"
 #include "engine/decide.h"
@@ -440,6 +441,8 @@ housekeeping_turn(void)
 		messages_table_maintain();
 	}
 	tables_tell_late(history_resume_lsn(wal_decoded_lsn()));
+	subscription_tell_late();
+	budget_sweep();
 	publish_state();
 	pgstat_report_stat(false);
 }
@@ -630,6 +633,7 @@ engine_main(Datum main_arg)
 	wal_open();
 	policy_init();
 	render_init();
+	budget_init();
 	subscription_init();
 	session_init();
 	tables_init();

@@ -629,8 +629,9 @@ explain_subscription(Explain *explain)
 	const RelSchema *schema = explain->probe->schema;
 	const BindingSpec *spec = &explain->probe->group.spec;
 	char	   *hint;
+	Size		weight;
 	char	   *problem = binding_problem(&explain->probe->principal, spec,
-										  &hint);
+										  &hint, &weight);
 
 	put_deciding_step(explain, "subscription", table_name(explain),
 					  verdict(problem == NULL),

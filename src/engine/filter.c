@@ -63,6 +63,7 @@ struct Filter
 	bool		pure;			/* they run no code of a user, nor for long */
 	bool		has_pattern;
 	bool		too_slow;		/* what it was found to be */
+	Payer	   *payer;			/* of the time it takes; NULL: nobody */
 };
 
 /* A condition's column */
@@ -201,6 +202,30 @@ filter_check(Filter *filter, const PolicyRow *row)
 	return rowcheck_run(filter->check, row);
 }
 
+/*
+ * Can checking rows by this filter take long?  Only patterns can.  The text
+ * need not be valid.
+ */
+bool
+filter_costly(const char *text)
+{
+	FilterParse parse;
+	bool		costly = false;
+
+	if (filter_parse(text, strlen(text), &parse))
+		for (int i = 0; i < parse.nconditions; i++)
+			costly |= is_pattern(parse.conditions[i].op);
+	filter_parse_free(&parse);
+	return costly;
+}
+
+/* Let somebody pay for the time that the filter takes, for as long as it lives. */
+void
+filter_set_payer(Filter *filter, Payer *payer)
+{
+	filter->payer = payer;
+}
+
 static bool
 is_pattern(FilterOp op)
 {
@@ -212,9 +237,11 @@ static Verdict
 check_pattern(Filter *filter, const PolicyRow *row)
 {
 	volatile Verdict verdict = VERDICT_UNKNOWN;
+	instr_time	start;
 
 	if (!filter->too_slow)
 	{
+		INSTR_TIME_SET_CURRENT(start);
 		principal_limit(PATTERN_TIMEOUT_MS);
 		PG_TRY();
 		{
@@ -223,12 +250,16 @@ check_pattern(Filter *filter, const PolicyRow *row)
 		PG_CATCH();
 		{
 			if (!principal_timed_out())
+			{
+				budget_charge(filter->payer, start);
 				PG_RE_THROW();
+			}
 			FlushErrorState();
 			filter->too_slow = true;
 		}
 		PG_END_TRY();
 		principal_limit(0);
+		budget_charge(filter->payer, start);
 	}
 	if (filter->too_slow)
 		ereport(ERROR,

@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "engine/budget.h"
 #include "engine/policy.h"
 #include "engine/schema.h"
 
@@ -24,6 +25,8 @@ extern char *filter_syntax_error(const char *text);
 extern Filter *filter_compile(const char *text, const char *where, Oid relid,
 							  const Bitmapset *selectable,
 							  MemoryContext context);
+extern bool filter_costly(const char *text);
+extern void filter_set_payer(Filter *filter, Payer *payer);
 extern Verdict filter_check(Filter *filter, const PolicyRow *row);
 extern bool filter_pure(Filter *filter, List **quals);
 extern const Bitmapset *filter_needed_columns(Filter *filter);

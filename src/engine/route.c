@@ -245,7 +245,7 @@ send_slice(Slice *slice, bool carefully)
 				tell_refetch(change, match);
 				continue;
 			}
-			if (carefully)
+			if (carefully || match->tg->failures > 0)
 				error = attempt(attempt_render, &what);
 			else
 				attempt_render(&what);

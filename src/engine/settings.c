@@ -19,6 +19,7 @@
 #include "utils/varlena.h"
 
 #include "engine/settings.h"
+#include "link/link.h"
 
 #define KILOBYTE 1024
 #define MEGABYTE (1024 * 1024)
@@ -44,6 +45,9 @@ int			rtsync_history_size;
 int			rtsync_max_retained_wal;
 int			rtsync_max_event_size;
 int			rtsync_resume_window;
+int			rtsync_max_filter_time;
+int			rtsync_max_bindings_per_channel;
+int			rtsync_max_subscription_memory;
 
 char	   *rtsync_listen_addresses;
 int			rtsync_port;
@@ -304,6 +308,22 @@ define_engine_settings(void)
 			   "Sets the time for which it is remembered what a client has received.",
 			   "It goes on from there if it comes back with its session.  0 turns sessions off.",
 			   &rtsync_resume_window, 120, 0, 24 * 3600, GUC_UNIT_S);
+
+	define_int("rtsync.max_filter_time",
+			   "Sets the percentage of the engine's time that patterns and conditions of clients may take.",
+			   "Who uses most of it is suspended when it is used up.  100 sets no limit.",
+			   &rtsync_max_filter_time, 25, 1, 100, 0);
+
+	define_int("rtsync.max_bindings_per_channel",
+			   "Sets the maximum number of subscriptions to changes in a channel.",
+			   NULL,
+			   &rtsync_max_bindings_per_channel, 100, 1, LINK_MAX_BINDINGS, 0);
+
+	define_int("rtsync.max_subscription_memory",
+			   "Sets the memory for what joined channels subscribe to, above which joins are refused.",
+			   NULL,
+			   &rtsync_max_subscription_memory, 1024 * KILOBYTE, KILOBYTE,
+			   MAX_KILOBYTES, GUC_UNIT_KB);
 }
 
 /* The numbers that the gateway is told; the end is marked by a NULL name */

@@ -39,6 +39,9 @@ extern int	rtsync_history_size;	/* kB */
 extern int	rtsync_max_retained_wal;	/* MB */
 extern int	rtsync_max_event_size;	/* bytes */
 extern int	rtsync_resume_window;	/* seconds */
+extern int	rtsync_max_filter_time; /* percent */
+extern int	rtsync_max_bindings_per_channel;
+extern int	rtsync_max_subscription_memory; /* kB */
 
 /* gateway */
 extern char *rtsync_listen_addresses;

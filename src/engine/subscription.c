@@ -19,6 +19,7 @@
 #include <time.h>
 
 #include "common/hashfn.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/fmgrprotos.h"
 #include "utils/hsearch.h"
@@ -30,6 +31,7 @@
 
 #include "engine/attempt.h"
 #include "engine/authorize.h"
+#include "engine/budget.h"
 #include "engine/catalogs.h"
 #include "engine/late.h"
 #include "engine/message.h"
@@ -45,8 +47,8 @@
 /* At most one error message per group in this time */
 #define TELL_INTERVAL_MS 1000
 
-/* A channel cannot have more bindings. */
-#define MAX_BINDINGS 1000
+/* Of an error's text, clients are told no more than this later. */
+#define MAX_UNTOLD 500
 
 typedef struct GroupEntry
 {
@@ -60,6 +62,8 @@ static HTAB *channels = NULL;
 static HTAB *groups_by_key = NULL;
 static dlist_head groups = DLIST_STATIC_INIT(groups);
 static int	ngroups;
+static Size memory_used;		/* by channels and groups, about */
+static bool some_untold;		/* some group has "untold" or "withheld" set */
 static uint32 last_group_id;
 static uint64 binding_seed;		/* so that nobody can make ids collide */
 static int	gateway_connections;	/* as the gateway last said */
@@ -190,13 +194,16 @@ group_free(SubscriptionGroup *group)
 	hash_search(groups_by_key, &group->key, HASH_REMOVE, NULL);
 	dlist_delete(&group->node);
 	ngroups--;
+	memory_used -= group->weight;
+	budget_close(group->payer);
 	MemoryContextDelete(group->context);
 }
 
 static SubscriptionGroup *
-group_create(char *key, const Principal *principal, const BindingSpec *spec,
-			 bool late)
+group_create(char *key, const Binding *binding, bool late)
 {
+	const Principal *principal = &binding->channel->principal;
+	const BindingSpec *spec = &binding->spec;
 	MemoryContext context = AllocSetContextCreate(SubscriptionContext,
 												  "rtsync group",
 												  ALLOCSET_SMALL_SIZES);
@@ -216,6 +223,8 @@ group_create(char *key, const Principal *principal, const BindingSpec *spec,
 	binding_options(spec, &group->options);
 	dlist_init(&group->bindings);
 	dlist_init(&group->tables);
+	if (binding_costly(spec, &group->options))
+		group->payer = budget_open(principal);
 	MemoryContextSwitchTo(old);
 
 	entry = hash_search(groups_by_key, &group->key, HASH_ENTER, NULL);
@@ -234,6 +243,9 @@ group_create(char *key, const Principal *principal, const BindingSpec *spec,
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	group->weight = MemoryContextMemAllocated(context, true) +
+		binding->filter_weight;
+	memory_used += group->weight;
 	return group;
 }
 
@@ -258,9 +270,11 @@ binding_attach(Binding *binding, bool late)
 	binding_append_key(&key, &binding->spec);
 	entry = hash_search(groups_by_key, &key.data, HASH_FIND, NULL);
 	binding->group = entry != NULL ? entry->group :
-		group_create(key.data, principal, &binding->spec, late);
+		group_create(key.data, binding, late);
 	dlist_push_tail(&binding->group->bindings, &binding->in_group);
 }
+
+static void tell_departing(Channel *channel, SubscriptionGroup *group);
 
 static void
 binding_detach(Binding *binding)
@@ -271,6 +285,7 @@ binding_detach(Binding *binding)
 		return;
 	dlist_delete(&binding->in_group);
 	binding->group = NULL;
+	tell_departing(binding->channel, group);
 	if (dlist_is_empty(&group->bindings))
 		group_free(group);
 }
@@ -345,7 +360,9 @@ channel_free(Channel *channel)
 {
 	session_leave(channel);
 	late_forget(channel);
+	channel->ending = true;
 	subscription_detach(channel);
+	memory_used -= channel->weight;
 	hash_search(channels, &channel->id, HASH_REMOVE, NULL);
 	MemoryContextDelete(channel->context);
 }
@@ -395,6 +412,13 @@ subscription_tell(Channel *channel, const char *extension, const char *status,
 	tell_channel(channel, extension, status, message, LINK_THEN_NOTHING);
 }
 
+/* The beginning of a text that may be long */
+static char *
+clipped(const char *text)
+{
+	return pnstrdup(text, pg_mbcliplen(text, strlen(text), MAX_UNTOLD));
+}
+
 /* Tell the channels of a group something that concerns all of them. */
 void
 subscription_tell_group(SubscriptionGroup *group, const char *extension,
@@ -412,8 +436,8 @@ subscription_tell_group(SubscriptionGroup *group, const char *extension,
 }
 
 /*
- * Tell them of an error; nothing if they were told of one less than a second
- * ago.
+ * Tell them of an error; if they were told of one less than a second ago,
+ * later (subscription_tell_late), and then of the first since.
  */
 void
 subscription_tell_error(SubscriptionGroup *group, const char *message)
@@ -422,9 +446,91 @@ subscription_tell_error(SubscriptionGroup *group, const char *message)
 
 	if (group->told_at != 0 &&
 		!TimestampDifferenceExceeds(group->told_at, now, TELL_INTERVAL_MS))
+	{
+		if (group->untold == NULL)
+			group->untold = MemoryContextStrdup(group->context,
+												clipped(message));
+		some_untold = true;
 		return;
+	}
 	group->told_at = now;
 	subscription_tell_group(group, "postgres_changes", "error", message);
+}
+
+/* A change may be missing in a group whose payer is suspended. */
+void
+subscription_withhold(SubscriptionGroup *group)
+{
+	group->withheld = some_untold = true;
+}
+
+static void
+tell_untold(SubscriptionGroup *group, TimestampTz now)
+{
+	if (group->untold == NULL ||
+		!TimestampDifferenceExceeds(group->told_at, now, TELL_INTERVAL_MS))
+		return;
+	group->told_at = now;
+	subscription_tell_group(group, "postgres_changes", "error", group->untold);
+	pfree(group->untold);
+	group->untold = NULL;
+}
+
+static void
+tell_withheld(SubscriptionGroup *group)
+{
+	if (!group->withheld)
+		return;
+	if (!group->withheld_told)
+	{
+		group->withheld_told = true;
+		subscription_tell_group(group, "postgres_changes", "error",
+								"Changes are withheld for now because the patterns and conditions of this client took too much time");
+	}
+	if (!budget_suspended(group->payer))
+	{
+		group->withheld = group->withheld_told = false;
+		subscription_tell_group(group, "rtsync", "refetch",
+								"changes were withheld because patterns and conditions took too much time");
+	}
+}
+
+/*
+ * Tell groups what could not be told at once; about once a second, outside of
+ * any transaction.
+ */
+void
+subscription_tell_late(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		rest = false;
+	dlist_iter	iter;
+
+	if (!some_untold)
+		return;
+	dlist_foreach(iter, &groups)
+	{
+		SubscriptionGroup *group = dlist_container(SubscriptionGroup, node,
+												   iter.cur);
+
+		tell_untold(group, now);
+		tell_withheld(group);
+		rest |= group->untold != NULL || group->withheld;
+	}
+	some_untold = rest;
+}
+
+/* A channel leaves a group: what it was still to be told it is told now. */
+static void
+tell_departing(Channel *channel, SubscriptionGroup *group)
+{
+	if (channel->ending)
+		return;
+	if (group->untold != NULL)
+		subscription_tell(channel, "postgres_changes", "error", group->untold);
+	if (group->withheld)
+		subscription_tell(channel, "rtsync", "refetch",
+						  "changes were withheld because patterns and conditions took too much time");
 }
 
 /*
@@ -440,7 +546,7 @@ channel_subscribe(Channel *channel, char **problems, char **hints)
 		Binding    *binding = &channel->bindings[i];
 
 		problems[i] = binding_problem(&channel->principal, &binding->spec,
-									  &hints[i]);
+									  &hints[i], &binding->filter_weight);
 		binding->served = problems[i] == NULL;
 	}
 	if (channel->pace != CHANNEL_PAUSED)
@@ -845,7 +951,7 @@ read_channel(Link *link, LinkReader *body, uint64 id, LinkString *token)
 
 		binding->channel = channel;
 		read_binding(body, &binding->spec);
-		if (channel->nbindings <= MAX_BINDINGS)
+		if (channel->nbindings <= rtsync_max_bindings_per_channel)
 			binding_number(channel, binding);
 	}
 	MemoryContextSwitchTo(old);
@@ -865,6 +971,11 @@ channel_set_token(Channel *channel, const Token *token)
 {
 	MemoryContext old = MemoryContextSwitchTo(channel->context);
 
+	if (channel->principal.claims != NULL)
+	{
+		pfree(channel->principal.rolename);
+		pfree(channel->principal.claims);
+	}
 	channel->principal.roleid = token->roleid;
 	channel->principal.rolename = pstrdup(token->rolename);
 	channel->principal.claims = pstrdup(token->claims);
@@ -872,6 +983,9 @@ channel_set_token(Channel *channel, const Token *token)
 	if (channel->expires != 0)
 		next_expiry = Min(next_expiry, channel->expires);
 	MemoryContextSwitchTo(old);
+	memory_used -= channel->weight;
+	channel->weight = MemoryContextMemAllocated(channel->context, true);
+	memory_used += channel->weight;
 }
 
 /* What a join's options ask for */
@@ -1007,9 +1121,11 @@ join_problem(Channel *channel, LinkString string,
 
 	if (!verify(string, &token, &error))
 		return psprintf("%s: %s", error.code, error.message);
-	if (channel->nbindings > MAX_BINDINGS)
+	if (channel->nbindings > rtsync_max_bindings_per_channel)
 		return psprintf("RealtimeDisabledForConfiguration: A channel can have at most %d postgres_changes",
-						MAX_BINDINGS);
+						rtsync_max_bindings_per_channel);
+	if (memory_used / 1024 > rtsync_max_subscription_memory)
+		return pstrdup("ChannelRateLimitReached: Too many channels");
 	if (rtsync_private_only && !channel->private)
 		return pstrdup("PrivateOnly: This project only allows private channels");
 	channel_set_token(channel, &token);

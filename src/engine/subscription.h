@@ -20,6 +20,7 @@
 #include "lib/ilist.h"
 
 #include "engine/binding.h"
+#include "engine/budget.h"
 #include "engine/linkio.h"
 #include "engine/plugin.h"
 #include "engine/principal.h"
@@ -34,11 +35,17 @@ typedef struct SubscriptionGroup
 	Principal  *principal;		/* own copy */
 	BindingSpec spec;			/* own copy */
 	BindingOptions options;		/* of spec */
+	Payer	   *payer;			/* for the time that its conditions take; NULL
+								 * if they cannot take long */
 	bool		late;			/* of one channel that is behind the others */
 	dlist_head	bindings;		/* Binding.in_group */
 	dlist_head	tables;			/* TableGroup.in_group, owned by tables.c */
 	TimestampTz told_at;		/* when its channels were last told of an
 								 * error */
+	char	   *untold;			/* an error since then, in context, or NULL */
+	bool		withheld;		/* changes, while the payer was suspended ... */
+	bool		withheld_told;	/* ... and its channels know */
+	Size		weight;			/* about how much memory it takes */
 } SubscriptionGroup;
 
 /* How a channel gets its changes */
@@ -59,6 +66,7 @@ typedef struct Binding
 	SubscriptionGroup *group;	/* NULL: it gets nothing for now */
 	bool		served;			/* it is to get changes */
 	uint32		id;				/* what the client knows it by */
+	Size		filter_weight;	/* about the bytes of its compiled filter */
 	BindingSpec spec;
 } Binding;
 
@@ -73,6 +81,7 @@ typedef struct Channel
 								 * served */
 	Principal	principal;
 	bool		private;
+	bool		ending;			/* it is told nothing more */
 	uint8		rights;			/* LinkRights, what it may do on its topic */
 	LinkReplay	replay;			/* of stored messages, at the join */
 	uint64		replay_since;	/* milliseconds of the Unix epoch */
@@ -87,6 +96,7 @@ typedef struct Channel
 	uint64		access_signature;	/* if CHANNEL_PAUSED: of what it could see */
 	char	   *session_uuid;	/* as its client names it, or NULL */
 	struct Session *session;	/* that it is part of, or NULL */
+	Size		weight;			/* about how much memory it takes */
 	int			nbindings;
 	Binding    *bindings;
 } Channel;
@@ -114,5 +124,7 @@ extern void subscription_tell_group(SubscriptionGroup *group, const char *extens
 									const char *status, const char *message);
 extern void subscription_tell_error(SubscriptionGroup *group,
 									const char *message);
+extern void subscription_withhold(SubscriptionGroup *group);
+extern void subscription_tell_late(void);
 
 #endif							/* RTSYNC_SUBSCRIPTION_H */

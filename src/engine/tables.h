@@ -87,6 +87,8 @@ typedef struct TableGroup
 								 * asked together with those of others ... */
 	ParamListInfo params;		/* ... with these parameters of the policies */
 	uint64		set_turn;		/* private to decide.c */
+	int			failures;		/* likewise; above 0: it failed lately, and is
+								 * asked by itself and in a subtransaction */
 	Bitmapset  *columns;		/* attnums described in "columns" */
 	Bitmapset  *record;			/* attnums in "record" */
 	Bitmapset  *identity;		/* identity that may be shown */

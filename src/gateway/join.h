@@ -14,7 +14,7 @@
 #include "link/link.h"
 
 /* Joins with more bindings are refused. */
-#define JOIN_MAX_BINDINGS 1000
+#define JOIN_MAX_BINDINGS LINK_MAX_BINDINGS
 
 /* Slices and entries point into the payload that was parsed. */
 typedef struct JoinRequest

@@ -217,6 +217,9 @@ typedef enum LinkReplay
 
 #define LINK_MAX_REPLAY 25
 
+/* More bindings than this a channel cannot have. */
+#define LINK_MAX_BINDINGS 1000
+
 /* What a channel may do beyond receiving its changes; any sum of these */
 typedef enum LinkRights
 {
