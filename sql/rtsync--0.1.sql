@@ -367,6 +367,74 @@ GRANT EXECUTE ON FUNCTION rtsync.send, rtsync.send_binary, rtsync.send_or_warn,
   rtsync.broadcast_changes_or_warn TO PUBLIC;
 
 --
+-- API keys: what a client may show instead of a token.  Each stands for a
+-- role.  Only the hash of a key is kept.
+--
+CREATE TABLE rtsync.api_keys (
+  name pg_catalog.text PRIMARY KEY,
+  role pg_catalog.name NOT NULL,
+  hash pg_catalog.bytea NOT NULL UNIQUE, -- SHA-256
+  created_at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+REVOKE ALL ON rtsync.api_keys FROM PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('rtsync.api_keys', '');
+
+CREATE FUNCTION rtsync.api_keys_changed() RETURNS pg_catalog.trigger
+AS 'MODULE_PATHNAME', 'rtsync_sql_api_keys_changed'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION rtsync.api_keys_changed() FROM PUBLIC;
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON rtsync.api_keys
+  FOR EACH STATEMENT EXECUTE FUNCTION rtsync.api_keys_changed();
+ALTER TABLE rtsync.api_keys ENABLE ALWAYS TRIGGER changed;
+
+CREATE FUNCTION rtsync.create_api_key(role pg_catalog.regrole, name pg_catalog.text)
+RETURNS pg_catalog.text
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $create$
+DECLARE
+  rolename name := (SELECT rolname FROM pg_roles WHERE oid = create_api_key.role);
+  key text;
+BEGIN
+  IF rolename IS NULL THEN
+    RAISE EXCEPTION 'role with OID % does not exist', create_api_key.role::oid
+      USING ERRCODE = 'undefined_object';
+  END IF;
+  IF rolename = 'rtsync_authenticator' OR NOT pg_has_role('rtsync_authenticator', rolename, 'MEMBER')
+    OR (SELECT rolsuper FROM pg_roles WHERE rolname = rolename) THEN
+    RAISE EXCEPTION 'clients cannot have role "%"', rolename
+      USING ERRCODE = 'invalid_authorization_specification',
+        HINT = 'Grant the role to "rtsync_authenticator".  It must not be a superuser.';
+  END IF;
+  key := CASE WHEN (SELECT rolbypassrls FROM pg_roles WHERE rolname = rolename)
+           THEN 'sb_secret_' ELSE 'sb_publishable_' END ||
+         translate(encode(substr(sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())), 1, 24),
+                          'base64'), '+/', '-_');
+  INSERT INTO rtsync.api_keys (name, role, hash)
+    VALUES (create_api_key.name, rolename, sha256(convert_to(key, 'UTF8')));
+  RETURN key;
+END
+$create$;
+
+CREATE FUNCTION rtsync.revoke_api_key(name pg_catalog.text)
+RETURNS pg_catalog.void
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $revoke$
+BEGIN
+  DELETE FROM rtsync.api_keys AS k WHERE k.name = revoke_api_key.name;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'API key "%" does not exist', revoke_api_key.name
+      USING ERRCODE = 'undefined_object';
+  END IF;
+END
+$revoke$;
+REVOKE ALL ON FUNCTION rtsync.create_api_key, rtsync.revoke_api_key FROM PUBLIC;
+COMMENT ON TABLE rtsync.api_keys IS 'what clients may show instead of a token';
+COMMENT ON FUNCTION rtsync.create_api_key IS 'makes a key that stands for a role, and returns it; it cannot be seen again';
+COMMENT ON FUNCTION rtsync.revoke_api_key IS 'ends a key, and the connections that came with it';
+
+--
 -- Asking: what would a subscriber get, and why not?  Who asks must be able to
 -- SET ROLE to the role in question; members of rtsync_authenticator can, for
 -- all roles that a token may name.

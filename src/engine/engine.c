@@ -30,9 +30,11 @@
 #include "storage/lwlock.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "engine/apikey.h"
 #include "engine/budget.h"
 #include "engine/catalogs.h"
 #include "engine/compat.h"
@@ -241,8 +243,9 @@ send_config(void)
 	while (gateway_numbers[count].name != NULL)
 		count++;
 	link_begin(out, LINK_CONFIG);
-	link_put_u32(out, count + 1);
+	link_put_u32(out, count + 2);
 	put_setting("allowed_origins", rtsync_allowed_origins);
+	put_number("allow_anonymous", rtsync_anonymous_role[0] != '\0');
 	for (const GatewayNumber *number = gateway_numbers; number->name != NULL;
 		 number++)
 		put_number(number->name + strlen("rtsync."), *number->variable);
@@ -432,6 +435,7 @@ housekeeping_turn(void)
 	if (!TimestampDifferenceExceeds(housekept, now, HOUSEKEEPING_MS))
 		return;
 	housekept = now;
+	AcceptInvalidationMessages();	/* what no other turn has asked for */
 	confirm(now);
 	subscription_check_expiry();
 	session_housekeeping(now);
@@ -491,6 +495,7 @@ obey(void)
 		ConfigReloadPending = false;
 		reload();
 		reload_keys();
+		apikey_settings_changed();
 		subscription_rights_changed();
 		if (gateway_link != NULL)
 			send_config();
@@ -563,6 +568,7 @@ engine_loop(void)
 		more = gateway_turn();
 		decoded = decode_turn(&more);
 		subscription_recheck_roles();
+		subscription_recheck_keys(gateway_link);
 		subscription_recheck_rights();
 		tables_recheck_access();
 		state = route_turn();

@@ -31,6 +31,7 @@ char	   *rtsync_jwt_jwks_file;
 char	   *rtsync_jwt_audience;
 char	   *rtsync_jwt_issuer;
 int			rtsync_jwt_leeway;
+char	   *rtsync_anonymous_role;
 int			rtsync_delete_visibility = DELETE_VISIBILITY_POLICY;
 bool		rtsync_leave_events;
 int			rtsync_policy_timeout;
@@ -221,6 +222,11 @@ define_access_settings(void)
 			   "Sets the time for which a token counts beyond the times that it says.",
 			   "Allows for clocks that differ.",
 			   &rtsync_jwt_leeway, 0, 0, 3600, GUC_UNIT_S);
+
+	define_string("rtsync.anonymous_role",
+				  "Sets the role of clients that show neither a token nor an API key.",
+				  "An empty string refuses them.",
+				  &rtsync_anonymous_role, "", GUC_IS_NAME, NULL);
 
 	DefineCustomEnumVariable("rtsync.delete_visibility",
 							 "Sets who receives a DELETE that row security cannot be checked for.",

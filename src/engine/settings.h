@@ -24,6 +24,7 @@ extern char *rtsync_jwt_jwks_file;
 extern char *rtsync_jwt_audience;
 extern char *rtsync_jwt_issuer;
 extern int	rtsync_jwt_leeway;	/* s */
+extern char *rtsync_anonymous_role;
 extern int	rtsync_delete_visibility;
 extern bool rtsync_leave_events;
 extern int	rtsync_policy_timeout;	/* ms */

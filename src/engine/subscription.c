@@ -29,6 +29,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "engine/apikey.h"
 #include "engine/attempt.h"
 #include "engine/authorize.h"
 #include "engine/budget.h"
@@ -765,13 +766,8 @@ subscription_recheck_rights(void)
 static bool
 verify(LinkString string, Token *token, TokenError *error)
 {
-	if (string.data == NULL)
-	{
-		error->code = "MalformedJWT";
-		error->message = pstrdup("The token provided is not a valid JWT");
-		error->handshake = "API key is missing";
-		return false;
-	}
+	if (string.data == NULL || string.length == 0)
+		return token_anonymous(token, error);
 	return token_verify(string.data, string.length, token, error);
 }
 
@@ -795,6 +791,7 @@ handle_auth(Link *link, LinkReader *body)
 	link_put_u32(&link->out, ok ? 200 : 401);
 	link_put_string(&link->out, ok ? NULL : error.handshake);
 	link_put_u64(&link->out, ok ? (uint64) token.expires : 0);
+	link_put_u64(&link->out, ok ? token.key : 0);
 	linkio_end(link);
 }
 
@@ -980,6 +977,7 @@ channel_set_token(Channel *channel, const Token *token)
 	channel->principal.rolename = pstrdup(token->rolename);
 	channel->principal.claims = pstrdup(token->claims);
 	channel->expires = token->expires;
+	channel->key = token->key;
 	if (channel->expires != 0)
 		next_expiry = Min(next_expiry, channel->expires);
 	MemoryContextSwitchTo(old);
@@ -1428,6 +1426,7 @@ answer_failure(Link *link, LinkType type, const char *start, Size length)
 		link_put_u32(&link->out, 500);
 		link_put_string(&link->out, "Error connecting to Realtime");
 		link_put_u64(&link->out, 0);
+		link_put_u64(&link->out, 0);
 		linkio_end(link);
 	}
 	else if (type == LINK_REST)
@@ -1525,6 +1524,55 @@ subscription_recheck_roles(void)
 		close_unauthorized(channel);
 	}
 	catalogs_commit();
+}
+
+static void
+close_revoked(uint64 key)
+{
+	HASH_SEQ_STATUS scan;
+	ChannelEntry *entry;
+
+	hash_seq_init(&scan, channels);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		Channel    *channel = entry->channel;
+
+		if (channel->key != key)
+			continue;
+		tell_channel(channel, "system", "error", "The API key has been revoked",
+					 LINK_THEN_CLOSE);
+		channel_free(channel);
+	}
+}
+
+/*
+ * If API keys have changed: close the channels that were joined with one that
+ * counts no more, and the connections that came with it.  Called outside of
+ * any transaction; the link may be NULL.
+ */
+void
+subscription_recheck_keys(Link *link)
+{
+	List	   *revoked;
+	ListCell   *lc;
+
+	if (!apikey_changed())
+		return;
+	catalogs_begin(wal_decoded_lsn());
+	revoked = apikey_take_revoked();
+	catalogs_commit();
+	foreach(lc, revoked)
+	{
+		uint64		key = *(uint64 *) lfirst(lc);
+
+		close_revoked(key);
+		if (link == NULL)
+			continue;
+		link_begin(&link->out, LINK_REVOKED);
+		link_put_u64(&link->out, key);
+		linkio_end(link);
+	}
+	list_free_deep(revoked);
 }
 
 /*

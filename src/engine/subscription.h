@@ -88,6 +88,7 @@ typedef struct Channel
 	uint32		replay_limit;
 	uint64		rights_generation;	/* if private: of what they were made from */
 	int64		expires;		/* of the token, seconds of the Unix epoch */
+	uint64		key;			/* Token.key */
 	ChannelPace pace;
 	dlist_node	in_late;		/* if CHANNEL_LATE: in late.c's list */
 	RoutePosition place;		/* unless CHANNEL_LIVE: what it got */
@@ -105,6 +106,7 @@ extern void subscription_init(void);
 extern void subscription_message(Link *link, LinkType type, LinkReader *body);
 extern void subscription_drop_all(void);
 extern void subscription_recheck_roles(void);
+extern void subscription_recheck_keys(Link *link);
 extern void subscription_recheck_rights(void);
 extern void subscription_rights_changed(void);
 extern void subscription_check_expiry(void);

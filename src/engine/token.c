@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * token.c
- *	  JSON Web Tokens: is it ours, is it good now, and for which role?
+ *	  Tokens: is it ours, is it good now, and for which role?
  *
  * A token (RFC 7519) is accepted if
  *	  - it has the form of one (jwt.c) and asks for no extension;
@@ -13,6 +13,9 @@
  *		if these are set;
  *	  - its "role" is a role that has been granted to rtsync_authenticator,
  *		directly or not, and is no superuser.
+ *
+ * Instead of one there may be an API key, or nothing (apikey.c): these stand
+ * for a role, and have no claim but that.
  *
  * The bytes come from anybody.  Nothing of the payload is looked at before the
  * signature has been found right, and until then every answer depends on the
@@ -36,9 +39,11 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/json.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "engine/apikey.h"
 #include "engine/attempt.h"
 #include "engine/compat.h"
 #include "engine/jsontree.h"
@@ -100,6 +105,12 @@ static const Fault wrong_audience = {
 static const Fault wrong_issuer = {
 	"InvalidJWTToken", "The issuer of the token is not accepted",
 	"The issuer of the token is not accepted"
+};
+static const Fault no_api_key = {
+	"Unauthorized", "API key is missing", "API key is missing"
+};
+static const Fault wrong_api_key = {
+	"Unauthorized", "Invalid API key", "Invalid API key"
 };
 static const Fault role_refused = {
 	"Unauthorized", "The role of the token is not allowed to connect",
@@ -164,6 +175,37 @@ parse(Parsing *what)
  *--------------------------------------------------------------------------
  */
 
+/* Whoever has no claims has the one. */
+static bool
+stand_for(Token *token, const char *rolename, TokenError *error)
+{
+	StringInfoData claims;
+
+	initStringInfo(&claims);
+	appendStringInfoString(&claims, "{\"role\":");
+	escape_json(&claims, rolename);
+	appendStringInfoChar(&claims, '}');
+	token->claims = claims.data;
+	token->rolename = pstrdup(rolename);
+	return check_role(token, error);
+}
+
+/*
+ * Who are clients that show nothing?  On success fills *token, else, if there
+ * is no role for them, *error.
+ */
+bool
+token_anonymous(Token *token, TokenError *error)
+{
+	const char *rolename;
+
+	memset(token, 0, sizeof(*token));
+	memset(error, 0, sizeof(*error));
+	if (!apikey_find_anonymous(&token->key, &rolename))
+		return refuse(error, &no_api_key);
+	return stand_for(token, rolename, error);
+}
+
 /*
  * Is this a good token?  On success fills *token, else *error.  Raises no
  * error for anything that the token holds.
@@ -177,6 +219,14 @@ token_verify(const char *data, Size length, Token *token, TokenError *error)
 	memset(token, 0, sizeof(*token));
 	memset(error, 0, sizeof(*error));
 
+	if (apikey_is_one(data, length))
+	{
+		const char *rolename;
+
+		if (!apikey_find(data, length, &token->key, &rolename))
+			return refuse(error, &wrong_api_key);
+		return stand_for(token, rolename, error);
+	}
 	if (length <= MAX_TOKEN_SIZE)
 		parse(&parsing);
 	if (!parsing.is_jwt)

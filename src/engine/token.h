@@ -17,7 +17,9 @@ typedef struct Token
 	char	   *rolename;
 	char	   *claims;			/* the payload's JSON text, in the server's
 								 * encoding */
-	int64		expires;		/* seconds of the Unix epoch */
+	int64		expires;		/* seconds of the Unix epoch; 0: never */
+	uint64		key;			/* apikey.c's number, if it was an API key or
+								 * nothing, else 0 */
 } Token;
 
 /* The texts of the protocol for each way in which a token can be wrong; the
@@ -29,6 +31,7 @@ typedef struct TokenError
 	const char *handshake;		/* the handshake's text, "Token has expired" */
 } TokenError;
 
+extern bool token_anonymous(Token *token, TokenError *error);
 extern bool token_verify(const char *data, Size length, Token *token,
 						 TokenError *error);
 

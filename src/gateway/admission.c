@@ -516,7 +516,7 @@ decide_handshake(Pending *pending, const Request *request)
 	else
 	{
 		request_token(request, &pending->token);
-		if (pending->token.length == 0)
+		if (pending->token.length == 0 && !gateway.config.allow_anonymous)
 		{
 			refuse_handshake(pending, 401, SLICE("API key is missing"), request);
 			return;
@@ -564,7 +564,7 @@ decide(Pending *pending, size_t head_length)
 }
 
 static void
-admit(Pending *pending)
+admit(Pending *pending, uint64_t api_key)
 {
 	int			fd = pending->fd;
 	Buffer		head = pending->in;
@@ -585,23 +585,26 @@ admit(Pending *pending)
 	pending->in = pending->token = pending->session = (Buffer) {0};
 	end_pending(pending);
 	if (!connection_open(fd, address, key, buffer_slice(&token),
-						 buffer_slice(&session), version))
+						 buffer_slice(&session), api_key, version))
 		log_client("could not open a WebSocket");
 	buffer_release(&head);
 	buffer_release(&token);
 	buffer_release(&session);
 }
 
-/* The engine's verdict about a handshake */
+/*
+ * The engine's verdict about a handshake; api_key is what it calls the key that
+ * the client came with, if it can be revoked
+ */
 void
-admission_verdict(uint64_t id, int status, Slice error)
+admission_verdict(uint64_t id, int status, Slice error, uint64_t api_key)
 {
 	Pending    *pending = find_waiting(id);
 
 	if (pending == NULL || pending->rest != NULL)
 		return;					/* the client has gone meanwhile */
 	if (status == 200)
-		admit(pending);
+		admit(pending, api_key);
 	else
 		refuse_handshake(pending, status,
 						 error.data != NULL ? error : SLICE("Error"), NULL);

@@ -39,7 +39,8 @@ typedef struct Admission
 
 extern bool admission_start(int first_fd, uint32_t n_listeners);
 extern void admission_accept(void);
-extern void admission_verdict(uint64_t id, int status, Slice error);
+extern void admission_verdict(uint64_t id, int status, Slice error,
+							  uint64_t api_key);
 extern void admission_rest_verdict(uint64_t id, int status, uint8_t rights);
 
 #endif							/* GATEWAY_ADMISSION_H */

@@ -41,6 +41,7 @@ static const NumberSetting number_settings[] = {
 	SETTING(idle_timeout, 60000, 0, 24 * 3600 * 1000),
 	SETTING(no_channel_timeout, 600000, 0, 24 * 3600 * 1000),
 	SETTING(error_delay, 1000, 0, 60000),
+	SETTING(allow_anonymous, 0, 0, 1),
 };
 
 #define N_NUMBER_SETTINGS (sizeof(number_settings) / sizeof(number_settings[0]))

@@ -51,6 +51,7 @@
 
 /* RFC 6455, section 7.4.1, and the IANA registry */
 #define CLOSE_NORMAL 1000
+#define CLOSE_POLICY_VIOLATION 1008
 #define CLOSE_TOO_BIG 1009
 #define CLOSE_INTERNAL_ERROR 1011
 #define CLOSE_TRY_AGAIN_LATER 1013
@@ -102,12 +103,13 @@ free_connection(Connection *connection)
  */
 bool
 connection_open(int fd, Address *address, Slice key, Slice token,
-				Slice session, PhoenixVersion version)
+				Slice session, uint64_t api_key, PhoenixVersion version)
 {
 	Connection *connection = allocate_zero(sizeof(Connection));
 
 	connection->version = version;
 	connection->address = address;
+	connection->api_key = api_key;
 	connection->token = (Slice) {copy_bytes(token.data, token.length), token.length};
 	if (session.length > 0)
 		connection->session = (Slice) {copy_bytes(session.data, session.length), session.length};
@@ -719,6 +721,22 @@ connections_check_timeouts(void)
 	check_activity();
 	check_channels();
 	check_blocked();
+}
+
+/* Close the connections that came with an API key that counts no more. */
+void
+connections_revoke(uint64_t api_key)
+{
+	ListLink   *link = list_first(&connections()->by_activity);
+
+	while (link != NULL)
+	{
+		Connection *connection = LIST_OWNER(Connection, activity_link, link);
+
+		link = list_next(&connections()->by_activity, link);
+		if (connection->api_key == api_key)
+			connection_close(connection, CLOSE_POLICY_VIOLATION, "API key revoked");
+	}
 }
 
 /*

@@ -34,7 +34,8 @@ typedef struct Connection
 	const char *close_reason;	/* a literal */
 
 	struct Address *address;	/* where it is counted, or NULL */
-	Slice		token;			/* the API key of the handshake; ours to free */
+	Slice		token;			/* of the handshake; ours to free */
+	uint64_t	api_key;		/* what the engine calls it; 0: it is none */
 	Slice		session;		/* that its channels are part of, or empty; likewise */
 	char	   *heartbeat;		/* ref, as JSON text, of the one that waits for
 								 * the engine, or NULL */
@@ -98,9 +99,10 @@ extern void connections_end_turn(void);
 extern void connections_check_timeouts(void);
 extern void connections_check_paused(void);
 extern void connections_close_all(uint16_t code);
+extern void connections_revoke(uint64_t api_key);
 
 extern bool connection_open(int fd, struct Address *address, Slice key,
-							Slice token, Slice session,
+							Slice token, Slice session, uint64_t api_key,
 							PhoenixVersion version);
 extern void connection_hold_heartbeat(Connection *connection, const char *ref);
 extern Connection *connections_release_heartbeat(uint64_t number);

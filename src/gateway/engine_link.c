@@ -221,10 +221,24 @@ on_auth_reply(LinkReader *reader)
 	uint32_t	status = link_get_u32(reader);
 	Slice		error = get_slice(reader);
 
+	uint64_t	api_key;
+
 	link_get_u64(reader);		/* expiry: the engine ends the channels */
+	api_key = link_get_u64(reader);
 	if (!link_finished(reader) || (status != 200 && (status < 400 || status > 599)))
 		return false;
-	admission_verdict(id, (int) status, error);
+	admission_verdict(id, (int) status, error, api_key);
+	return true;
+}
+
+static bool
+on_revoked(LinkReader *reader)
+{
+	uint64_t	api_key = link_get_u64(reader);
+
+	if (!link_finished(reader) || api_key == 0)
+		return false;
+	connections_revoke(api_key);
 	return true;
 }
 
@@ -429,6 +443,8 @@ dispatch(uint32_t type, const char *body, size_t length)
 			return on_replay(&reader);
 		case LINK_HEARTBEAT_REPLY:
 			return on_heartbeat_reply(&reader);
+		case LINK_REVOKED:
+			return on_revoked(&reader);
 		case LINK_REST_REPLY:
 			return on_rest_reply(&reader);
 		default:

@@ -189,7 +189,7 @@ rest_read_head(const Request *request, const Config *config, RestRequest *rest,
 	if (!read_length(request, config, rest, error))
 		return false;
 	read_token(request, rest);
-	if (rest->token.length == 0)
+	if (rest->token.length == 0 && !config->allow_anonymous)
 		return fail(error, 401, "{\"message\":\"Unauthorized\"}");
 	return true;
 }

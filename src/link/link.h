@@ -74,7 +74,7 @@ typedef enum LinkType
 	 * Answer to LINK_AUTH.  u64 connection, u32 HTTP status (200: accepted,
 	 * anything else is the status to refuse the handshake with), string error
 	 * text (absent when accepted), i64 expiry of the token in seconds of the
-	 * Unix epoch (0: never).
+	 * Unix epoch (0: never), u64 what LINK_REVOKED calls it (0: it will not).
 	 */
 	LINK_AUTH_REPLY,
 
@@ -139,6 +139,12 @@ typedef enum LinkType
 
 	/* Answer to LINK_HEARTBEAT.  u64 number. */
 	LINK_HEARTBEAT_REPLY,
+
+	/*
+	 * Close the connections whose LINK_AUTH_REPLY had this number: the API
+	 * key that they came with has been revoked.  u64 number.
+	 */
+	LINK_REVOKED,
 
 	/*--------------------- gateway to engine ----------------------------*/
 

@@ -9,7 +9,7 @@ import { once, EventEmitter } from 'node:events'
 
 export const HELLO = 1, CONFIG = 2, AUTH_REPLY = 3, JOIN_REPLY = 4, BINDINGS = 5,
   EVENT = 6, SYSTEM = 7, SHUTDOWN = 8, RIGHTS = 9, BROADCAST = 10,
-  REST_REPLY = 11, REPLAY = 12
+  REST_REPLY = 11, REPLAY = 12, HEARTBEAT_REPLY = 13, REVOKED = 14
 export const READY = 101, AUTH = 102, JOIN = 103, LEAVE = 104, TOKEN = 105, STATS = 106,
   PAUSE = 107, CONTINUE = 108, REST = 109
 
@@ -143,9 +143,10 @@ export class Engine extends EventEmitter {
   onrest(m) { this.restReply(m.request, 200) }
   groupOf(m, i) { return 1 + i }
 
-  authReply(connection, status, error = null, expiry = 0) {
-    this.send(AUTH_REPLY, new Body().u64(connection).u32(status).string(error).u64(expiry))
+  authReply(connection, status, error = null, expiry = 0, key = 0) {
+    this.send(AUTH_REPLY, new Body().u64(connection).u32(status).string(error).u64(expiry).u64(key))
   }
+  revoke(key) { this.send(REVOKED, new Body().u64(key)) }
   restReply(request, status, rights = status === 200 ? 15 : 0) {
     this.send(REST_REPLY, new Body().u64(request).u32(status).u8(rights))
   }

@@ -63,6 +63,25 @@ test('no API key: 401 without asking the engine', () => withEngine({}, async eng
   assert.equal(engine.log.filter(m => m.name === 'auth').length, 0)
 }))
 
+test('no API key where clients may be anonymous: the engine is asked', () => withEngine({ allow_anonymous: 1 }, async engine => {
+  const tokens = []
+  engine.onauth = m => { tokens.push(m.token ?? ''); engine.authReply(m.connection, 200) }
+  const client = await Client.open(engine.port, { token: '' })
+  await client.heartbeat()
+  client.close()
+  assert.deepEqual(tokens, [''])
+}))
+
+test('connections that came with a revoked key are closed with 1008, others stay', () => withEngine({}, async engine => {
+  let key = 0
+  engine.onauth = m => engine.authReply(m.connection, 200, null, 0, key)
+  const clients = []
+  for (key of [0, 7, 8, 7]) clients.push(await Client.open(engine.port))
+  engine.revoke(7)
+  assert.deepEqual((await Promise.all([clients[1], clients[3]].map(closed))).map(end => end?.code ?? end), [1008, 1008])
+  for (const stays of [clients[0], clients[2]]) { await stays.heartbeat(); stays.close() }
+}))
+
 test("the engine's refusals arrive with their status and text", () => withEngine({}, async engine => {
   const refusals = [
     [401, 'Token has expired'], [401, 'Fields `role` and `exp` are required in JWT'],

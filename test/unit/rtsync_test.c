@@ -44,6 +44,7 @@ char	   *rtsync_jwt_jwks_file = NULL;
 char	   *rtsync_jwt_audience = NULL;
 char	   *rtsync_jwt_issuer = NULL;
 int			rtsync_jwt_leeway = 0;
+char	   *rtsync_anonymous_role = NULL;
 
 PG_FUNCTION_INFO_V1(rt_access);
 PG_FUNCTION_INFO_V1(rt_bench);
