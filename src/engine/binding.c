@@ -108,6 +108,7 @@ option_string(const char *name, const JsonbValue *value)
  *
  *		view	boolean: an UPDATE that brings a row into the view is an INSERT
  *		where	string: a condition over the row, in SQL (where.c)
+ *		snapshot	boolean: the rows that there are, before the changes
  *
  * Anything else, or not of that type, is an error.
  */
@@ -140,6 +141,8 @@ binding_options(const BindingSpec *spec, BindingOptions *options)
 			options->view = option_bool(name, &value);
 		else if (strcmp(name, "where") == 0)
 			options->where = option_string(name, &value);
+		else if (strcmp(name, "snapshot") == 0)
+			options->snapshot = option_bool(name, &value);
 		else
 			unknown_option(name);
 	}
@@ -372,6 +375,31 @@ explain_error(const BindingSpec *spec, const ErrorData *error)
 }
 
 static void
+check_options(const BindingSpec *spec, const BindingOptions *options)
+{
+	bool		one_table = spec->schema != NULL && spec->table != NULL;
+
+	if (options->where != NULL && !one_table)
+		ereport(ERROR,
+				(errcode(ERRCODE_RAISE_EXCEPTION),
+				 errmsg("\"where\" needs a schema and a table")));
+	if (!options->snapshot)
+		return;
+	if (!one_table)
+		ereport(ERROR,
+				(errcode(ERRCODE_RAISE_EXCEPTION),
+				 errmsg("\"snapshot\" needs a schema and a table")));
+	if (!(spec->events & EVENT_INSERT))
+		ereport(ERROR,
+				(errcode(ERRCODE_RAISE_EXCEPTION),
+				 errmsg("\"snapshot\" needs the event INSERT or *")));
+	if (rtsync_max_snapshot_workers == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("snapshots are turned off")));
+}
+
+static void
 attempt_check(void *arg)
 {
 	CheckAttempt *what = arg;
@@ -384,11 +412,7 @@ attempt_check(void *arg)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("patterns and conditions of this client took too much time and are suspended")));
-	if (options.where != NULL &&
-		(what->spec->schema == NULL || what->spec->table == NULL))
-		ereport(ERROR,
-				(errcode(ERRCODE_RAISE_EXCEPTION),
-				 errmsg("\"where\" needs a schema and a table")));
+	check_options(what->spec, &options);
 	if (what->spec->schema == NULL || what->spec->table == NULL)
 		check_wildcard_binding(what->spec);
 	else

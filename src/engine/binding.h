@@ -40,6 +40,7 @@ typedef struct BindingOptions
 {
 	bool		view;			/* a row that enters the view is an INSERT */
 	char	   *where;			/* condition in SQL; NULL: none */
+	bool		snapshot;		/* first the rows that there are */
 } BindingOptions;
 
 extern void binding_append_part(StringInfo key, const char *part);

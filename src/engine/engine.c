@@ -54,6 +54,7 @@
 #include "engine/session.h"
 #include "engine/settings.h"
 #include "engine/shared.h"
+#include "engine/snapshot.h"
 #include "engine/subscription.h"
 #include "engine/tables.h"
 #include "engine/wal.h"
@@ -136,29 +137,12 @@ end_without_extension(void)
 	proc_exit(0);
 }
 
-/* Settings that what the engine does depends on, whatever the server's are */
 static void
 set_session(void)
 {
-	static const char *const settings[][2] = {
-		{"timezone", "UTC"},
-		{"datestyle", "ISO, MDY"},
-		{"intervalstyle", "postgres"},
-		{"extra_float_digits", "1"},
-		{"bytea_output", "hex"},
-		{"xmlbinary", "base64"},
-		{"row_security", "on"},
-		{"default_transaction_isolation", "read committed"},
-		{"statement_timeout", "0"},
-		{"idle_in_transaction_session_timeout", "0"},
-		{"temp_file_limit", "-1"},	/* a large transaction must get through */
-		{"jit", "off"},
-		{"max_parallel_workers_per_gather", "0"},
-	};
-
-	for (int i = 0; i < lengthof(settings); i++)
-		SetConfigOption(settings[i][0], settings[i][1],
-						PGC_SUSET, PGC_S_OVERRIDE);
+	settings_fix_session();
+	/* a large transaction must get through */
+	SetConfigOption("temp_file_limit", "-1", PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 /*
@@ -170,6 +154,7 @@ say_goodbye(int code, Datum arg)
 {
 	if (shutdown_reason != LINK_SHUTDOWN_EXTENSION)
 		session_save();
+	snapshot_cancel_all();
 	if (gateway_link == NULL)
 		return;
 	link_begin(&gateway_link->out, LINK_SHUTDOWN);
@@ -573,6 +558,7 @@ engine_loop(void)
 		tables_recheck_access();
 		state = route_turn();
 		more |= gateway_link != NULL && late_run(gateway_link);
+		more |= snapshot_run(gateway_link);
 		if (gateway_link != NULL)
 			linkio_flush(gateway_link);
 		history_forget(InvalidXLogRecPtr);

@@ -74,6 +74,9 @@ typedef struct FilterColumn
 	Oid			collation;
 } FilterColumn;
 
+static List *parse_conditions(Filter *filter, const char *text,
+							  const char *where, Relation rel,
+							  const Bitmapset *selectable);
 static List *parse_filter(Filter *filter, const char *text, Relation rel,
 						  const Bitmapset *selectable);
 static void prepare_filter(Filter *filter, List *quals, TupleDesc desc,
@@ -135,6 +138,20 @@ filter_compile(const char *text, const char *where, Oid relid,
 	Filter	   *filter = palloc0(sizeof(Filter));
 	Relation	rel = table_open(relid, AccessShareLock);
 	TupleDesc	desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
+	List	   *quals = parse_conditions(filter, text, where, rel, selectable);
+
+	table_close(rel, AccessShareLock);
+	if (quals != NIL)
+		prepare_filter(filter, quals, desc, context);
+	MemoryContextSwitchTo(oldcontext);
+	return filter;
+}
+
+/* The conditions of a filter and a "where"; either may be NULL. */
+static List *
+parse_conditions(Filter *filter, const char *text, const char *where,
+				 Relation rel, const Bitmapset *selectable)
+{
 	List	   *quals = NIL;
 
 	if (text != NULL)
@@ -144,12 +161,21 @@ filter_compile(const char *text, const char *where, Oid relid,
 		quals = list_concat(quals, where_parse(where, rel, selectable));
 		filter->has_pattern = true; /* who knows */
 	}
-	quals = (List *) compat_expand_generated((Node *) quals, rel);
-	table_close(rel, AccessShareLock);
-	if (quals != NIL)
-		prepare_filter(filter, quals, desc, context);
-	MemoryContextSwitchTo(oldcontext);
-	return filter;
+	return (List *) compat_expand_generated((Node *) quals, rel);
+}
+
+/*
+ * The same conditions for a query over the table, which is its first range
+ * table entry: to be ANDed, not planned, in the current memory context.
+ * Called and fails as filter_compile.
+ */
+List *
+filter_conditions(const char *text, const char *where, Relation rel,
+				  const Bitmapset *selectable)
+{
+	Filter		filter = {0};
+
+	return parse_conditions(&filter, text, where, rel, selectable);
 }
 
 /* The conditions of a filter's text */

@@ -27,6 +27,8 @@ extern Filter *filter_compile(const char *text, const char *where, Oid relid,
 							  MemoryContext context);
 extern bool filter_costly(const char *text);
 extern void filter_set_payer(Filter *filter, Payer *payer);
+extern List *filter_conditions(const char *text, const char *where,
+							   Relation rel, const Bitmapset *selectable);
 extern Verdict filter_check(Filter *filter, const PolicyRow *row);
 extern bool filter_pure(Filter *filter, List **quals);
 extern const Bitmapset *filter_needed_columns(Filter *filter);

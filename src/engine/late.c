@@ -31,6 +31,7 @@
 #include "engine/cursor.h"
 #include "engine/late.h"
 #include "engine/route.h"
+#include "engine/snapshot.h"
 #include "engine/tables.h"
 #include "engine/wal.h"
 
@@ -118,6 +119,11 @@ late_pause(Channel *channel)
 {
 	if (channel->pace == CHANNEL_PAUSED)
 		return;
+	if (channel->pace == CHANNEL_SNAPSHOT)
+	{
+		channel->paused = true;
+		return;
+	}
 	if (channel->pace == CHANNEL_LATE)
 		dlist_delete(&channel->in_late);
 	else
@@ -127,6 +133,7 @@ late_pause(Channel *channel)
 			late_tell_dependencies(channel);
 	}
 	channel->pace = CHANNEL_PAUSED;
+	channel->paused = false;
 	channel->since = channel->place.txn.commit_lsn + 1;
 	channel->access_signature = access_signature(channel);
 	subscription_detach(channel);
@@ -137,6 +144,7 @@ late_pause(Channel *channel)
 void
 late_continue(Channel *channel)
 {
+	channel->paused = false;
 	if (channel->pace != CHANNEL_PAUSED)
 		return;
 	channel->pace = CHANNEL_LATE;
@@ -202,6 +210,14 @@ late_abandon(Channel *channel)
 	subscription_attach(channel, false);
 }
 
+/* A channel that has had a snapshot, or was to have one, goes on behind it. */
+void
+late_follow(Channel *channel)
+{
+	channel->pace = CHANNEL_LATE;
+	dlist_push_tail(&late, &channel->in_late);
+}
+
 /* The channel is about to be freed. */
 void
 late_forget(Channel *channel)
@@ -216,6 +232,9 @@ go_live(Channel *channel, bool lost)
 {
 	dlist_delete(&channel->in_late);
 	channel->pace = CHANNEL_LIVE;
+	if (channel->seen != NULL)
+		pfree(channel->seen);
+	channel->seen = NULL;
 
 	catalogs_begin(wal_decoded_lsn());
 	if (lost)
@@ -225,6 +244,33 @@ go_live(Channel *channel, bool lost)
 	subscription_attach(channel, false);
 	subscription_send_bindings(channel);
 	catalogs_commit();
+}
+
+/* May transactions still come that the channel's snapshot has seen? */
+static bool
+must_compare(const Channel *channel)
+{
+	return channel->seen != NULL && !route_passed(channel->seen->lsn);
+}
+
+/*
+ * A channel that can be served now, or NULL: not one that has everything, and
+ * cannot go live yet.
+ */
+static Channel *
+next_channel(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &late)
+	{
+		Channel    *channel = dlist_container(Channel, in_late, iter.cur);
+
+		if (!route_caught_up(&channel->place) || !must_compare(channel) ||
+			channel->paused)
+			return channel;
+	}
+	return NULL;
 }
 
 /*
@@ -237,13 +283,20 @@ late_run(Link *link)
 	Channel    *channel;
 	bool		lost;
 
-	if (dlist_is_empty(&late) || route_congested(link))
+	if (route_congested(link) || (channel = next_channel()) == NULL)
 		return false;
-	channel = dlist_head_element(Channel, in_late, &late);
+	if (channel->paused)
+	{
+		late_pause(channel);
+		return true;
+	}
 	lost = !route_late(channel);
-	if (lost || route_caught_up(&channel->place))
+	if (lost || (route_caught_up(&channel->place) && !must_compare(channel)))
 		go_live(channel, lost);
 	else
-		dlist_move_tail(&late, &channel->in_late);
-	return !dlist_is_empty(&late);
+	{
+		dlist_delete(&channel->in_late);
+		dlist_push_tail(&late, &channel->in_late);
+	}
+	return next_channel() != NULL;
 }

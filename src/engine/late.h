@@ -21,6 +21,7 @@ extern const char *late_resume_at(Channel *channel, const Cursor *from);
 extern void late_abandon(Channel *channel);
 extern void late_cursor(const Channel *channel, Cursor *cursor);
 extern bool late_access_signature(const Channel *channel, uint64 *signature);
+extern void late_follow(Channel *channel);
 extern void late_forget(Channel *channel);
 extern bool late_run(Link *link);
 

@@ -170,22 +170,38 @@ append_row(StringInfo buf, const RelSchema *schema, HeapTuple tuple,
 	pfree(nulls);
 }
 
+/* What the rows come behind */
 static void
-append_event(StringInfo buf, TimestampTz commit_time, ChangeRows *rows,
-			 const RenderSpec *spec, bool small)
+append_head(StringInfo buf, ChangeKind kind, TimestampTz commit_time,
+			const RelSchema *schema, const Bitmapset *columns)
 {
-	const RelSchema *schema = rows->schema;
-
 	appendStringInfo(buf, "{\"type\":\"%s\",\"schema\":",
-					 spec->kind == CHANGE_INSERT ? "INSERT" :
-					 spec->kind == CHANGE_UPDATE ? "UPDATE" : "DELETE");
+					 kind == CHANGE_INSERT ? "INSERT" :
+					 kind == CHANGE_UPDATE ? "UPDATE" : "DELETE");
 	jsonout_append_string(buf, schema->nspname);
 	appendStringInfoString(buf, ",\"table\":");
 	jsonout_append_string(buf, schema->relname);
 	appendStringInfoString(buf, ",\"commit_timestamp\":");
 	append_timestamp(buf, commit_time);
 	appendStringInfoString(buf, ",\"columns\":");
-	append_columns(buf, schema, spec->columns);
+	append_columns(buf, schema, columns);
+}
+
+/* What comes behind the rows */
+static const char *
+tail(bool small)
+{
+	return small ? ",\"errors\":[\"Error 413: Payload Too Large\"]}" :
+		",\"errors\":null}";
+}
+
+static void
+append_event(StringInfo buf, TimestampTz commit_time, ChangeRows *rows,
+			 const RenderSpec *spec, bool small)
+{
+	const RelSchema *schema = rows->schema;
+
+	append_head(buf, spec->kind, commit_time, schema, spec->columns);
 	if (spec->kind != CHANGE_DELETE && rows->has_new)
 	{
 		appendStringInfoString(buf, ",\"record\":");
@@ -201,9 +217,7 @@ append_event(StringInfo buf, TimestampTz commit_time, ChangeRows *rows,
 				   spec->old_record, rows->has_old ? NULL : rows->new_known,
 				   small);
 	}
-	appendStringInfoString(buf, small ?
-						   ",\"errors\":[\"Error 413: Payload Too Large\"]}" :
-						   ",\"errors\":null}");
+	appendStringInfoString(buf, tail(small));
 }
 
 /*
@@ -223,4 +237,133 @@ render_event(StringInfo buf, TimestampTz commit_time, ChangeRows *rows,
 		append_event(buf, commit_time, rows, spec, true);
 	}
 	jsonout_to_utf8(buf, start);
+}
+
+/*--------------------------------------------------------------------------
+ * Rows of a snapshot
+ *--------------------------------------------------------------------------
+ */
+
+/* How one column of the rows is written */
+typedef struct RowColumn
+{
+	int			index;			/* in the row's values */
+	JsonOut		out;
+	int			label_length;
+	char	   *label;			/* "name": */
+} RowColumn;
+
+struct RowRenderer
+{
+	StringInfoData head;
+	int			ncolumns;
+	RowColumn	columns[FLEXIBLE_ARRAY_MEMBER];
+};
+
+static void
+prepare_column(RowColumn *column, const RelSchema *schema, int attnum)
+{
+	Form_pg_attribute att = TupleDescAttr(schema->desc, attnum - 1);
+	StringInfoData label;
+
+	initStringInfo(&label);
+	jsonout_append_string(&label, NameStr(att->attname));
+	appendStringInfoChar(&label, ':');
+	column->index = attnum - 1;
+	column->label = label.data;
+	column->label_length = label.len;
+	jsonout_prepare(&column->out, att->atttypid, true, CurrentMemoryContext);
+}
+
+/*
+ * Prepare to write rows as the INSERTs that render_event would write of them,
+ * cut into what is the same for all, and the record.  "columns" are described,
+ * "record" shown.  All of it is in the current memory context, and good as
+ * long as the table is locked.
+ */
+RowRenderer *
+render_rows_begin(TimestampTz when, const RelSchema *schema,
+				  const Bitmapset *columns, const Bitmapset *record)
+{
+	RowRenderer *renderer = palloc0(offsetof(RowRenderer, columns) +
+									bms_num_members(record) * sizeof(RowColumn));
+	int			attnum = -1;
+
+	initStringInfo(&renderer->head);
+	append_head(&renderer->head, CHANGE_INSERT, when, schema, columns);
+	appendStringInfoString(&renderer->head, ",\"record\":");
+	jsonout_to_utf8(&renderer->head, 0);
+	while ((attnum = bms_next_member(record, attnum)) >= 0)
+		prepare_column(&renderer->columns[renderer->ncolumns++], schema,
+					   attnum);
+	return renderer;
+}
+
+/* What comes before each record */
+const char *
+render_rows_head(const RowRenderer *renderer)
+{
+	return renderer->head.data;
+}
+
+/* What comes behind it; "small" as render_row returned it */
+const char *
+render_rows_tail(bool small)
+{
+	return tail(small);
+}
+
+static void
+append_values(StringInfo buf, RowRenderer *renderer, const Datum *values,
+			  const bool *nulls, bool small)
+{
+	char		separator = '{';
+
+	for (int i = 0; i < renderer->ncolumns; i++)
+	{
+		RowColumn  *column = &renderer->columns[i];
+		int			start = buf->len;
+		int			value_start;
+
+		appendStringInfoChar(buf, separator);
+		appendBinaryStringInfo(buf, column->label, column->label_length);
+		value_start = buf->len;
+		if (nulls[column->index])
+			appendBinaryStringInfo(buf, "null", 4);
+		else
+			jsonout_append(buf, &column->out, values[column->index]);
+		if (small && buf->len - value_start > SMALL_VALUE)
+		{
+			buf->len = start;
+			buf->data[start] = '\0';
+		}
+		else
+			separator = ',';
+	}
+	if (separator == '{')
+		appendStringInfoChar(buf, '{');
+	appendStringInfoChar(buf, '}');
+}
+
+/*
+ * Append the record, in UTF-8; values and nulls are by attnum - 1.  Returns
+ * whether long values were left out, as in an event that would be too large.
+ */
+bool
+render_row(StringInfo buf, RowRenderer *renderer, const Datum *values,
+		   const bool *nulls)
+{
+	int			start = buf->len;
+	Size		around = renderer->head.len + strlen(tail(false));
+	bool		small = false;
+
+	append_values(buf, renderer, values, nulls, false);
+	if (buf->len - start + around > (Size) rtsync_max_event_size)
+	{
+		small = true;
+		buf->len = start;
+		append_values(buf, renderer, values, nulls, true);
+	}
+	jsonout_to_utf8(buf, start);
+	return small;
 }

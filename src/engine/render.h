@@ -28,4 +28,15 @@ extern void render_init(void);
 extern void render_event(StringInfo buf, TimestampTz commit_time,
 						 ChangeRows *rows, const RenderSpec *spec);
 
+/* The rows of a snapshot, which all have the same form */
+typedef struct RowRenderer RowRenderer;
+
+extern RowRenderer *render_rows_begin(TimestampTz when, const RelSchema *schema,
+									  const Bitmapset *columns,
+									  const Bitmapset *record);
+extern const char *render_rows_head(const RowRenderer *renderer);
+extern const char *render_rows_tail(bool small);
+extern bool render_row(StringInfo buf, RowRenderer *renderer,
+					   const Datum *values, const bool *nulls);
+
 #endif							/* RTSYNC_RENDER_H */

@@ -32,6 +32,7 @@
 #include "engine/refill.h"
 #include "engine/render.h"
 #include "engine/route.h"
+#include "engine/snapshot.h"
 #include "engine/tables.h"
 #include "engine/wal.h"
 
@@ -55,6 +56,8 @@ typedef struct Slice
 	List	   *routes;			/* of TableRoute with changes in it */
 	Link	   *link;
 	struct Channel *late;		/* for whom alone it is; NULL: for all */
+	bool		seen;			/* its transactions are in that channel's
+								 * snapshot */
 } Slice;
 
 static MemoryContext SliceContext = NULL;
@@ -173,6 +176,27 @@ tell_refetch(RoutedChange *change, Match *match)
 									 schema->nspname, schema->relname));
 }
 
+/* The group of a late channel's binding, if it is to get what is in the slice */
+static SubscriptionGroup *
+late_group(const Slice *slice, int i)
+{
+	Binding    *binding = &slice->late->bindings[i];
+
+	return slice->seen && binding->snapshot ? NULL : binding->group;
+}
+
+/* Is nobody to get what is in the slice? */
+static bool
+unwanted(const Slice *slice)
+{
+	if (!slice->seen)
+		return false;
+	for (int i = 0; i < slice->late->nbindings; i++)
+		if (late_group(slice, i) != NULL)
+			return false;
+	return true;
+}
+
 /* Rows that policies read have changed: tell those who depend on them. */
 static void
 send_touch(Slice *slice, Oid relid)
@@ -184,7 +208,7 @@ send_touch(Slice *slice, Oid relid)
 	}
 	for (int i = 0; i < slice->late->nbindings; i++)
 	{
-		SubscriptionGroup *group = slice->late->bindings[i].group;
+		SubscriptionGroup *group = late_group(slice, i);
 
 		if (group != NULL && tables_group_depends(group, relid))
 		{
@@ -286,8 +310,8 @@ decide_slice(Slice *slice, bool carefully)
 		return;
 	}
 	for (int i = 0; i < slice->late->nbindings; i++)
-		if (slice->late->bindings[i].group != NULL)
-			decide_changes_for(slice->late->bindings[i].group, carefully);
+		if (late_group(slice, i) != NULL)
+			decide_changes_for(late_group(slice, i), carefully);
 }
 
 static void
@@ -394,7 +418,7 @@ slice_add(Slice *slice, const RoutePosition *place, HistoryRecord *record)
 {
 	if (record->type == HISTORY_MESSAGE ?
 		subscription_channel_count() == 0 || slice->late != NULL :
-		subscription_group_count() == 0)
+		subscription_group_count() == 0 || unwanted(slice))
 		return true;
 	if (slice->count >= slice_changes || slice->bytes > SLICE_BYTES)
 		return false;
@@ -457,6 +481,21 @@ collect_live(Slice *slice)
 	return ROUTE_IDLE;
 }
 
+/*
+ * May this transaction be in the slice?  All in one are in the channel's
+ * snapshot, or none is.
+ */
+static bool
+slice_accepts(Slice *slice, const HistoryTxn *txn)
+{
+	bool		seen = snapshot_sees(slice->late->seen, txn->xid);
+
+	if (slice->count > 0 && slice->seen != seen)
+		return false;
+	slice->seen = seen;
+	return true;
+}
+
 /* Collect the next slice from a place behind the others. */
 static void
 collect_late(Slice *slice, HistoryCursor *from, RoutePosition *place)
@@ -468,7 +507,11 @@ collect_late(Slice *slice, HistoryCursor *from, RoutePosition *place)
 		HistoryRecord *record = history_peek(from);
 
 		if (record->type == HISTORY_BEGIN)
+		{
+			if (!slice_accepts(slice, (HistoryTxn *) record))
+				break;
 			begin_transaction(place, record);
+		}
 		else if (record->type != HISTORY_COMMIT &&
 				 !slice_add(slice, place, record))
 			break;
@@ -487,6 +530,8 @@ slice_create(Link *link, struct Channel *late)
 	slice->routes = NIL;
 	slice->link = link;
 	slice->late = late;
+	slice->seen = late != NULL &&
+		snapshot_sees(late->seen, late->place.txn.xid);
 	return slice;
 }
 
@@ -617,6 +662,14 @@ bool
 route_caught_up(const RoutePosition *place)
 {
 	return place->position >= history_tell(&cursor);
+}
+
+/* Has everything been routed that was committed before a place in the WAL? */
+bool
+route_passed(XLogRecPtr lsn)
+{
+	return done_lsn >= lsn ||
+		(wal_decoded_lsn() >= lsn && history_peek(&cursor) == NULL);
 }
 
 /* Bytes of history not yet routed */

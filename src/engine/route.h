@@ -41,6 +41,7 @@ extern void route_cursor(const RoutePosition *place, Cursor *cursor);
 extern void route_position(RoutePosition *place);
 extern bool route_late(struct Channel *channel);
 extern bool route_caught_up(const RoutePosition *place);
+extern bool route_passed(XLogRecPtr lsn);
 extern Size route_unread(void);
 extern XLogRecPtr route_done_lsn(void);
 extern uint64 route_events(void);

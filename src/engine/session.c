@@ -335,8 +335,13 @@ session_heartbeat(Channel *channel)
 	offered = &session->offered;
 	if (offered->valid)
 		session->proven = *offered;
-	/* What it is still to be told of belongs before the place. */
-	offered->valid = !late_untold(channel) &&
+
+	/*
+	 * What it is still to be told of belongs before the place, and so does
+	 * what is missing of a snapshot.
+	 */
+	offered->valid = channel->pace != CHANNEL_SNAPSHOT &&
+		!late_untold(channel) &&
 		current_access(channel, &offered->access);
 	late_cursor(channel, &offered->cursor);
 	altered = true;

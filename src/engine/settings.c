@@ -49,6 +49,8 @@ int			rtsync_resume_window;
 int			rtsync_max_filter_time;
 int			rtsync_max_bindings_per_channel;
 int			rtsync_max_subscription_memory;
+int			rtsync_max_snapshot_workers;
+int			rtsync_snapshot_timeout;
 
 char	   *rtsync_listen_addresses;
 int			rtsync_port;
@@ -330,6 +332,16 @@ define_engine_settings(void)
 			   NULL,
 			   &rtsync_max_subscription_memory, 1024 * KILOBYTE, KILOBYTE,
 			   MAX_KILOBYTES, GUC_UNIT_KB);
+	define_int("rtsync.max_snapshot_workers",
+			   "Sets the maximum number of processes that read snapshots of tables at the same time.",
+			   "More requests wait.  0 refuses snapshots.",
+			   &rtsync_max_snapshot_workers, 2, 0, 64, 0);
+
+	define_int("rtsync.snapshot_timeout",
+			   "Sets the maximum time that the query of a snapshot may take.",
+			   NULL,
+			   &rtsync_snapshot_timeout, 60 * 1000, 10, 24 * 3600 * 1000,
+			   GUC_UNIT_MS);
 }
 
 /* The numbers that the gateway is told; the end is marked by a NULL name */
@@ -443,4 +455,31 @@ settings_define(void)
 	define_gateway_settings();
 
 	MarkGUCPrefixReserved("rtsync");
+}
+
+/*
+ * Set what the work of a process of ours depends on, whatever the server's
+ * settings are; once, when it has connected to its database.
+ */
+void
+settings_fix_session(void)
+{
+	static const char *const settings[][2] = {
+		{"timezone", "UTC"},
+		{"datestyle", "ISO, MDY"},
+		{"intervalstyle", "postgres"},
+		{"extra_float_digits", "1"},
+		{"bytea_output", "hex"},
+		{"xmlbinary", "base64"},
+		{"row_security", "on"},
+		{"default_transaction_isolation", "read committed"},
+		{"statement_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"jit", "off"},
+		{"max_parallel_workers_per_gather", "0"},
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1],
+						PGC_SUSET, PGC_S_OVERRIDE);
 }

@@ -43,6 +43,8 @@ extern int	rtsync_resume_window;	/* seconds */
 extern int	rtsync_max_filter_time; /* percent */
 extern int	rtsync_max_bindings_per_channel;
 extern int	rtsync_max_subscription_memory; /* kB */
+extern int	rtsync_max_snapshot_workers;
+extern int	rtsync_snapshot_timeout;	/* ms */
 
 /* gateway */
 extern char *rtsync_listen_addresses;
@@ -68,5 +70,6 @@ typedef struct GatewayNumber
 extern const GatewayNumber gateway_numbers[];
 
 extern void settings_define(void);
+extern void settings_fix_session(void);
 
 #endif							/* RTSYNC_SETTINGS_H */

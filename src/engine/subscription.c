@@ -40,6 +40,7 @@
 #include "engine/policy.h"
 #include "engine/session.h"
 #include "engine/settings.h"
+#include "engine/snapshot.h"
 #include "engine/subscription.h"
 #include "engine/tables.h"
 #include "engine/token.h"
@@ -362,6 +363,7 @@ channel_free(Channel *channel)
 	session_leave(channel);
 	late_forget(channel);
 	channel->ending = true;
+	snapshot_forget(channel);
 	subscription_detach(channel);
 	memory_used -= channel->weight;
 	hash_search(channels, &channel->id, HASH_REMOVE, NULL);
@@ -383,8 +385,8 @@ subscription_drop_all(void)
 
 /* Send a "system" message, perhaps with the end of the channel. */
 static void
-tell_channel(Channel *channel, const char *extension, const char *status,
-			 const char *message, LinkThen then)
+send_system(Channel *channel, const char *extension, const char *status,
+			const char *message, LinkThen then)
 {
 	LinkWriter *out = &channel->link->out;
 
@@ -401,8 +403,31 @@ tell_channel(Channel *channel, const char *extension, const char *status,
 void
 subscription_close(Channel *channel, const char *message)
 {
-	tell_channel(channel, "system", "error", message, LINK_THEN_CLOSE);
+	send_system(channel, "system", "error", message, LINK_THEN_CLOSE);
 	channel_free(channel);
+}
+
+/*
+ * Likewise; if a snapshot is under way, what makes it out of date ends it.
+ */
+static void
+tell_channel(Channel *channel, const char *extension, const char *status,
+			 const char *message, LinkThen then)
+{
+	bool		refetch = strcmp(status, "refetch") == 0;
+	bool		interrupted = false;
+
+	if (channel->pace == CHANNEL_SNAPSHOT &&
+		(refetch || strcmp(status, "error") == 0))
+	{
+		interrupted = snapshot_interrupt(channel);
+		if (refetch && !interrupted)
+			return;				/* the snapshot is still to come */
+	}
+	send_system(channel, extension, status, message, then);
+	if (interrupted && !refetch && then == LINK_THEN_NOTHING)
+		send_system(channel, "rtsync", "refetch",
+					"the snapshot was not completed", LINK_THEN_NOTHING);
 }
 
 /* Send a "system" message. */
@@ -534,13 +559,27 @@ tell_departing(Channel *channel, SubscriptionGroup *group)
 						  "changes were withheld because patterns and conditions took too much time");
 }
 
+/* Does a binding that can be served ask for a snapshot? */
+static bool
+asks_for_snapshot(const Binding *binding)
+{
+	BindingOptions options;
+
+	if (!binding->served)
+		return false;
+	binding_options(&binding->spec, &options);
+	return options.snapshot;
+}
+
 /*
  * See which bindings of a channel can be served, and put these into their
- * groups.  problems[i] becomes the reason where one cannot be, else NULL, and
+ * groups; with "snapshot", it begins with one if some of them ask for it.
+ * problems[i] becomes the reason where one cannot be, else NULL, and
  * hints[i] what the client's author should know, or NULL.
  */
 static void
-channel_subscribe(Channel *channel, char **problems, char **hints)
+channel_subscribe(Channel *channel, bool snapshot, char **problems,
+				  char **hints)
 {
 	for (int i = 0; i < channel->nbindings; i++)
 	{
@@ -549,9 +588,14 @@ channel_subscribe(Channel *channel, char **problems, char **hints)
 		problems[i] = binding_problem(&channel->principal, &binding->spec,
 									  &hints[i], &binding->filter_weight);
 		binding->served = problems[i] == NULL;
+		binding->snapshot = asks_for_snapshot(binding);
 	}
+	if (snapshot && snapshot_wanted(channel))
+		snapshot_request(channel);
+	else if (channel->pace == CHANNEL_SNAPSHOT)
+		late_follow(channel);
 	if (channel->pace != CHANNEL_PAUSED)
-		subscription_attach(channel, channel->pace == CHANNEL_LATE);
+		subscription_attach(channel, channel->pace != CHANNEL_LIVE);
 }
 
 /* Put the list of bindings that ends LINK_JOIN_REPLY and LINK_BINDINGS. */
@@ -1066,6 +1110,17 @@ format_now(char *buf)
 	cursor_format(&cursor, buf);
 }
 
+/* The channel, which has its groups, cannot go on where its client left off. */
+static void
+begin_with_snapshot(Channel *channel)
+{
+	if (!snapshot_wanted(channel))
+		return;
+	subscription_detach(channel);
+	snapshot_request(channel);
+	subscription_attach(channel, true);
+}
+
 /*
  * Let the channel, which has its token, go on where its client left off, if it
  * says so, and put its bindings into their groups.
@@ -1088,11 +1143,15 @@ channel_begin(Channel *channel, char **problems, char **hints, JoinBegin *begin)
 													options.session);
 		problem = session_join(channel, &from);
 	}
-	channel_subscribe(channel, problems, hints);
+	channel_subscribe(channel, channel->pace == CHANNEL_LIVE, problems, hints);
 	if (options.since == NULL && options.session != NULL)
 	{
 		if (problem == NULL)
+		{
 			problem = session_check(channel);
+			if (problem != NULL)
+				begin_with_snapshot(channel);
+		}
 		begin->refetch = problem;
 	}
 	if (problem != NULL || channel->pace != CHANNEL_LATE)
@@ -1304,7 +1363,9 @@ handle_token(Link *link, LinkReader *body)
 		return;
 	problems = palloc0(sizeof(char *) * (channel->nbindings + 1));
 	hints = palloc0(sizeof(char *) * (channel->nbindings + 1));
-	channel_subscribe(channel, problems, hints);
+	snapshot_forget(channel);
+	channel_subscribe(channel, channel->pace == CHANNEL_SNAPSHOT, problems,
+					  hints);
 
 	subscription_send_bindings(channel);
 	report_bindings(channel, problems, hints);

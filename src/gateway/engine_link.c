@@ -307,6 +307,38 @@ on_event(LinkReader *reader)
 }
 
 static bool
+on_rows(LinkReader *reader)
+{
+	uint32_t	n_groups = link_get_count(reader, sizeof(uint32_t));
+	LinkReader	groups = *reader;
+	PhoenixRows rows;
+	uint32_t	n_rows;
+	Slice	   *texts;
+
+	for (uint32_t i = 0; i < n_groups; i++)
+		link_get_u32(reader);
+	rows.before = get_slice(reader);
+	rows.behind = get_slice(reader);
+	n_rows = link_get_count(reader, sizeof(uint32_t));
+	texts = allocate(((size_t) n_rows + 1) * sizeof(Slice));
+	for (uint32_t i = 0; i < n_rows; i++)
+	{
+		texts[i] = get_slice(reader);
+		if (texts[i].data == NULL)
+			reader->failed = true;
+	}
+	rows.rows = texts;
+	rows.n_rows = n_rows;
+	if (link_finished(reader) && rows.before.data != NULL &&
+		rows.behind.data != NULL)
+		fanout_rows(&groups, n_groups, &rows);
+	else
+		reader->failed = true;
+	free(texts);
+	return !reader->failed;
+}
+
+static bool
 on_system(LinkReader *reader)
 {
 	uint64_t	id = link_get_u64(reader);
@@ -431,6 +463,8 @@ dispatch(uint32_t type, const char *body, size_t length)
 			return on_bindings(&reader);
 		case LINK_EVENT:
 			return on_event(&reader);
+		case LINK_ROWS:
+			return on_rows(&reader);
 		case LINK_SYSTEM:
 			return on_system(&reader);
 		case LINK_SHUTDOWN:

@@ -172,9 +172,31 @@ collect_ids(const Channel *channel, uint64_t change, uint32_t *ids)
 	return n_ids;
 }
 
+/* What is being sent: a change, or a page of rows */
+typedef struct Content
+{
+	Slice		data;
+	Slice		cursor;			/* for the channels that want it */
+	const PhoenixRows *rows;	/* NULL: a change */
+} Content;
+
+static Frame *
+encode(const Content *content, const Channel *channel, const uint32_t *ids,
+	   uint32_t n_ids)
+{
+	PhoenixVersion version = channel->connection->version;
+	Slice		topic = channel->topic->json;
+
+	if (content->rows != NULL)
+		return phoenix_encode_rows(version, topic, ids, n_ids, content->rows);
+	return phoenix_encode_change(version, topic, ids, n_ids, content->data,
+								 channel->wants_cursor ?
+								 content->cursor : SLICE(""));
+}
+
 /* The frame for this channel: one that another channel uses, or a new one. */
 static Frame *
-frame_for(const Channel *channel, uint64_t change, Slice data, Slice cursor)
+frame_for(const Channel *channel, uint64_t change, const Content *content)
 {
 	static uint32_t ids[JOIN_MAX_BINDINGS];
 	uint32_t	n_ids = collect_ids(channel, change, ids);
@@ -196,9 +218,7 @@ frame_for(const Channel *channel, uint64_t change, Slice data, Slice cursor)
 	shared->cursor = channel->wants_cursor;
 	shared->n_ids = n_ids;
 	memcpy(shared->ids, ids, n_ids * sizeof(uint32_t));
-	shared->frame = phoenix_encode_change(version, topic->json, ids, n_ids, data,
-										  channel->wants_cursor ?
-										  cursor : SLICE(""));
+	shared->frame = encode(content, channel, ids, n_ids);
 	topic->frames = shared;
 	return shared->frame;
 }
@@ -216,13 +236,9 @@ release_frames(Topic *topic)
 	}
 }
 
-/*
- * Send the change to all members of the groups, whose numbers the reader is
- * at.  data is the JSON text of the message's "data", cursor the change's
- * place in the history, for the channels that want it.
- */
-void
-fanout_change(LinkReader *groups, uint32_t n_groups, Slice data, Slice cursor)
+/* Send to all members of the groups, whose numbers the reader is at. */
+static void
+send_content(LinkReader *groups, uint32_t n_groups, const Content *content)
 {
 	Fanout	   *fanout = &gateway.fanout;
 	uint64_t	change = ++fanout->change;
@@ -237,7 +253,29 @@ fanout_change(LinkReader *groups, uint32_t n_groups, Slice data, Slice cursor)
 	}
 	for (size_t i = 0; i < fanout->n_hits; i++)
 		connection_send(fanout->hits[i]->connection,
-						frame_for(fanout->hits[i], change, data, cursor));
+						frame_for(fanout->hits[i], change, content));
 	for (size_t i = 0; i < fanout->n_hits; i++)
 		release_frames(fanout->hits[i]->topic);
+}
+
+/*
+ * Send the change to all members of the groups, whose numbers the reader is
+ * at.  data is the JSON text of the message's "data", cursor the change's
+ * place in the history, for the channels that want it.
+ */
+void
+fanout_change(LinkReader *groups, uint32_t n_groups, Slice data, Slice cursor)
+{
+	Content		content = {.data = data,.cursor = cursor};
+
+	send_content(groups, n_groups, &content);
+}
+
+/* Send them a page of a snapshot. */
+void
+fanout_rows(LinkReader *groups, uint32_t n_groups, const PhoenixRows *rows)
+{
+	Content		content = {.rows = rows};
+
+	send_content(groups, n_groups, &content);
 }

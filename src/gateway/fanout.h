@@ -24,5 +24,7 @@ extern void fanout_subscribe(Binding *binding, uint32_t group);
 extern void fanout_unsubscribe(Binding *binding);
 extern void fanout_change(LinkReader *groups, uint32_t n_groups, Slice data,
 						  Slice cursor);
+extern void fanout_rows(LinkReader *groups, uint32_t n_groups,
+						const PhoenixRows *rows);
 
 #endif							/* GATEWAY_FANOUT_H */

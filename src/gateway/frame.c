@@ -71,6 +71,45 @@ frame_build(FrameKind kind, const Slice *parts, size_t n_parts)
 	return frame;
 }
 
+static unsigned char *
+put_slice(unsigned char *place, Slice slice)
+{
+	if (slice.length > 0)
+		memcpy(place, slice.data, slice.length);
+	return place + slice.length;
+}
+
+/*
+ * Build a frame for each of n middles, whose payload is that between "before"
+ * and "behind".  Otherwise as frame_build.
+ */
+Frame *
+frame_build_series(FrameKind kind, Slice before, const Slice *middles, size_t n,
+				   Slice behind)
+{
+	size_t		around = before.length + behind.length;
+	size_t		length = 0;
+	Frame	   *frame;
+	unsigned char *place;
+
+	for (size_t i = 0; i < n; i++)
+		length += header_size(around + middles[i].length) + around + middles[i].length;
+	frame = allocate(sizeof(Frame) + length);
+	frame->references = 1;
+	frame->length = (uint32_t) length;
+	place = frame->data;
+	for (size_t i = 0; i < n; i++)
+	{
+		size_t		payload = around + middles[i].length;
+
+		write_header(place, kind, payload);
+		place = put_slice(place + header_size(payload), before);
+		place = put_slice(place, middles[i]);
+		place = put_slice(place, behind);
+	}
+	return frame;
+}
+
 /* A Close frame.  The reason is cut to what a control frame can hold. */
 Frame *
 frame_close(uint16_t code, const char *reason)

@@ -17,7 +17,10 @@ typedef enum FrameKind
 	FRAME_CLOSE = 0x8
 } FrameKind;
 
-/* Never changed once built; freed with its last reference */
+/*
+ * One frame, or a series of them, that leave together.  Never changed once
+ * built; freed with its last reference.
+ */
 typedef struct Frame
 {
 	uint32_t	references;
@@ -26,6 +29,8 @@ typedef struct Frame
 } Frame;
 
 extern Frame *frame_build(FrameKind kind, const Slice *parts, size_t n_parts);
+extern Frame *frame_build_series(FrameKind kind, Slice before,
+								 const Slice *middles, size_t n, Slice behind);
 extern Frame *frame_close(uint16_t code, const char *reason);
 extern Frame *frame_share(Frame *frame);
 extern void frame_release(Frame *frame);

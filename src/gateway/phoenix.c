@@ -416,6 +416,19 @@ phoenix_encode_system(PhoenixVersion version, const char *join_ref,
 	return frame;
 }
 
+static void
+append_ids(Buffer *buffer, const uint32_t *ids, size_t n_ids)
+{
+	buffer_append_string(buffer, "{\"ids\":[");
+	for (size_t i = 0; i < n_ids; i++)
+	{
+		if (i > 0)
+			buffer_append(buffer, ",", 1);
+		buffer_append_number(buffer, ids[i]);
+	}
+	buffer_append_string(buffer, "],\"data\":");
+}
+
 /*
  * Encode a "postgres_changes" message for the bindings named by ids, with the
  * change's cursor unless that is empty.  It names no join_ref, so it fits
@@ -431,14 +444,7 @@ phoenix_encode_change(PhoenixVersion version, Slice topic_json,
 	size_t		n = 0;
 	Frame	   *frame;
 
-	buffer_append_string(&head, "{\"ids\":[");
-	for (size_t i = 0; i < n_ids; i++)
-	{
-		if (i > 0)
-			buffer_append(&head, ",", 1);
-		buffer_append_number(&head, ids[i]);
-	}
-	buffer_append_string(&head, "],\"data\":");
+	append_ids(&head, ids, n_ids);
 	payload[n++] = buffer_slice(&head);
 	payload[n++] = data;
 	if (cursor.length > 0)
@@ -450,6 +456,42 @@ phoenix_encode_change(PhoenixVersion version, Slice topic_json,
 	frame = encode_parts(version, NULL, NULL, topic_json, "postgres_changes",
 						 payload, n);
 	buffer_release(&head);
+	return frame;
+}
+
+/*
+ * Encode a page of a snapshot: a message like the above for each row, marked
+ * as such.
+ */
+Frame *
+phoenix_encode_rows(PhoenixVersion version, Slice topic_json,
+					const uint32_t *ids, size_t n_ids, const PhoenixRows *rows)
+{
+	Buffer		before = {0};
+	Buffer		behind = {0};
+	Frame	   *frame;
+
+	if (version == PHOENIX_V1)
+	{
+		buffer_append_string(&before, "{\"topic\":");
+		buffer_append(&before, topic_json.data, topic_json.length);
+		buffer_append_string(&before, ",\"event\":\"postgres_changes\",\"payload\":");
+	}
+	else
+	{
+		buffer_append_string(&before, "[null,null,");
+		buffer_append(&before, topic_json.data, topic_json.length);
+		buffer_append_string(&before, ",\"postgres_changes\",");
+	}
+	append_ids(&before, ids, n_ids);
+	buffer_append(&before, rows->before.data, rows->before.length);
+	buffer_append(&behind, rows->behind.data, rows->behind.length);
+	buffer_append_string(&behind, ",\"rtsync\":{\"snapshot\":true}}");
+	buffer_append_string(&behind, version == PHOENIX_V1 ? ",\"ref\":null}" : "]");
+	frame = frame_build_series(FRAME_TEXT, buffer_slice(&before), rows->rows,
+							   rows->n_rows, buffer_slice(&behind));
+	buffer_release(&before);
+	buffer_release(&behind);
 	return frame;
 }
 

@@ -60,6 +60,15 @@ typedef struct PhoenixBroadcast
 #define PHOENIX_MAX_EVENT 255
 #define PHOENIX_MAX_REF 255
 
+/* Rows of a snapshot: JSON text, and what is around each as its "data" */
+typedef struct PhoenixRows
+{
+	Slice		before;
+	Slice		behind;
+	const Slice *rows;
+	size_t		n_rows;
+} PhoenixRows;
+
 extern bool phoenix_decode(PhoenixVersion version, bool binary,
 						   const char *data, size_t length,
 						   PhoenixMessage *message);
@@ -87,6 +96,9 @@ extern Frame *phoenix_encode_system(PhoenixVersion version, const char *join_ref
 extern Frame *phoenix_encode_change(PhoenixVersion version, Slice topic_json,
 									const uint32_t *ids, size_t n_ids,
 									Slice data, Slice cursor);
+extern Frame *phoenix_encode_rows(PhoenixVersion version, Slice topic_json,
+								  const uint32_t *ids, size_t n_ids,
+								  const PhoenixRows *rows);
 extern Frame *phoenix_encode_broadcast(PhoenixVersion version, Slice topic,
 									   Slice topic_json,
 									   const PhoenixBroadcast *broadcast);

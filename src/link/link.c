@@ -115,6 +115,13 @@ link_put_string(LinkWriter *writer, const char *string)
 	link_put_bytes(writer, string, string != NULL ? strlen(string) : 0);
 }
 
+/* Put parts of a body that have their form already. */
+void
+link_put_parts(LinkWriter *writer, const char *data, size_t length)
+{
+	put(writer, data, length);
+}
+
 /*
  * Look whether data begins with a whole message.
  *

@@ -139,6 +139,13 @@ typedef enum LinkType
 
 	/* Answer to LINK_HEARTBEAT.  u64 number. */
 	LINK_HEARTBEAT_REPLY,
+	/*
+	 * Rows of a snapshot, each for all members of the groups named.  u32 n, n
+	 * times u32 group, string before, string behind, u32 n, n times string
+	 * row: "before", the row and "behind" in a row are the JSON text of a
+	 * message's "data" object.
+	 */
+	LINK_ROWS,
 
 	/*
 	 * Close the connections whose LINK_AUTH_REPLY had this number: the API
@@ -288,6 +295,7 @@ extern void link_put_u32(LinkWriter *writer, uint32_t value);
 extern void link_put_u64(LinkWriter *writer, uint64_t value);
 extern void link_put_bytes(LinkWriter *writer, const char *data, size_t length);
 extern void link_put_string(LinkWriter *writer, const char *string);
+extern void link_put_parts(LinkWriter *writer, const char *data, size_t length);
 
 extern int	link_next_message(const char *data, size_t length, size_t max_body,
 							  LinkHeader *header);
