@@ -54,8 +54,8 @@ typedef enum ChannelPace
 	CHANNEL_LIVE,				/* as they are routed */
 	CHANNEL_PAUSED,				/* not for now: the client does not keep up */
 	CHANNEL_LATE,				/* from its place in the history */
-	CHANNEL_SNAPSHOT			/* first the rows that there are, then from its
-								 * place in the history */
+	CHANNEL_SNAPSHOT			/* first the rows that there are, then from
+								 * its place in the history */
 } ChannelPace;
 
 struct Channel;
@@ -97,11 +97,11 @@ typedef struct Channel
 	RoutePosition place;		/* unless CHANNEL_LIVE: what it got */
 	XLogRecPtr	since;			/* likewise: of what was committed from here
 								 * on it does not know if policies read it */
+	uint64		access_signature;	/* if CHANNEL_PAUSED, or while a snapshot
+									 * is read: of what it could see then */
 	char	   *session_uuid;	/* as its client names it, or NULL */
 	struct Session *session;	/* that it is part of, or NULL */
 	Size		weight;			/* about how much memory it takes */
-	uint64		access_signature;	/* if CHANNEL_PAUSED, or while a snapshot is
-									 * read: of what it could see then */
 	struct SnapshotJob *snapshot;	/* if CHANNEL_SNAPSHOT */
 	dlist_node	in_snapshot;	/* likewise: in the job's list */
 	bool		paused;			/* likewise: the client does not keep up */
