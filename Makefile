@@ -35,7 +35,7 @@ include $(PGXS)
 # The gateway is an ordinary program: no PostgreSQL header, own flags.
 GATEWAY_CFLAGS ?= -O2 -g
 GATEWAY_FLAGS = -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -Isrc
-GATEWAY_LIBS = -lwebsockets -luv -ljansson
+GATEWAY_LIBS = -lwebsockets -lssl -lcrypto -luv -ljansson
 
 all: rtsync-gateway
 

@@ -320,4 +320,13 @@ compat_json_lex(const char *json, Size length)
 #endif
 }
 
+/*
+ * Of libpq/libpq.h, which needs the headers of GSSAPI where the server was
+ * built with it: the server's own rules for keys and their passphrases.
+ */
+extern bool check_ssl_key_file_permissions(const char *ssl_key_file,
+										   bool isServerStart);
+extern int	run_ssl_passphrase_command(const char *prompt, bool is_server_start,
+									   char *buf, int size);
+
 #endif							/* RTSYNC_COMPAT_H */

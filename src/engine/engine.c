@@ -37,6 +37,7 @@
 #include "engine/apikey.h"
 #include "engine/budget.h"
 #include "engine/catalogs.h"
+#include "engine/certificate.h"
 #include "engine/compat.h"
 #include "engine/decide.h"
 #include "engine/gatewayproc.h"
@@ -93,6 +94,7 @@ static GatewayProc gateway;
 static int	listen_fds[GATEWAY_MAX_LISTEN];
 static int	nlisten;
 static int	listen_failures;
+static bool may_listen;			/* false: it would have to be without TLS */
 static TimestampTz listen_at;	/* when to try again */
 static WaitEventSet *wait_set = NULL;
 static int	wait_link_pos;
@@ -169,6 +171,35 @@ say_goodbye(int code, Datum arg)
  *--------------------------------------------------------------------------
  */
 
+/*
+ * Read the certificate.  Without one we do not begin to listen, but go on with
+ * the one that we had.
+ */
+static void
+load_certificate(bool reload)
+{
+	char	   *why;
+	const char *hint;
+
+	if (certificate_load(reload, &why, &hint))
+	{
+		if (!may_listen)
+			shared_engine_trouble(0, NULL, NULL);
+		may_listen = true;
+		return;
+	}
+	may_listen = certificate_key() != NULL;
+	if (may_listen)
+		ereport(LOG,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("%s", why),
+				 errdetail("rtsync's certificate was not reloaded."),
+				 hint ? errhint("%s", hint) : 0));
+	else
+		shared_engine_trouble(ERRCODE_CONFIG_FILE_ERROR, why, hint);
+	pfree(why);
+}
+
 /* Open the listening sockets, if it is time to try. */
 static void
 listen_turn(void)
@@ -177,7 +208,7 @@ listen_turn(void)
 	char	   *why;
 	int			errcode;
 
-	if (nlisten > 0 || now < listen_at)
+	if (nlisten > 0 || now < listen_at || !may_listen)
 		return;
 	nlisten = gateway_listen(rtsync_listen_addresses, rtsync_port,
 							 listen_fds, GATEWAY_MAX_LISTEN, &why, &errcode);
@@ -223,14 +254,25 @@ static void
 send_config(void)
 {
 	LinkWriter *out = &gateway_link->out;
+	bool		certified = certificate_key() != NULL;
 	int			count = 0;
 
 	while (gateway_numbers[count].name != NULL)
 		count++;
 	link_begin(out, LINK_CONFIG);
-	link_put_u32(out, count + 2);
+	link_put_u32(out, count + 4 + (certified ? 5 : 0));
 	put_setting("allowed_origins", rtsync_allowed_origins);
+	put_setting("trusted_proxies", rtsync_trusted_proxies);
 	put_number("allow_anonymous", rtsync_anonymous_role[0] != '\0');
+	put_number("ssl", rtsync_ssl);
+	if (certified)
+	{
+		put_setting("ssl_certificate", certificate_chain());
+		put_setting("ssl_key", certificate_key());
+		put_setting("ssl_ciphers", certificate_ciphers());
+		put_setting("ssl_min_protocol_version", certificate_min_protocol());
+		put_setting("ssl_max_protocol_version", certificate_max_protocol());
+	}
 	for (const GatewayNumber *number = gateway_numbers; number->name != NULL;
 		 number++)
 		put_number(number->name + strlen("rtsync."), *number->variable);
@@ -479,6 +521,7 @@ obey(void)
 	{
 		ConfigReloadPending = false;
 		reload();
+		load_certificate(true);
 		reload_keys();
 		apikey_settings_changed();
 		subscription_rights_changed();
@@ -633,5 +676,6 @@ engine_main(Datum main_arg)
 	serve_from = wal_flushed_lsn();
 	load_message_key();
 	shared_engine_running();
+	load_certificate(false);
 	engine_loop();
 }

@@ -12,8 +12,10 @@
  */
 #include "postgres.h"
 
+#include <arpa/inet.h>
 #include <limits.h>
 #include <netdb.h>
+#include <netinet/in.h>
 
 #include "utils/guc.h"
 #include "utils/varlena.h"
@@ -55,6 +57,12 @@ int			rtsync_snapshot_timeout;
 char	   *rtsync_listen_addresses;
 int			rtsync_port;
 char	   *rtsync_allowed_origins;
+char	   *rtsync_trusted_proxies;
+bool		rtsync_ssl;
+char	   *rtsync_ssl_cert_file;
+char	   *rtsync_ssl_key_file;
+static int	ssl_min_protocol_version;
+static int	ssl_max_protocol_version;
 int			rtsync_max_connections;
 int			rtsync_max_channels_per_connection;
 int			rtsync_max_payload_size;
@@ -77,6 +85,14 @@ static int	error_delay;
 static const struct config_enum_entry delete_visibility_options[] = {
 	{"policy", DELETE_VISIBILITY_POLICY, false},
 	{"key", DELETE_VISIBILITY_KEY, false},
+	{NULL, 0, false}
+};
+
+/* What it is, the gateway is told by name; "" is the server's. */
+static const struct config_enum_entry protocol_version_options[] = {
+	{"", 0, false},
+	{"TLSv1.2", 2, false},
+	{"TLSv1.3", 3, false},
 	{NULL, 0, false}
 };
 
@@ -152,6 +168,53 @@ check_listen_addresses(char **newval, void **extra, GucSource source)
 	}
 	list_free(addresses);
 	pfree(copy);
+	return true;
+}
+
+/* Is it an address, or a network as PostgreSQL's inet has it? */
+static bool
+is_network(const char *text)
+{
+	unsigned char address[sizeof(struct in6_addr)];
+	char	   *copy = pstrdup(text);
+	char	   *slash = strchr(copy, '/');
+	int			family = strchr(copy, ':') != NULL ? AF_INET6 : AF_INET;
+	int			bits = 0;
+	char	   *end = "";
+	bool		ok;
+
+	if (slash != NULL)
+	{
+		*slash++ = '\0';
+		bits = *slash >= '0' && *slash <= '9' ? strtol(slash, &end, 10) : -1;
+	}
+	ok = inet_pton(family, copy, address) == 1 && *end == '\0' &&
+		bits >= 0 && bits <= (family == AF_INET ? 32 : 128);
+	pfree(copy);
+	return ok;
+}
+
+static bool
+check_trusted_proxies(char **newval, void **extra, GucSource source)
+{
+	char	   *copy = pstrdup(*newval);
+	List	   *networks;
+	ListCell   *cell;
+
+	if (!SplitGUCList(copy, ',', &networks))
+	{
+		GUC_check_errdetail("List syntax is invalid.");
+		return false;
+	}
+	foreach(cell, networks)
+	{
+		if (!is_network(lfirst(cell)))
+		{
+			GUC_check_errdetail("\"%s\" is neither an IP address nor a network such as \"10.0.0.0/8\".",
+								(char *) lfirst(cell));
+			return false;
+		}
+	}
 	return true;
 }
 
@@ -416,6 +479,45 @@ const GatewayNumber gateway_numbers[] = {
 };
 
 static void
+define_ssl_settings(void)
+{
+	DefineCustomBoolVariable("rtsync.ssl",
+							 "Speaks TLS with clients, and nothing else.",
+							 NULL,
+							 &rtsync_ssl, false,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+
+	define_string("rtsync.ssl_cert_file",
+				  "Sets the file with the certificate that clients are shown.",
+				  "If empty, it is that of the server, \"ssl_cert_file\".",
+				  &rtsync_ssl_cert_file, "", GUC_SUPERUSER_ONLY,
+				  NULL);
+
+	define_string("rtsync.ssl_key_file",
+				  "Sets the file with the private key of the certificate.",
+				  "If empty, it is that of the server, \"ssl_key_file\".",
+				  &rtsync_ssl_key_file, "", GUC_SUPERUSER_ONLY,
+				  NULL);
+
+	DefineCustomEnumVariable("rtsync.ssl_min_protocol_version",
+							 "Sets the minimum version of TLS.",
+							 "If empty, it is that of the server, but at least TLSv1.2.",
+							 &ssl_min_protocol_version, 0,
+							 protocol_version_options,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("rtsync.ssl_max_protocol_version",
+							 "Sets the maximum version of TLS.",
+							 "If empty, it is that of the server.",
+							 &ssl_max_protocol_version, 0,
+							 protocol_version_options,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+}
+
+static void
 define_gateway_settings(void)
 {
 	define_string("rtsync.listen_addresses",
@@ -434,6 +536,14 @@ define_gateway_settings(void)
 				  "A list of origins such as \"https://app.example.com\", or \"*\".",
 				  &rtsync_allowed_origins, "*", GUC_LIST_INPUT,
 				  NULL);
+
+	define_string("rtsync.trusted_proxies",
+				  "Sets the proxies that are believed about where clients are.",
+				  "A list of addresses and networks whose X-Forwarded-For and Forwarded headers count.",
+				  &rtsync_trusted_proxies, "", GUC_LIST_INPUT,
+				  check_trusted_proxies);
+
+	define_ssl_settings();
 
 	for (const GatewayNumber *number = gateway_numbers; number->name != NULL;
 		 number++)

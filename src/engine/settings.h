@@ -50,6 +50,10 @@ extern int	rtsync_snapshot_timeout;	/* ms */
 extern char *rtsync_listen_addresses;
 extern int	rtsync_port;
 extern char *rtsync_allowed_origins;
+extern char *rtsync_trusted_proxies;
+extern bool rtsync_ssl;
+extern char *rtsync_ssl_cert_file;
+extern char *rtsync_ssl_key_file;
 extern int	rtsync_max_connections;
 extern int	rtsync_max_channels_per_connection;
 extern int	rtsync_max_payload_size;	/* bytes */

@@ -11,10 +11,8 @@
  */
 #include "gateway/address.h"
 
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "gateway/gateway.h"
 
@@ -27,41 +25,22 @@ struct Address
 	unsigned char key[KEY_SIZE];
 };
 
-/* Where the socket's peer is.  False if it has no such address. */
+/* What is counted of the address.  False if it is not known. */
 static bool
-read_key(int fd, unsigned char *key)
+key_of(const PeerAddress *peer, unsigned char *key)
 {
-	struct sockaddr_storage peer = {0};
-	socklen_t	length = sizeof(peer);
-
 	memset(key, 0, KEY_SIZE);
-	if (getpeername(fd, (struct sockaddr *) &peer, &length) != 0)
-		return false;
-	if (peer.ss_family == AF_INET)
-	{
-		memcpy(key + 12, &((struct sockaddr_in *) &peer)->sin_addr, 4);
-		return true;
-	}
-	if (peer.ss_family == AF_INET6)
-	{
-		const struct in6_addr *address = &((struct sockaddr_in6 *) &peer)->sin6_addr;
-
-		if (IN6_IS_ADDR_V4MAPPED(address))
-			memcpy(key + 12, address->s6_addr + 12, 4);
-		else
-			memcpy(key, address->s6_addr, 8);
-		return true;
-	}
-	return false;
+	memcpy(key, peer->bytes, peer_is_ipv4(peer) ? KEY_SIZE : KEY_SIZE / 2);
+	return peer_is_known(peer);
 }
 
 /*
- * Count one more from where the socket's peer is, unless there are as many as
- * the limit says, 0 being none; then the result is false.  *address becomes
- * what address_leave takes.
+ * Count one more from where the client is, unless there are as many as the
+ * limit says, 0 being none; then the result is false.  *address becomes what
+ * address_leave takes.
  */
 bool
-address_enter(int fd, uint32_t limit, Address **address)
+address_enter(const PeerAddress *peer, uint32_t limit, Address **address)
 {
 	Table	   *table = &gateway.addresses.by_key;
 	unsigned char key[KEY_SIZE];
@@ -70,7 +49,7 @@ address_enter(int fd, uint32_t limit, Address **address)
 	Address    *entry = NULL;
 
 	*address = NULL;
-	if (!read_key(fd, key))
+	if (!key_of(peer, key))
 		return true;
 	hash = hash_bytes(key, KEY_SIZE, 0);
 	for (node = table_find(table, hash); node != NULL; node = table_find_next(node))

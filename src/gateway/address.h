@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "gateway/peer.h"
 #include "gateway/table.h"
 
 typedef struct Address Address;
@@ -20,7 +21,8 @@ typedef struct Addresses
 	Table		by_key;
 } Addresses;
 
-extern bool address_enter(int fd, uint32_t limit, Address **address);
+extern bool address_enter(const PeerAddress *peer, uint32_t limit,
+						  Address **address);
 extern void address_leave(Address *address);
 
 #endif							/* GATEWAY_ADDRESS_H */

@@ -27,6 +27,10 @@
  * accept for a moment.  So we do when descriptors run out, and when the engine
  * does not keep up.
  *
+ * With TLS, a socket is a pending one until its first byte.  If that begins
+ * TLS, tls.c takes the socket and leaves us one that is plain, in its place and
+ * with its deadline; who speaks plainly instead is told so.
+ *
  * A pending socket is freed in the close callback of its poll handle.
  *
  *-------------------------------------------------------------------------
@@ -48,6 +52,7 @@
 #include "gateway/log.h"
 #include "gateway/request.h"
 #include "gateway/rest.h"
+#include "gateway/tls.h"
 
 #define ACCEPTS_PER_EVENT 64
 #define RESUME_AFTER 100		/* ms until we accept again */
@@ -59,6 +64,7 @@
 #define MAX_DELAY 1000			/* ms that a refusal is held back at most */
 #define SEND_BUFFER 65536		/* SO_SNDBUF: idle clients are many */
 #define EVICT_AFTER 1000		/* ms that everybody gets to send the head */
+#define TLS_HANDSHAKE 0x16		/* the first byte of a client that speaks TLS */
 #define MAX_BODY_BYTES (64 * 1024 * 1024)	/* of bodies held at a time */
 
 typedef struct Pending
@@ -68,6 +74,9 @@ typedef struct Pending
 	List	   *state;
 	uv_poll_t	poll;
 	int			fd;				/* -1 once it was given away */
+	Tls		   *tls;			/* what fd is the plain end of, or NULL */
+	bool		wants_tls;		/* and speaks nothing else */
+	PeerAddress peer;			/* the client's, where proxies are trusted */
 	uint64_t	id;
 	uint64_t	started;		/* ms */
 	uint64_t	deadline;		/* ms */
@@ -171,6 +180,7 @@ end_pending(Pending *pending)
 	if (pending->fd >= 0)
 		close(pending->fd);
 	pending->fd = -1;
+	tls_release(pending->tls);
 	end_rest(pending);
 	address_leave(pending->address);
 	buffer_release(&pending->in);
@@ -521,7 +531,7 @@ decide_handshake(Pending *pending, const Request *request)
 			refuse_handshake(pending, 401, SLICE("API key is missing"), request);
 			return;
 		}
-		if (!address_enter(pending->fd, gateway.config.max_connections_per_address,
+		if (!address_enter(&pending->peer, gateway.config.max_connections_per_address,
 						   &pending->address))
 		{
 			refuse_handshake(pending, 429, SLICE("Too many connected users"),
@@ -543,7 +553,15 @@ decide(Pending *pending, size_t head_length)
 	Buffer		response = {0};
 
 	if (!request_parse(pending->in.data, head_length, &request))
+	{
 		send_error(pending, 400, SLICE("Malformed request"), NULL);
+		return;
+	}
+	pending->peer = peer_behind_proxies(&pending->peer, &request,
+										gateway.config.trusted_proxies);
+	if (pending->wants_tls)
+		send_error(pending, 400, SLICE("This port speaks TLS: use wss:// or https://"),
+				   &request);
 	else if (http_is_websocket_path(request.path) && request.upgrades)
 	{
 		/* A client must wait for the 101 before it sends on. */
@@ -573,6 +591,8 @@ admit(Pending *pending, uint64_t api_key)
 	Slice		key = pending->key;
 	PhoenixVersion version = pending->version;
 	Address    *address = pending->address;
+	PeerAddress peer = pending->peer;
+	Tls		   *tls = pending->tls;
 
 	if (gateway.stats.connections >= gateway.config.max_connections)
 	{
@@ -582,11 +602,12 @@ admit(Pending *pending, uint64_t api_key)
 	/* Our poll handle must let go of the descriptor before the library's. */
 	pending->fd = -1;
 	pending->address = NULL;
+	pending->tls = NULL;
 	pending->in = pending->token = pending->session = (Buffer) {0};
 	end_pending(pending);
-	if (!connection_open(fd, address, key, buffer_slice(&token),
+	if (!connection_open(fd, tls, &peer, address, key, buffer_slice(&token),
 						 buffer_slice(&session), api_key, version))
-		log_client("could not open a WebSocket");
+		log_client("could not open a WebSocket for %s", peer_text(&peer));
 	buffer_release(&head);
 	buffer_release(&token);
 	buffer_release(&session);
@@ -609,6 +630,97 @@ admission_verdict(uint64_t id, int status, Slice error, uint64_t api_key)
 		refuse_handshake(pending, status,
 						 error.data != NULL ? error : SLICE("Error"), NULL);
 }
+
+/*------------------------------- beginning ------------------------------*/
+
+static void
+set_option(int fd, int level, int option, int value)
+{
+	/* A socket without the option still works. */
+	(void) setsockopt(fd, level, option, &value, sizeof(value));
+}
+
+static void
+set_socket_options(int fd)
+{
+	set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 60);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 20);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 4);
+	set_option(fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER);
+}
+
+/* Begin to read; NULL, and the socket closed, if that cannot be done. */
+static Pending *
+begin_pending(int fd, PeerAddress peer, uint64_t timeout)
+{
+	Pending    *pending = allocate_zero(sizeof(Pending));
+
+	if (uv_poll_init(gateway.loop, &pending->poll, fd) != 0)
+	{
+		close(fd);
+		free(pending);
+		return NULL;
+	}
+	pending->fd = fd;
+	pending->peer = peer;
+	pending->started = now();
+	admission()->n_pending++;
+	enter_state(pending, &admission()->reading, timeout);
+	uv_poll_start(&pending->poll, UV_READABLE, on_readable);
+	return pending;
+}
+
+/* A client has connected. */
+static void
+begin_client(int fd, const struct sockaddr_storage *address)
+{
+	Pending    *pending;
+
+	set_socket_options(fd);
+	pending = begin_pending(fd, peer_of_socket(address),
+							gateway.config.handshake_timeout);
+	if (pending != NULL)
+		pending->wants_tls = gateway.config.ssl != 0;
+}
+
+static bool
+begins_tls(int fd)
+{
+	unsigned char first;
+
+	return recv(fd, &first, 1, MSG_PEEK | MSG_DONTWAIT) == 1 &&
+		first == TLS_HANDSHAKE;
+}
+
+/* Go on with the plain end of the client's socket, as if nothing had been. */
+static void
+begin_tls(Pending *pending)
+{
+	uint64_t	left = pending->deadline > now() ? pending->deadline - now() : 0;
+	uint64_t	started = pending->started;
+	PeerAddress peer = pending->peer;
+	int			fd = pending->fd;
+	int			plain;
+	Tls		   *tls;
+	Pending    *successor;
+
+	pending->fd = -1;
+	end_pending(pending);
+	tls = tls_open(fd, &plain);
+	if (tls == NULL)
+		return;
+	successor = begin_pending(plain, peer, left);
+	if (successor == NULL)
+	{
+		tls_release(tls);
+		return;
+	}
+	successor->tls = tls;
+	successor->started = started;
+}
+
 
 /*-------------------------------- reading -------------------------------*/
 
@@ -721,6 +833,10 @@ on_readable(uv_poll_t *handle, int status, int events)
 	(void) events;
 	if (status < 0)
 		end_pending(pending);
+	else if (pending->state == &admission()->reading &&
+			 pending->wants_tls && pending->in.length == 0 &&
+			 begins_tls(pending->fd))
+		begin_tls(pending);
 	else if (pending->state == &admission()->reading)
 		read_head(pending);
 	else if (pending->state == &admission()->receiving)
@@ -798,43 +914,6 @@ pause_accepting(void)
 	uv_timer_start(&admission()->resume_timer, on_resume, RESUME_AFTER, 0);
 }
 
-static void
-set_option(int fd, int level, int option, int value)
-{
-	/* A socket without the option still works. */
-	(void) setsockopt(fd, level, option, &value, sizeof(value));
-}
-
-static void
-set_socket_options(int fd)
-{
-	set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-	set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-	set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 60);
-	set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 20);
-	set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 4);
-	set_option(fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER);
-}
-
-static void
-begin_pending(int fd)
-{
-	Pending    *pending = allocate_zero(sizeof(Pending));
-
-	if (uv_poll_init(gateway.loop, &pending->poll, fd) != 0)
-	{
-		close(fd);
-		free(pending);
-		return;
-	}
-	set_socket_options(fd);
-	pending->fd = fd;
-	pending->started = now();
-	admission()->n_pending++;
-	enter_state(pending, &admission()->reading, gateway.config.handshake_timeout);
-	uv_poll_start(&pending->poll, UV_READABLE, on_readable);
-}
-
 /* Is there room for another pending socket?  Makes some if it can. */
 static bool
 make_room(void)
@@ -870,6 +949,8 @@ on_connection(uv_poll_t *handle, int status, int events)
 	uv_fileno((uv_handle_t *) handle, &listener);
 	for (int i = 0; i < ACCEPTS_PER_EVENT; i++)
 	{
+		struct sockaddr_storage address = {0};
+		socklen_t	length = sizeof(address);
 		int			fd;
 
 		if (!make_room())
@@ -877,10 +958,11 @@ on_connection(uv_poll_t *handle, int status, int events)
 			pause_accepting();
 			return;
 		}
-		fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		fd = accept4(listener, (struct sockaddr *) &address, &length,
+					 SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (fd >= 0)
 		{
-			begin_pending(fd);
+			begin_client(fd, &address);
 			continue;
 		}
 		if (errno == EAGAIN || errno == EWOULDBLOCK)

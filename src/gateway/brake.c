@@ -93,7 +93,8 @@ brake_hold(Connection *connection, Frame *frame)
 	if (connection->held_back_bytes + bytes > gateway.config.send_queue_size)
 	{
 		frame_release(frame);
-		log_client("closing a connection: too many of its joins were refused");
+		log_client("closing the connection of %s: too many of its joins were refused",
+				   peer_text(&connection->peer));
 		connection_close(connection, 1001, "Too many joins per second");
 		return;
 	}

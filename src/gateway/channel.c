@@ -634,7 +634,7 @@ channel_message(Connection *connection, const PhoenixMessage *message)
 	else if (slice_equals(event, "presence"))
 		on_presence(channel, message);
 	else
-		log_client("a client sent an unknown event");
+		log_client("%s sent an unknown event", peer_text(&connection->peer));
 }
 
 /*------------------------ messages from the engine ----------------------*/

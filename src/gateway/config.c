@@ -11,6 +11,7 @@
 #include "gateway/config.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct NumberSetting
 {
@@ -20,6 +21,27 @@ typedef struct NumberSetting
 	uint32_t	min;
 	uint32_t	max;
 } NumberSetting;
+
+typedef struct TextSetting
+{
+	const char *name;
+	size_t		offset;
+	const char *fallback;
+} TextSetting;
+
+#define TEXT_SETTING(name, fallback) {#name, offsetof(Config, name), fallback}
+
+static const TextSetting text_settings[] = {
+	TEXT_SETTING(allowed_origins, "*"),
+	TEXT_SETTING(trusted_proxies, ""),
+	TEXT_SETTING(ssl_certificate, ""),
+	TEXT_SETTING(ssl_key, ""),
+	TEXT_SETTING(ssl_ciphers, ""),
+	TEXT_SETTING(ssl_min_protocol_version, ""),
+	TEXT_SETTING(ssl_max_protocol_version, ""),
+};
+
+#define N_TEXT_SETTINGS (sizeof(text_settings) / sizeof(text_settings[0]))
 
 #define SETTING(name, fallback, min, max) \
 	{#name, offsetof(Config, name), fallback, min, max}
@@ -42,6 +64,7 @@ static const NumberSetting number_settings[] = {
 	SETTING(no_channel_timeout, 600000, 0, 24 * 3600 * 1000),
 	SETTING(error_delay, 1000, 0, 60000),
 	SETTING(allow_anonymous, 0, 0, 1),
+	SETTING(ssl, 0, 0, 1),
 };
 
 #define N_NUMBER_SETTINGS (sizeof(number_settings) / sizeof(number_settings[0]))
@@ -52,10 +75,18 @@ place_of(Config *config, const NumberSetting *setting)
 	return (uint32_t *) ((char *) config + setting->offset);
 }
 
+static char **
+text_place_of(Config *config, const TextSetting *setting)
+{
+	return (char **) ((char *) config + setting->offset);
+}
+
 void
 config_init(Config *config)
 {
-	config->allowed_origins = copy_bytes("*", 1);
+	for (size_t i = 0; i < N_TEXT_SETTINGS; i++)
+		*text_place_of(config, &text_settings[i]) =
+			copy_bytes(text_settings[i].fallback, strlen(text_settings[i].fallback));
 	for (size_t i = 0; i < N_NUMBER_SETTINGS; i++)
 		*place_of(config, &number_settings[i]) = number_settings[i].fallback;
 }
@@ -66,10 +97,14 @@ config_set(Config *config, Slice name, Slice value)
 {
 	uint64_t	number = 0;
 
-	if (slice_equals(name, "allowed_origins"))
+	for (size_t i = 0; i < N_TEXT_SETTINGS; i++)
 	{
-		free(config->allowed_origins);
-		config->allowed_origins = copy_bytes(value.data, value.length);
+		char	  **place = text_place_of(config, &text_settings[i]);
+
+		if (!slice_equals(name, text_settings[i].name))
+			continue;
+		free(*place);
+		*place = copy_bytes(value.data, value.length);
 		return;
 	}
 	if (value.length == 0 || value.length > 18)
@@ -96,8 +131,8 @@ config_set(Config *config, Slice name, Slice value)
 }
 
 /* Take the next element off a list separated by commas, without blanks. */
-static bool
-next_element(const char **rest, Slice *element)
+bool
+config_next_element(const char **rest, Slice *element)
 {
 	const char *start = *rest;
 	const char *end;
@@ -122,7 +157,7 @@ config_allows_any_origin(const Config *config)
 	const char *rest = config->allowed_origins;
 	Slice		element;
 
-	while (next_element(&rest, &element))
+	while (config_next_element(&rest, &element))
 		if (slice_equals(element, "*"))
 			return true;
 	return false;
@@ -135,7 +170,7 @@ config_allows_origin(const Config *config, Slice origin)
 	const char *rest = config->allowed_origins;
 	Slice		element;
 
-	while (next_element(&rest, &element))
+	while (config_next_element(&rest, &element))
 	{
 		char	   *allowed;
 		bool		equal;
@@ -154,6 +189,9 @@ config_allows_origin(const Config *config, Slice origin)
 void
 config_release(Config *config)
 {
-	free(config->allowed_origins);
-	config->allowed_origins = NULL;
+	for (size_t i = 0; i < N_TEXT_SETTINGS; i++)
+	{
+		free(*text_place_of(config, &text_settings[i]));
+		*text_place_of(config, &text_settings[i]) = NULL;
+	}
 }

@@ -20,6 +20,12 @@
 typedef struct Config
 {
 	char	   *allowed_origins;	/* list separated by commas, "*" for any */
+	char	   *trusted_proxies;	/* likewise: addresses and networks */
+	char	   *ssl_certificate;	/* PEM, with what it is signed by */
+	char	   *ssl_key;		/* PEM, not encrypted; certificate.c clears it */
+	char	   *ssl_ciphers;
+	char	   *ssl_min_protocol_version;	/* TLSv1.2 or TLSv1.3; "" sets none */
+	char	   *ssl_max_protocol_version;	/* likewise */
 	uint32_t	max_connections;
 	uint32_t	max_channels_per_connection;
 	uint32_t	max_connections_per_address;
@@ -37,10 +43,12 @@ typedef struct Config
 	uint32_t	no_channel_timeout; /* of a connection that joined nothing */
 	uint32_t	error_delay;	/* before a refusal of a join */
 	uint32_t	allow_anonymous;	/* 1: clients may show no token */
+	uint32_t	ssl;			/* 1: speak nothing but TLS */
 } Config;
 
 extern void config_init(Config *config);
 extern void config_set(Config *config, Slice name, Slice value);
+extern bool config_next_element(const char **rest, Slice *element);
 extern bool config_allows_any_origin(const Config *config);
 extern bool config_allows_origin(const Config *config, Slice origin);
 extern void config_release(Config *config);

@@ -10,6 +10,9 @@
  * may put a pong between two writes.  What the socket does not take of a write
  * stays with the library, the rest with us, until the socket is writable.
  *
+ * To a client that speaks TLS the writes go to tls.c instead of the library,
+ * which knows nothing of it; everything else is the same.
+ *
  * The library reads little at a time.  When a client has sent many messages
  * for many others, their frames are held until the rest of its messages was
  * read too, for HOLD_TURNS at most, so that they leave in one write.
@@ -40,6 +43,7 @@
 #include "gateway/gateway.h"
 #include "gateway/log.h"
 #include "gateway/socket.h"
+#include "gateway/tls.h"
 
 #define GATHER_SIZE 65536		/* of frames concatenated for one write */
 #define WRITES_PER_TURN 16		/* for one connection */
@@ -87,6 +91,7 @@ connections_init(void)
 static void
 free_connection(Connection *connection)
 {
+	tls_release(connection->tls);
 	address_leave(connection->address);
 	free((char *) connection->token.data);
 	free((char *) connection->session.data);
@@ -98,16 +103,19 @@ free_connection(Connection *connection)
 
 /*
  * Open a WebSocket on a socket whose handshake was admitted.  Takes over the
- * socket and the place where it is counted; returns false if it had to be
- * closed.
+ * socket with its TLS, if any, and the place where it is counted; returns false
+ * if it had to be closed.
  */
 bool
-connection_open(int fd, Address *address, Slice key, Slice token,
-				Slice session, uint64_t api_key, PhoenixVersion version)
+connection_open(int fd, Tls *tls, const PeerAddress *peer, Address *address,
+				Slice key, Slice token, Slice session, uint64_t api_key,
+				PhoenixVersion version)
 {
 	Connection *connection = allocate_zero(sizeof(Connection));
 
 	connection->version = version;
+	connection->tls = tls;
+	connection->peer = *peer;
 	connection->address = address;
 	connection->api_key = api_key;
 	connection->token = (Slice) {copy_bytes(token.data, token.length), token.length};
@@ -115,6 +123,8 @@ connection_open(int fd, Address *address, Slice key, Slice token,
 		connection->session = (Slice) {copy_bytes(session.data, session.length), session.length};
 	list_init(&connection->channels);
 	list_init(&connection->held_back);
+	if (tls != NULL)
+		tls_attach(tls, connection);
 	if (websocket_adopt(connection, fd, key))
 		return true;
 	if (!connection->established)
@@ -277,14 +287,42 @@ gather(const Connection *connection, uint32_t *n_frames)
 	return (Slice) {gathered, length};
 }
 
-/* Does the library still hold a part of an earlier write? */
+/* The client's socket */
+static int
+socket_of(const Connection *connection)
+{
+	return connection->tls != NULL ? tls_fd(connection->tls) :
+		lws_get_socket_fd(connection->wsi);
+}
+
+/* Does a part of an earlier write still wait for the socket? */
 static bool
 is_blocked(Connection *connection)
 {
+	if (connection->tls != NULL)
+	{
+		connection->unsent_bytes = tls_unsent(connection->tls);
+		return connection->unsent_bytes > 0;
+	}
 	if (lws_partial_buffered(connection->wsi))
 		return true;
-	connection->library_bytes = 0;
+	connection->unsent_bytes = 0;
 	return false;
+}
+
+/*
+ * Write whole frames; what the socket does not take is kept behind it.
+ * Returns false if the connection is broken.
+ */
+static bool
+write_frames(Connection *connection, Slice data)
+{
+	connection->unsent_bytes = data.length;
+	if (connection->tls != NULL)
+		return tls_write(connection->tls, data.data, data.length);
+	/* A raw write does not change the bytes, whatever its type says. */
+	return lws_write(connection->wsi, (unsigned char *) data.data, data.length,
+					 LWS_WRITE_RAW) >= 0;
 }
 
 /* Write once from the queue.  Returns false if the connection is broken. */
@@ -293,16 +331,11 @@ write_once(Connection *connection)
 {
 	uint32_t	n_frames;
 	Slice		data = gather(connection, &n_frames);
-	int			written;
 
-	/* A raw write does not change the bytes, whatever its type says. */
-	written = lws_write(connection->wsi, (unsigned char *) data.data,
-						data.length, LWS_WRITE_RAW);
-	if (written < 0)
+	if (!write_frames(connection, data))
 		return false;
 	gateway.stats.frames_sent += n_frames;
 	gateway.stats.bytes_sent += data.length;
-	connection->library_bytes = data.length;
 	for (; n_frames > 0; n_frames--)
 		queue_pop(connection);
 	return true;
@@ -312,25 +345,26 @@ static void
 close_as_slow(Connection *connection)
 {
 	gateway.stats.closed_slow++;
-	log_client("closing a connection: the client does not read fast enough");
+	log_client("closing the connection of %s: the client does not read fast enough",
+			   peer_text(&connection->peer));
 	connection_close(connection, CLOSE_TRY_AGAIN_LATER, "client too slow");
 }
 
 /*
- * What the client's machine has acknowledged.  What the library holds of a
+ * What the client's machine has acknowledged.  What the library or tls.c holds of a
  * large frame moves without our knowing it; this tells.
  */
 static uint64_t
 acknowledged_bytes(const Connection *connection)
 {
-	return socket_acknowledged_bytes(lws_get_socket_fd(connection->wsi));
+	return socket_acknowledged_bytes(socket_of(connection));
 }
 
-/* What waits for the client, with what the library holds of it */
+/* What waits for the client, also of what was written */
 static size_t
 waiting_bytes(const Connection *connection)
 {
-	return connection->queued_bytes + connection->library_bytes;
+	return connection->queued_bytes + connection->unsent_bytes;
 }
 
 /* Keep the account of a connection whose frames wait for the socket. */
@@ -355,7 +389,7 @@ note_blocked(Connection *connection, bool progress)
 	 */
 	if (waiting > limit && connection->queue_count > 0 &&
 		(waiting / 2 > limit ||
-		 !socket_is_writable(lws_get_socket_fd(connection->wsi))))
+		 !socket_is_writable(socket_of(connection))))
 		close_as_slow(connection);
 }
 
@@ -424,7 +458,7 @@ flush(Connection *connection)
 			return false;
 		progress = true;
 	}
-	/* The library asks for the writable callback itself when it is blocked. */
+	/* Who holds unsent bytes calls connection_writable when they have left. */
 	if (is_blocked(connection) || connection->queue_count > 0)
 		note_blocked(connection, progress);
 	else
@@ -433,7 +467,7 @@ flush(Connection *connection)
 	return true;
 }
 
-/* The socket takes bytes again, and the library has none left of its own. */
+/* The socket takes bytes again, and none are left of earlier writes. */
 bool
 connection_writable(Connection *connection)
 {
@@ -461,8 +495,9 @@ handle_message(Connection *connection, const char *data, size_t length,
 	if (phoenix_decode(connection->version, binary, data, length, &message))
 		channel_message(connection, &message);
 	else
-		log_client("malformed %s message of %zu bytes from a client was dropped",
-				   binary ? "binary" : "text", length);
+		log_client("malformed %s message of %zu bytes from %s was dropped",
+				   binary ? "binary" : "text", length,
+				   peer_text(&connection->peer));
 	phoenix_release(&message);
 }
 
@@ -484,7 +519,8 @@ connection_receive(Connection *connection, const char *data, size_t length)
 	if (message->length + length + lws_remaining_packet_payload(wsi) >
 		gateway.config.max_message_size)
 	{
-		log_client("a client sent a message larger than %u bytes",
+		log_client("%s sent a message larger than %u bytes",
+				   peer_text(&connection->peer),
 				   gateway.config.max_message_size);
 		connection_close(connection, CLOSE_TOO_BIG, "message too big");
 	}
@@ -534,6 +570,8 @@ connection_gone(Connection *connection)
 	channels_leave(connection);
 	brake_forget(connection);
 	connection->wsi = NULL;
+	if (connection->tls != NULL)
+		tls_attach(connection->tls, NULL);
 	if (connections()->receiving == connection)
 		connections()->receiving = NULL;
 	gateway.stats.connections--;
@@ -564,13 +602,13 @@ finish_close(Connection *connection)
 	}
 	queue_clear(connection);
 	buffer_release(&connection->message);
-	if (lws_partial_buffered(wsi) ||
+	if (is_blocked(connection) ||
 		connections()->polite_closes >= MAX_POLITE_CLOSES)
 	{
 		Frame	   *frame = frame_close(connection->close_code,
 										connection->close_reason);
 
-		lws_write(wsi, frame->data, frame->length, LWS_WRITE_RAW);
+		write_frames(connection, (Slice) {(char *) frame->data, frame->length});
 		frame_release(frame);
 	}
 	else
@@ -758,7 +796,7 @@ connections_close_all(uint16_t code)
 			if (!write_once(connection))
 				break;
 		if (connection->queue_count == 0 && !is_blocked(connection))
-			lws_write(connection->wsi, frame->data, frame->length, LWS_WRITE_RAW);
+			write_frames(connection, (Slice) {(char *) frame->data, frame->length});
 	}
 	frame_release(frame);
 }

@@ -10,13 +10,15 @@
 
 #include <uv.h>
 
+#include "gateway/address.h"
+#include "gateway/peer.h"
 #include "gateway/frame.h"
 #include "gateway/list.h"
 #include "gateway/memory.h"
 #include "gateway/phoenix.h"
 #include "gateway/rate.h"
 
-struct Address;
+struct Tls;
 struct lws;
 
 /*
@@ -33,7 +35,9 @@ typedef struct Connection
 	bool		closes_politely;	/* waits for the client's Close frame */
 	const char *close_reason;	/* a literal */
 
-	struct Address *address;	/* where it is counted, or NULL */
+	struct Tls *tls;			/* NULL: it speaks none */
+	PeerAddress peer;
+	Address    *address;		/* where it is counted, or NULL */
 	Slice		token;			/* of the handshake; ours to free */
 	uint64_t	api_key;		/* what the engine calls it; 0: it is none */
 	Slice		session;		/* that its channels are part of, or empty; likewise */
@@ -47,13 +51,13 @@ typedef struct Connection
 	Rate		messages;
 	Rate		joins;
 
-	/* Outbound: a ring of references to frames; the library's part of it */
+	/* Outbound: a ring of references to frames; what has left it */
 	Frame	  **queue;
 	uint32_t	queue_head;
 	uint32_t	queue_count;
 	uint32_t	queue_capacity;
 	size_t		queued_bytes;
-	size_t		library_bytes;	/* at most this much of the last write waits */
+	size_t		unsent_bytes;	/* at most this much of the last write waits */
 	uint64_t	blocked_at;		/* when the socket last took something, ms */
 	uint64_t	acknowledged;	/* bytes that the client had then, at least */
 	bool		paused;			/* its channels are */
@@ -101,8 +105,9 @@ extern void connections_check_paused(void);
 extern void connections_close_all(uint16_t code);
 extern void connections_revoke(uint64_t api_key);
 
-extern bool connection_open(int fd, struct Address *address, Slice key,
-							Slice token, Slice session, uint64_t api_key,
+extern bool connection_open(int fd, struct Tls *tls, const PeerAddress *peer,
+							Address *address, Slice key, Slice token,
+							Slice session, uint64_t api_key,
 							PhoenixVersion version);
 extern void connection_hold_heartbeat(Connection *connection, const char *ref);
 extern Connection *connections_release_heartbeat(uint64_t number);
@@ -111,7 +116,7 @@ extern void connection_send(Connection *connection, Frame *frame);
 extern void connection_close(Connection *connection, uint16_t code,
 							 const char *reason);
 
-/* Called by websocket.c */
+/* Called by websocket.c and tls.c */
 extern void connection_established(Connection *connection, struct lws *wsi);
 extern void connection_receive(Connection *connection, const char *data,
 							   size_t length);

@@ -17,8 +17,9 @@
  *	brake			refusals that are held back
  *	connection		WebSockets: send queue, limits, closing
  *	websocket		libwebsockets
+ *	tls, certificate		TLS, below all that reads or writes a socket
  *	address			connections by where they come from
- *	rest, http, request, phoenix, join, jsontext, frame, socket, config, memory, table,
+ *	rest, http, peer, request, phoenix, join, jsontext, frame, socket, config, memory, table,
  *	list, rate, log
  *
  *-------------------------------------------------------------------------
@@ -37,6 +38,7 @@
 #include "gateway/engine_link.h"
 #include "gateway/fanout.h"
 #include "gateway/presence.h"
+#include "gateway/tls.h"
 #include "gateway/topic.h"
 #include "gateway/websocket.h"
 
@@ -62,6 +64,7 @@ typedef struct Gateway
 	Channels	channels;
 	Fanout		fanout;
 	Presences	presences;
+	TlsState	tls;
 	Topics		topics;
 	WebSocket	websocket;
 } Gateway;

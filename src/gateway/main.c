@@ -20,12 +20,14 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "gateway/certificate.h"
 #include "gateway/gateway.h"
 #include "gateway/log.h"
 #include "link/link.h"
 
 #define HOUSEKEEPING_INTERVAL 1000	/* ms */
 #define SPARE_DESCRIPTORS 64	/* besides those of clients */
+#define DESCRIPTORS_FOR_TLS 3	/* of a client, see tls.c */
 
 Gateway		gateway;
 
@@ -68,6 +70,7 @@ on_housekeeping(uv_timer_t *timer)
 	if (now - last_run <= 2 * HOUSEKEEPING_INTERVAL)
 		connections_check_timeouts();
 	connections_check_paused();
+	tls_check_timeouts();
 	last_run = now;
 	report_stats();
 }
@@ -78,6 +81,7 @@ on_end_of_turn(uv_prepare_t *handle)
 {
 	(void) handle;
 	connections_end_turn();
+	tls_end_turn();
 	engine_link_flush();
 }
 
@@ -117,17 +121,18 @@ static void
 limit_descriptors(void)
 {
 	struct rlimit limit;
-	rlim_t		others = ADMISSION_MAX_PENDING + SPARE_DESCRIPTORS;
+	rlim_t		each = gateway.config.ssl ? DESCRIPTORS_FOR_TLS : 1;
+	rlim_t		others = each * ADMISSION_MAX_PENDING + SPARE_DESCRIPTORS;
 
 	prepared_connections = gateway.config.max_connections;
 	if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
 		return;
-	limit.rlim_cur = prepared_connections + others;
+	limit.rlim_cur = each * prepared_connections + others;
 	if (limit.rlim_max != RLIM_INFINITY && limit.rlim_cur > limit.rlim_max)
 	{
 		limit.rlim_cur = limit.rlim_max;
 		prepared_connections = limit.rlim_max > others ?
-			(uint32_t) (limit.rlim_max - others) : 1;
+			(uint32_t) ((limit.rlim_max - others) / each) : 1;
 		log_message("WARNING", "max_connections is %u, but the limit of open files allows for %u",
 					gateway.config.max_connections, prepared_connections);
 	}
@@ -151,6 +156,9 @@ gateway_configured(void)
 					prepared_connections);
 		gateway.config.max_connections = prepared_connections;
 	}
+	/* Without a certificate, who asks for TLS is let go. */
+	if (gateway.config.ssl && gateway.config.ssl_key[0] != '\0')
+		certificate_apply(&gateway.config);
 	admission_accept();
 }
 
@@ -170,6 +178,7 @@ main(int argc, char **argv)
 	gateway.loop = uv_default_loop();
 	connections_init();
 	brake_init();
+	tls_init();
 	presence_init();
 	uv_prepare_init(gateway.loop, &end_of_turn);
 	uv_prepare_start(&end_of_turn, on_end_of_turn);

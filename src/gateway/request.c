@@ -147,6 +147,16 @@ set_once(Slice *place, Slice value)
 	return true;
 }
 
+/* Keep one more line of a header; false if there are too many. */
+static bool
+add_line(RequestLines *lines, Slice value)
+{
+	if (lines->count == REQUEST_MAX_LINES)
+		return false;
+	lines->values[lines->count++] = value;
+	return true;
+}
+
 typedef struct UpgradeHeaders
 {
 	bool		upgrade_websocket;
@@ -190,6 +200,10 @@ parse_header(Slice line, Request *request, UpgradeHeaders *upgrade)
 		return set_once(&request->websocket_key, value);
 	if (slice_equals_nocase(name, "sec-websocket-version"))
 		return set_once(&request->websocket_version, value);
+	if (slice_equals_nocase(name, "x-forwarded-for"))
+		return add_line(&request->x_forwarded_for, value);
+	if (slice_equals_nocase(name, "forwarded"))
+		return add_line(&request->forwarded, value);
 	if (slice_equals_nocase(name, "upgrade"))
 		upgrade->upgrade_websocket |= list_has(value, "websocket");
 	else if (slice_equals_nocase(name, "connection"))

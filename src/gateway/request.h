@@ -13,6 +13,14 @@
 /* Heads that are longer are refused with 431. */
 #define REQUEST_MAX_HEAD 16384
 
+#define REQUEST_MAX_LINES 8		/* of one header that may have several */
+
+typedef struct RequestLines
+{
+	Slice		values[REQUEST_MAX_LINES];
+	uint32_t	count;
+} RequestLines;
+
 /* All slices point into the head; data is NULL where the header is absent. */
 typedef struct Request
 {
@@ -27,6 +35,8 @@ typedef struct Request
 	Slice		authorization;
 	Slice		content_type;
 	Slice		content_length;
+	RequestLines x_forwarded_for;
+	RequestLines forwarded;
 	Slice		websocket_key;
 	Slice		websocket_version;
 	bool		upgrades;		/* Upgrade: websocket, Connection: upgrade */

@@ -2,9 +2,9 @@
  * A WebSocket client that can also break every rule, since libraries for
  * clients refuse to.
  */
-import net from 'node:net'
 import crypto from 'node:crypto'
 import { EventEmitter, once } from 'node:events'
+import { connect, CONNECTED } from './transport.mjs'
 
 /* Wait for the close of a socket, however it comes about. */
 export const closed = socket => socket.closed ? null : new Promise(resolve => socket.on('close', resolve))
@@ -43,11 +43,11 @@ export function handshake(path, headers = {}) {
 
 /* Send raw bytes and return everything that comes back until the close. */
 export async function exchange(port, bytes, { timeout = 5000, end = false } = {}) {
-  const socket = net.connect(port, '127.0.0.1')
+  const socket = connect({ port })
   let answer = ''
   socket.on('error', () => {})
   socket.on('data', d => { answer += d.toString('latin1') })
-  await once(socket, 'connect')
+  await once(socket, CONNECTED)
   if (bytes.length > 0) socket.write(bytes)
   if (end) socket.end()
   const timer = setTimeout(() => socket.destroy(), timeout)
@@ -91,16 +91,19 @@ export class Client extends EventEmitter {
   closed = null   /* {code, reason} once a Close frame came */
   ended = false   /* the TCP connection is closed */
   pongs = 0
+  pieces = []     /* received and not decoded */
+  piecesLength = 0
+  wanted = 0      /* until there are so many bytes, the first frame is not whole */
   keep = true     /* keep messages; else only count and emit */
 
-  static async open(port, { vsn = '2.0.0', path = '/socket/websocket', token = 'good', headers = {}, receiveBuffer } = {}) {
+  static async open(port, { vsn = '2.0.0', path = '/socket/websocket', token = 'good', headers = {}, receiveBuffer, transport } = {}) {
     const client = new Client()
     client.vsn = vsn ?? '1.0.0'
-    client.socket = net.connect({ port, host: '127.0.0.1', ...(receiveBuffer ? { highWaterMark: receiveBuffer } : {}) })
+    client.socket = connect({ port, ...(receiveBuffer ? { highWaterMark: receiveBuffer } : {}), ...transport })
     client.socket.setNoDelay(true)
     client.socket.on('error', () => {})
     client.socket.on('close', () => { client.ended = true; client.emit('end') })
-    await once(client.socket, 'connect')
+    await once(client.socket, CONNECTED)
     client.socket.write(handshake(`${path}${path.includes('?') ? '&' : '?'}apikey=${token}${vsn === null ? '' : '&vsn=' + vsn}`, headers))
     let bytes = Buffer.alloc(0)
     await new Promise((resolve, reject) => {
@@ -112,9 +115,8 @@ export class Client extends EventEmitter {
         const head = bytes.subarray(0, end).toString()
         if (!head.startsWith('HTTP/1.1 101 ')) { client.socket.destroy(); reject(new Error(head)); return }
         client.head = head
-        client.pending = bytes.subarray(end + 4)
         client.socket.on('data', d => client.receive(d))
-        client.receive(Buffer.alloc(0))
+        client.receive(bytes.subarray(end + 4))
         resolve()
       })
       client.socket.on('close', () => reject(new Error('closed during the handshake')))
@@ -123,18 +125,24 @@ export class Client extends EventEmitter {
   }
 
   receive(data) {
-    let bytes = this.pending.length > 0 ? Buffer.concat([this.pending, data]) : data
+    /* a large frame is put together once, not with each piece of it */
+    this.pieces.push(data)
+    this.piecesLength += data.length
+    if (this.piecesLength < this.wanted) return
+    let bytes = this.pieces.length > 1 ? Buffer.concat(this.pieces) : data
+    this.wanted = 0
     for (;;) {
       if (bytes.length < 2) break
       let length = bytes[1] & 127, at = 2
       if (bytes[1] & 128) throw new Error('masked frame from the server')
       if (length === 126) { if (bytes.length < 4) break; length = bytes.readUInt16BE(2); at = 4 }
       else if (length === 127) { if (bytes.length < 10) break; length = Number(bytes.readBigUInt64BE(2)); at = 10 }
-      if (bytes.length < at + length) break
+      if (bytes.length < at + length) { this.wanted = at + length; break }
       this.frame(bytes[0], bytes.subarray(at, at + length))
       bytes = bytes.subarray(at + length)
     }
-    this.pending = Buffer.from(bytes)
+    this.pieces = [Buffer.from(bytes)]
+    this.piecesLength = bytes.length
   }
 
   frame(first, payload) {

@@ -6,6 +6,7 @@
 import net from 'node:net'
 import { spawn } from 'node:child_process'
 import { once, EventEmitter } from 'node:events'
+import { tlsSettings } from './transport.mjs'
 
 export const HELLO = 1, CONFIG = 2, AUTH_REPLY = 3, JOIN_REPLY = 4, BINDINGS = 5,
   EVENT = 6, SYSTEM = 7, SHUTDOWN = 8, RIGHTS = 9, BROADCAST = 10,
@@ -98,7 +99,7 @@ export class Engine extends EventEmitter {
     engine.link.on('data', data => engine.receive(data))
     if (options.silent) return engine
     engine.send(HELLO, new Body().u32(1).u32(1))
-    engine.configure({ error_delay: 0, ...config })
+    engine.configure({ error_delay: 0, ...tlsSettings(), ...config })
     await once(engine, 'ready')
     return engine
   }

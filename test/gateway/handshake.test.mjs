@@ -2,10 +2,10 @@
  * From the accept to the 101 or the documented refusal, and plain HTTP.
  */
 import fs from 'node:fs'
-import net from 'node:net'
 import crypto from 'node:crypto'
 import { Engine } from './engine.mjs'
-import { Client, closed, exchange, handshake, response } from './client.mjs'
+import { Client, TEXT, closed, exchange, frame, handshake, response } from './client.mjs'
+import { connect, reset } from './transport.mjs'
 import { test, run, assert, sleep, until } from './tap.mjs'
 
 async function withEngine(config, use, options) {
@@ -181,7 +181,7 @@ test('malformed requests and handshakes get 400, 403 or 426', () => withEngine({
 test('bytes behind the handshake are refused, before and after the verdict', () => withEngine({}, async engine => {
   assert.equal((await request(engine, handshake('/socket/websocket?apikey=x') + 'garbage')).status, 400)
   engine.onauth = () => {}
-  const socket = net.connect(engine.port, '127.0.0.1')
+  const socket = connect({ port: engine.port })
   socket.on('error', () => {})
   socket.write(handshake('/socket/websocket?apikey=x'))
   const { connection } = await engine.wait('auth')
@@ -198,7 +198,7 @@ test('a head larger than 16 kB gets 431, also when it comes in pieces', () => wi
   const big = handshake('/socket/websocket?apikey=' + 'x'.repeat(17000))
   assert.equal((await request(engine, big)).status, 431)
   assert.equal((await request(engine, 'G'.repeat(300000))).status, 431)
-  const socket = net.connect(engine.port, '127.0.0.1')
+  const socket = connect({ port: engine.port })
   let answer = ''
   socket.on('data', d => { answer += d })
   socket.on('error', () => {})
@@ -213,7 +213,7 @@ test('a head larger than 16 kB gets 431, also when it comes in pieces', () => wi
 }))
 
 test('a head that comes byte by byte is accepted', () => withEngine({}, async engine => {
-  const socket = net.connect(engine.port, '127.0.0.1')
+  const socket = connect({ port: engine.port })
   socket.setNoDelay(true)
   let answer = ''
   socket.on('data', d => { answer += d })
@@ -229,7 +229,7 @@ test('half-open and slow handshakes end after handshake_timeout', () => withEngi
   const partial = exchange(engine.port, 'GET /socket/websocket HTTP/1.1\r\nHost:')
   assert.equal(await silent, '')
   assert.equal(response(await partial).status, 408)
-  const drip = net.connect(engine.port, '127.0.0.1')
+  const drip = connect({ port: engine.port })
   drip.on('error', () => {})
   const timer = setInterval(() => drip.writable && drip.write('G'), 20)
   await closed(drip)
@@ -244,11 +244,11 @@ test('a client that leaves before the verdict does not disturb', () => withEngin
   const asked = []
   engine.onauth = m => asked.push(m.connection)
   for (let i = 0; i < 50; i++) {
-    const socket = net.connect(engine.port, '127.0.0.1')
+    const socket = connect({ port: engine.port })
     socket.on('error', () => {})
     socket.write(handshake('/socket/websocket?apikey=x'))
     await until(() => asked.length > i, 'question')
-    if (i % 2) socket.resetAndDestroy()
+    if (i % 2) reset(socket)
     else socket.destroy()
     if (i % 3) engine.authReply(asked[i], i % 2 ? 200 : 401, 'x')
   }
@@ -271,7 +271,7 @@ test('max_connections: 429, and again free when one leaves', () => withEngine({ 
   engine.onauth = () => {}
   clients.pop().close()
   await sleep(100)
-  const socket = net.connect(engine.port, '127.0.0.1')
+  const socket = connect({ port: engine.port })
   socket.write(handshake('/socket/websocket?apikey=x'))
   const before = engine.log.filter(m => m.name === 'auth').length
   await until(() => engine.log.filter(m => m.name === 'auth').length > before, 'question')
@@ -297,11 +297,47 @@ test('max_connections_per_address: 429, and again free when one leaves', () => w
   for (const c of clients) c.close()
 }))
 
+test('trusted_proxies: whose X-Forwarded-For and Forwarded count', () => withEngine({ max_connections_per_address: 2, trusted_proxies: '127.0.0.0/8' }, async engine => {
+  const clients = []
+  const from = async headers => {
+    const client = await Client.open(engine.port, { headers }).catch(e => e.message)
+    if (typeof client === 'string') return Number(client.split(' ')[1])
+    clients.push(client)
+    return 101
+  }
+  const x = list => ({ 'X-Forwarded-For': list })
+  /* each client behind the proxy has its own places */
+  for (const address of ['203.0.113.1', '203.0.113.2', '2001:db8:1::1'])
+    assert.deepEqual([await from(x(address)), await from(x(address)), await from(x(address))], [101, 101, 429])
+  /* an address is the same in every form, and an IPv6 network counts as one */
+  for (const same of ['::ffff:203.0.113.1', '203.0.113.1:77', '"203.0.113.1"', '2001:db8:1::2']) assert.equal(await from(x(same)), 429, same)
+  assert.equal(await from({ Forwarded: 'for=203.0.113.1' }), 429)
+  /* what a client writes itself is before what the proxy adds */
+  assert.equal(await from(x('198.51.100.77, 203.0.113.1')), 429)
+  assert.equal(await from(x('127.0.0.1, 198.51.100.77, 203.0.113.1, 127.0.0.1')), 429)
+  assert.equal(await from(x('198.51.100.77')), 101)
+  /* two headers that do not agree, names, nothing: all counted with the proxy */
+  assert.equal(await from({ ...x('203.0.113.3'), Forwarded: 'for=203.0.113.4' }), 101)
+  assert.equal(await from(x('unknown')), 101)
+  assert.equal(await from({}), 429)
+  assert.equal(await from(x('198.51.100.78, garbage')), 429)
+  /* in the log, too */
+  clients[0].raw(frame(TEXT, 'x', { length: 1e12 }))
+  await clients[0].waitClosed()
+  await until(() => /203\.0\.113\.1 sent a message larger/.test(engine.stderr), 'log')
+  /* nobody is believed who is not named */
+  engine.configure({ trusted_proxies: '10.0.0.0/8, ::1' })
+  await sleep(20)
+  for (let i = 0; i < 5; i++) assert.equal(await from(x(`203.0.113.${10 + i}`)), 429)
+  for (const c of clients) c.close()
+  await until(async () => (await from(x('203.0.113.9'))) === 101, 'free place')
+}))
+
 test('when descriptors run out, accepting waits and takes no CPU', async () => {
   const engine = await Engine.start({}, { wrapper: ['prlimit', '--nofile=40:40'] })
   const idle = []
   for (let i = 0; i < 60; i++) {
-    const socket = net.connect(engine.port, '127.0.0.1')
+    const socket = connect({ port: engine.port })
     socket.on('error', () => {})
     idle.push(socket)
   }
@@ -323,7 +359,7 @@ test('when descriptors run out, accepting waits and takes no CPU', async () => {
 test('1,500 half-open connections do not keep others out', () => withEngine({ handshake_timeout: 20000 }, async engine => {
   const idle = []
   for (let i = 0; i < 1500; i++) {
-    const socket = net.connect(engine.port, '127.0.0.1')
+    const socket = connect({ port: engine.port })
     socket.on('error', () => {})
     socket.write('GET / HTTP/1.1\r\n')
     idle.push(socket)

@@ -3,6 +3,7 @@
  */
 import { Engine } from './engine.mjs'
 import { broadcastPush, Client } from './client.mjs'
+import { reset } from './transport.mjs'
 import { test, run, assert, sleep, until } from './tap.mjs'
 
 const topic = 'realtime:room1'
@@ -103,7 +104,7 @@ test('who joins late is sent the state, who leaves is gone', () => withEngine({}
   a.push({ join_ref: '1', ref: 'l', topic, event: 'phx_leave' })
   await a.reply('l')
   await agree([b, c], { b: [{ n: 2 }] })
-  b.socket.resetAndDestroy()
+  reset(b.socket)
   await agree([c], {})
   const d = await member(engine)
   await agree([c, d], {})
@@ -270,7 +271,7 @@ test('600 members join at once, half of them vanish, the others agree', () => wi
   const each = (messages - before) / N - 1
   console.log(`# ${N} members agreed after ${Date.now() - start} ms, ${each.toFixed(1)} messages each`)
   const left = clients.filter((_, i) => i % 2 === 0)
-  for (const [i, c] of clients.entries()) if (i % 2) c.socket.resetAndDestroy()
+  for (const [i, c] of clients.entries()) if (i % 2) reset(c.socket)
   const killed = Date.now()
   await until(() => left.every(c => c.state.size === N / 2), 'the rest', 20000)
   console.log(`# the rest agreed after ${Date.now() - killed} ms`)

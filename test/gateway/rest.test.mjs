@@ -1,10 +1,10 @@
 /*
  * Broadcasts by HTTP: statuses, bodies, and what arrives.
  */
-import net from 'node:net'
 import { once } from 'node:events'
 import { Engine } from './engine.mjs'
 import { Client, closed, exchange, response } from './client.mjs'
+import { connect, CONNECTED, reset } from './transport.mjs'
 import { test, run, assert, sleep, until } from './tap.mjs'
 
 async function withEngine(config, use) {
@@ -143,11 +143,11 @@ test('bodies that are not right: 400, 413, 415, 422, 429', () => withEngine({ ma
 test('a body that comes in pieces, after 100 Continue, or not at all', () => withEngine({ handshake_timeout: 500 }, async engine => {
   const client = await member(engine, 'realtime:t')
   const body = Buffer.from(JSON.stringify({ messages: [{ topic: 't', event: 'e', payload: { x: 'ü'.repeat(100000) } }] }))
-  const socket = net.connect(engine.port, '127.0.0.1')
+  const socket = connect({ port: engine.port })
   socket.setNoDelay(true)
   let answer = ''
   socket.on('data', d => { answer += d })
-  await once(socket, 'connect')
+  await once(socket, CONNECTED)
   socket.write(head('/api/broadcast', { 'Content-Length': body.length, Expect: '100-continue' }) + '\r\n')
   await until(() => answer === 'HTTP/1.1 100 Continue\r\n\r\n', '100')
   for (let at = 0; at < body.length; at += 9973) { socket.write(body.subarray(at, at + 9973)); await sleep(1) }
@@ -172,11 +172,11 @@ test('clients that leave at each point, and verdicts for nobody', () => withEngi
   const text = head('/api/broadcast', { 'Content-Length': 13 }) + '\r\n{"messages":[]'
   engine.onrest = m => setTimeout(() => engine.restReply(m.request, m.request % 3 ? 200 : 401), m.request % 4)
   await Promise.all(Array.from({ length: 150 }, async (_, i) => {
-    const socket = net.connect(engine.port, '127.0.0.1')
+    const socket = connect({ port: engine.port })
     socket.on('error', () => {})
     socket.write(text.slice(0, i + 100))
     await sleep(i % 7)
-    if (i % 2) socket.resetAndDestroy()
+    if (i % 2) reset(socket)
     else socket.destroy()
   }))
   for (let id = 0; id < 300; id++) engine.restReply(id, 200)

@@ -2,11 +2,11 @@
  * What clients, the network and the engine can do wrong.  Beside the one who
  * misbehaves there is a bystander, who must miss nothing.
  */
-import net from 'node:net'
 import fs from 'node:fs'
 import crypto from 'node:crypto'
 import { Body, Engine, EVENT, HELLO, JOIN_REPLY, LEAVE, SYSTEM } from './engine.mjs'
 import { BINARY, CLOSE, Client, PING, PONG, TEXT, closed, frame, handshake } from './client.mjs'
+import { connect, reset } from './transport.mjs'
 import { test, run, assert, sleep, until } from './tap.mjs'
 
 async function withEngine(config, use) {
@@ -522,7 +522,7 @@ test('2,000 connections come and go in every way; memory and descriptors come ba
   for (let round = 0; round < 40; round++) {
     await Promise.all(Array.from({ length: 50 }, async (_, i) => {
       if (i % 10 === 9) {
-        const socket = net.connect(engine.port, '127.0.0.1')
+        const socket = connect({ port: engine.port })
         socket.on('error', () => {})
         socket.write(handshake('/socket/websocket?apikey=x').slice(0, i))
         await sleep(5)
@@ -533,7 +533,7 @@ test('2,000 connections come and go in every way; memory and descriptors come ba
       client.push({ join_ref: '1', ref: '1', topic: 'realtime:x' + i % 3, event: 'phx_join', payload: { config: { postgres_changes: [{}, {}] } } })
       if (i % 3 === 0) await client.reply('1')
       if (i % 5 === 0) client.raw(frame(TEXT, 'part', { final: false }))
-      if (i % 4 === 0) client.socket.resetAndDestroy()
+      if (i % 4 === 0) reset(client.socket)
       else if (i % 4 === 1) { client.raw(frame(CLOSE, '')); await client.waitClosed() }
       else client.close()
     }))

@@ -17,6 +17,7 @@
 #include "gateway/join.h"
 #include "gateway/jsontext.h"
 #include "gateway/list.h"
+#include "gateway/peer.h"
 #include "gateway/phoenix.h"
 #include "gateway/rate.h"
 #include "gateway/request.h"
@@ -684,6 +685,105 @@ test_link_out_of_memory(void)
 
 /*------------------------------------------------------------------------*/
 
+static bool
+parses_as(const char *text, const char *expected)
+{
+	PeerAddress peer = {0};
+
+	return peer_parse(slice_of(text), &peer) ?
+		expected != NULL && strcmp(peer_text(&peer), expected) == 0 : expected == NULL;
+}
+
+static void
+test_peer_parse(void)
+{
+	CHECK(parses_as("192.0.2.1", "192.0.2.1"));
+	CHECK(parses_as("192.0.2.1:8080", "192.0.2.1"));
+	CHECK(parses_as("\"192.0.2.1:8080\"", "192.0.2.1"));
+	CHECK(parses_as("2001:db8::1", "2001:db8::1"));
+	CHECK(parses_as("[2001:db8::1]", "2001:db8::1"));
+	CHECK(parses_as("\"[2001:db8::1]:99\"", "2001:db8::1"));
+	CHECK(parses_as("::ffff:192.0.2.1", "192.0.2.1"));
+	CHECK(parses_as("", NULL));
+	CHECK(parses_as("unknown", NULL));
+	CHECK(parses_as("_hidden", NULL));
+	CHECK(parses_as("192.0.2", NULL));
+	CHECK(parses_as("192.0.2.256", NULL));
+	CHECK(parses_as("[2001:db8::1", NULL));
+	CHECK(parses_as("\"", NULL));
+	CHECK(parses_as("::", NULL));
+	CHECK(parses_as("1:2:3:4:5:6:7:8:9:10:11:12:13:14:15:16:17:18:19:20:21:22:23", NULL));
+}
+
+/* The client behind this peer, by these headers, with these proxies trusted */
+static const char *
+behind(const char *peer_address, const char *headers, const char *proxies)
+{
+	static char head[2048];
+	Request		request;
+	PeerAddress peer = {0};
+	int			length = snprintf(head, sizeof(head), "GET / HTTP/1.1\r\nHost: x\r\n%s\r\n", headers);
+
+	if (!peer_parse(slice_of(peer_address), &peer) ||
+		!request_parse(head, (size_t) length, &request))
+		return "malformed";
+	peer = peer_behind_proxies(&peer, &request, proxies);
+	return peer_text(&peer);
+}
+
+#define IS(expected, ...) CHECK(strcmp(behind(__VA_ARGS__), expected) == 0)
+
+static void
+test_proxies(void)
+{
+	const char *proxies = "10.0.0.0/8, 192.0.2.7,2001:db8::/33";
+
+	/* who is no proxy says what he likes */
+	IS("198.51.100.1", "198.51.100.1", "X-Forwarded-For: 203.0.113.9\r\n", proxies);
+	IS("198.51.100.1", "198.51.100.1", "Forwarded: for=203.0.113.9\r\n", proxies);
+	IS("10.1.2.3", "10.1.2.3", "X-Forwarded-For: 203.0.113.9\r\n", "");
+	IS("11.0.0.1", "11.0.0.1", "X-Forwarded-For: 203.0.113.9\r\n", proxies);
+	IS("192.0.2.6", "192.0.2.6", "X-Forwarded-For: 203.0.113.9\r\n", proxies);
+	/* one proxy, or several */
+	IS("203.0.113.9", "10.1.2.3", "X-Forwarded-For: 203.0.113.9\r\n", proxies);
+	IS("203.0.113.9", "10.1.2.3", "X-Forwarded-For: 203.0.113.9:1234\r\n", proxies);
+	IS("203.0.113.9", "2001:db8:7fff::1", "X-Forwarded-For: 203.0.113.9\r\n", proxies);
+	IS("2001:db8:8000::1", "2001:db8:8000::1", "X-Forwarded-For: 203.0.113.9\r\n", proxies);
+	IS("203.0.113.9", "192.0.2.7", "X-Forwarded-For: 203.0.113.9 , 10.9.9.9\t,10.0.0.1\r\n", proxies);
+	IS("203.0.113.9", "192.0.2.7", "X-Forwarded-For: 203.0.113.9, 10.9.9.9\r\nX-Forwarded-For: 10.0.0.1\r\n", proxies);
+	/* what the client has written before it does not count */
+	IS("203.0.113.9", "10.1.2.3", "X-Forwarded-For: 1.2.3.4, 203.0.113.9\r\n", proxies);
+	IS("203.0.113.9", "10.1.2.3", "X-Forwarded-For: 10.7.7.7, 203.0.113.9\r\n", proxies);
+	IS("203.0.113.9", "10.1.2.3", "X-Forwarded-For: 1.2.3.4\r\nX-Forwarded-For: 203.0.113.9\r\n", proxies);
+	/* nor does what is no address, and what is before it */
+	IS("10.1.2.3", "10.1.2.3", "X-Forwarded-For: unknown\r\n", proxies);
+	IS("10.1.2.3", "10.1.2.3", "X-Forwarded-For: 1.2.3.4,\r\n", proxies);
+	IS("10.1.2.3", "10.1.2.3", "X-Forwarded-For:\r\n", proxies);
+	IS("10.4.4.4", "10.1.2.3", "X-Forwarded-For: 1.2.3.4, x, 10.4.4.4\r\n", proxies);
+	/* all of them proxies: the first */
+	IS("10.4.4.4", "10.1.2.3", "X-Forwarded-For: 10.4.4.4, 10.5.5.5\r\n", proxies);
+	/* RFC 7239 */
+	IS("203.0.113.9", "10.1.2.3", "Forwarded: for=1.2.3.4, proto=https;For=\"203.0.113.9:99\";by=10.1.1.1\r\n", proxies);
+	IS("2001:db8:8000::2", "10.1.2.3", "Forwarded: for=\"[2001:db8:8000::2]:99\"\r\n", proxies);
+	IS("10.1.2.3", "10.1.2.3", "Forwarded: for=_hidden\r\n", proxies);
+	IS("10.1.2.3", "10.1.2.3", "Forwarded: by=203.0.113.9\r\n", proxies);
+	/* both, of which the proxy has written one */
+	IS("203.0.113.9", "10.1.2.3", "X-Forwarded-For: 203.0.113.9\r\nForwarded: for=203.0.113.9\r\n", proxies);
+	IS("10.1.2.3", "10.1.2.3", "X-Forwarded-For: 203.0.113.9\r\nForwarded: for=1.2.3.4\r\n", proxies);
+	IS("10.1.2.3", "10.1.2.3", "X-Forwarded-For: 1.2.3.4\r\nForwarded: for=203.0.113.9\r\n", proxies);
+	/* all, none, and masks that are none */
+	IS("203.0.113.9", "198.51.100.1", "X-Forwarded-For: 203.0.113.9\r\n", "::/0");
+	IS("203.0.113.9", "198.51.100.1", "X-Forwarded-For: 203.0.113.9\r\n", "198.51.100.1/32");
+	IS("198.51.100.1", "198.51.100.1", "X-Forwarded-For: 203.0.113.9\r\n", "198.51.100.1/33");
+	IS("198.51.100.1", "198.51.100.1", "X-Forwarded-For: 203.0.113.9\r\n", "proxy, 198.51.100, /8, 198.51.100.1/, 0.0.0.0/x, 0.0.0.0/8x, ::/1000");
+	/* more lines than any chain of proxies has */
+	IS("malformed", "10.1.2.3", "X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 1.1.1.1\r\n"
+	   "X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 1.1.1.1\r\n"
+	   "X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 1.1.1.1\r\n", proxies);
+}
+
+/*------------------------------------------------------------------------*/
+
 static void
 run(const char *name, void (*test) (void))
 {
@@ -710,6 +810,8 @@ main(void)
 	run("join payloads", test_join);
 	run("request heads", test_request);
 	run("request heads in pieces", test_request_in_pieces);
+	run("addresses as proxies write them", test_peer_parse);
+	run("clients behind proxies", test_proxies);
 	run("query parameters", test_query_parameter);
 	run("settings", test_config);
 	run("hash tables", test_table);

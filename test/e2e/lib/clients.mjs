@@ -14,8 +14,8 @@ export const versions = [
 ];
 
 // A connection of this version with this token as its key.
-export function connect(version, token, options = {}) {
-  return new version.Client(`${url}/realtime/v1`, {
+export function connect(version, token, { base = url, ...options } = {}) {
+  return new version.Client(`${base}/realtime/v1`, {
     params: { apikey: token },
     transport: WebSocket,
     ...options,

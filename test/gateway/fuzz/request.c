@@ -10,6 +10,7 @@
 
 #include "gateway/config.h"
 #include "gateway/http.h"
+#include "gateway/peer.h"
 #include "gateway/request.h"
 
 int			LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -30,6 +31,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	Config		config;
 	Request		request;
 	Buffer		buffer = {0};
+	PeerAddress peer = {{0}};
 
 	if (length == 0)
 		return 0;
@@ -41,6 +43,10 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	require(buffer.length <= length);
 	buffer_release(&buffer);
 	require(!request_is_handshake(&request) || request.websocket_key.length == 24);
+
+	peer_parse(SLICE("10.0.0.1"), &peer);
+	peer = peer_behind_proxies(&peer, &request, "10.0.0.0/8, 2001:db8::/32");
+	require(peer_is_known(&peer) && strlen(peer_text(&peer)) > 0);
 
 	/* A response is one head and a body, whatever the request held. */
 	config_init(&config);
