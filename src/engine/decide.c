@@ -7,7 +7,8 @@
  * claims is compiled into parameters, so that nobody needs to be entered, and
  * the index (predicate.c) finds the few groups that a row can concern.  Policies
  * with sub-queries are asked for all changes and groups at once, where that is
- * possible (setcheck.c).  Where nothing else is possible (functions that cannot
+ * possible (setcheck.c); where the sub-queries lead from a row to those whom it
+ * can concern, only these are asked.  Where nothing else is possible (functions that cannot
  * be looked into), a group is decided by itself, as its principal.
  *
  * What users wrote (policies, filters) can fail; decide_changes says what that
@@ -227,9 +228,21 @@ typedef struct RoleTurn
 {
 	TableRole  *role;
 	TableAccess *access;
-	RoutedChange *change;		/* at hand */
+	RoutedChange *change;		/* at hand ... */
+	int			number;			/* ... and which one it is, from 0 */
 	Deferred   *deferred;		/* newest first; not to be forgotten only if
 								 * decide_pure did not fail */
+	int			ndeferred;
+	bool		ask_all;		/* no group is deferred; those that were
+								 * indexed, and are not pure, are to be asked
+								 * about each change */
+
+	/* the changes as rows of a set */
+	PolicyRow  *rows;
+	int			nrows;
+	int		   *numbers;		/* for each change, of its old and new row */
+	SetFinds	finds;			/* for each row; without "first": nothing was
+								 * sought */
 
 	/* those that must be asked about each change */
 	GroupList	pure;
@@ -255,7 +268,8 @@ typedef struct FoldAttempt
 {
 	TableGroup *tg;
 	TableAccess *access;
-	List	   *quals;
+	List	   *quals;			/* by which it can be indexed, with ... */
+	ParamListInfo params;		/* ... these values */
 } FoldAttempt;
 
 static void
@@ -267,7 +281,19 @@ attempt_fold(void *arg)
 	tg->pure = policy_fold(what->access, tg->context, &what->quals,
 						   &tg->params);
 	if (!tg->pure)
-		tg->in_set = policy_fold_set(what->access, tg->context, &tg->params);
+		tg->in_set = policy_fold_set(what->access, tg->context, &what->quals,
+									 &tg->params);
+	what->params = tg->params;
+}
+
+static void
+attempt_cover(void *arg)
+{
+	FoldAttempt *what = arg;
+
+	if (!policy_cover(what->access, what->tg->context, &what->quals,
+					  &what->params))
+		what->quals = NIL;
 }
 
 /*
@@ -279,7 +305,7 @@ attempt_fold(void *arg)
 static void
 index_group(TableGroup *tg, TableAccess *access)
 {
-	FoldAttempt what = {tg, access, NIL};
+	FoldAttempt what = {.tg = tg,.access = access};
 	List	   *filter_quals = NIL;
 	PredicateIndex *index = tg->role->index;
 
@@ -288,10 +314,12 @@ index_group(TableGroup *tg, TableAccess *access)
 		tg->pure = tg->in_set = false;
 		what.quals = NIL;
 	}
+	if (!tg->pure && !tg->in_set && attempt(attempt_cover, &what) != NULL)
+		what.quals = NIL;
 	if (tg->filter != NULL && !filter_pure(tg->filter, &filter_quals))
 		tg->pure = tg->in_set = false;
 	if ((what.quals != NIL &&
-		 predicate_insert(index, &tg->item, what.quals, tg->params)) ||
+		 predicate_insert(index, &tg->item, what.quals, what.params)) ||
 		(filter_quals != NIL &&
 		 predicate_insert(index, &tg->item, filter_quals, NULL)))
 		dlist_delete(&tg->in_scan);
@@ -436,6 +464,12 @@ prepare_role(RoleTurn *turn, bool carefully)
 	return true;
 }
 
+/*
+ * So many questions about groups that the index found are remembered; if there
+ * are more, about all groups and changes, it is not worth it.
+ */
+#define MAX_DEFERRED 1000000
+
 /* Decide the change at hand for a group that is pure; else defer it. */
 static void
 decide_candidate(TableGroup *tg, RoleTurn *turn)
@@ -452,6 +486,14 @@ decide_candidate(TableGroup *tg, RoleTurn *turn)
 		decide(&question, turn->change);
 		return;
 	}
+	if (turn->ask_all)
+		return;
+	if (++turn->ndeferred > MAX_DEFERRED)
+	{
+		turn->ask_all = true;
+		turn->deferred = NULL;
+		return;
+	}
 	deferred = palloc(sizeof(Deferred));
 	deferred->next = turn->deferred;
 	deferred->tg = tg;
@@ -465,6 +507,72 @@ candidate_cb(IndexItem *item, void *arg)
 {
 	decide_candidate((TableGroup *) ((char *) item - offsetof(TableGroup, item)),
 					 arg);
+}
+
+static int
+add_row(RoleTurn *turn, ChangeRows *rows, RowSide side)
+{
+	bool		known = (side == ROW_NEW || rows->kind != CHANGE_INSERT) &&
+		outcome_row(rows, side, &turn->rows[turn->nrows]);
+
+	return known ? turn->nrows++ : -1;
+}
+
+static int
+count_changes(RoleTurn *turn)
+{
+	int			n = 0;
+
+	for (RoutedChange *change = turn->role->route->first; change != NULL;
+		 change = change->next)
+		n++;
+	return n;
+}
+
+/* Collect the rows of the turn's changes, unless that has been done. */
+static void
+collect_rows(RoleTurn *turn)
+{
+	int			nchanges = count_changes(turn);
+	int		   *number;
+
+	if (turn->rows != NULL)
+		return;
+	turn->rows = palloc(2 * nchanges * sizeof(PolicyRow));
+	number = turn->numbers = palloc(2 * nchanges * sizeof(int));
+	for (RoutedChange *change = turn->role->route->first; change != NULL;
+		 change = change->next)
+	{
+		*number++ = add_row(turn, &change->rows, ROW_OLD);
+		*number++ = add_row(turn, &change->rows, ROW_NEW);
+	}
+}
+
+/* To ask all groups is cheaper than to seek if there are not more than this for
+ * a change. */
+#define FEW_GROUPS 1
+
+/*
+ * Where other tables lead from rows to groups: seek in these for all changes
+ * of the turn.
+ */
+static void
+seek_groups(void *arg)
+{
+	RoleTurn   *turn = arg;
+	PrincipalScope scope;
+
+	if (!predicate_needs_found(turn->role->index))
+		return;
+	turn->ask_all = policy_set_suspended(turn->access) ||
+		turn->role->ngroups <= FEW_GROUPS * count_changes(turn);
+	if (turn->ask_all)
+		return;
+	collect_rows(turn);
+	turn->finds.context = CurrentMemoryContext;
+	principal_enter_role(turn->role->roleid, &scope);
+	policy_seek_set(turn->access, turn->rows, turn->nrows, &turn->finds);
+	principal_leave(&scope);
 }
 
 /* All groups of the role that are indexed are candidates. */
@@ -494,6 +602,19 @@ index_decides(ChangeRows *rows)
 		 rtsync_delete_visibility != DELETE_VISIBILITY_KEY);
 }
 
+/* Go to the groups that what was sought for a row leads to. */
+static void
+visit_finds(RoleTurn *turn, RowSide side, uint64 visit)
+{
+	int			row = turn->numbers[2 * turn->number + side];
+
+	if (row < 0)
+		return;
+	for (SetFind *find = turn->finds.first[row]; find != NULL; find = find->next)
+		predicate_visit_found(turn->role->index, find->number, find->value,
+							  visit, candidate_cb, turn);
+}
+
 /* Decide the change at hand for the groups that the index finds. */
 static void
 decide_indexed(RoleTurn *turn)
@@ -509,6 +630,11 @@ decide_indexed(RoleTurn *turn)
 		done = predicate_visit(index, &row, visit, candidate_cb, turn);
 	if (done && rows->has_old && outcome_row(rows, ROW_OLD, &row))
 		done = predicate_visit(index, &row, visit, candidate_cb, turn);
+	if (done && turn->finds.first != NULL)
+	{
+		visit_finds(turn, ROW_NEW, visit);
+		visit_finds(turn, ROW_OLD, visit);
+	}
 	if (!done)
 		decide_all_indexed(turn);
 }
@@ -523,9 +649,10 @@ decide_pure(void *arg)
 	RoleTurn   *turn = arg;
 	PrincipalScope scope;
 
+	turn->number = 0;
 	principal_enter_role(turn->role->roleid, &scope);
 	for (turn->change = turn->role->route->first; turn->change != NULL;
-		 turn->change = turn->change->next)
+		 turn->change = turn->change->next, turn->number++)
 	{
 		decide_indexed(turn);
 		for (int i = 0; i < turn->pure.n; i++)
@@ -550,45 +677,15 @@ decide_pure(void *arg)
 /* So often a set may fail in one turn, until all are asked alone */
 #define MAX_SET_FAILURES 40
 
-/* The changes of the turn as rows of a set */
+/* Some groups that are asked about all rows of the turn */
 typedef struct SetTurn
 {
 	RoleTurn   *turn;
-	PolicyRow  *rows;
-	int			nrows;
-	int		   *numbers;		/* for each change, of its old and new row */
 	TableGroup **groups;		/* part of them is asked at a time, from ... */
 	int			first;			/* ... this one on ... */
 	int			n;				/* ... so many */
 	int			failures;
 } SetTurn;
-
-static int
-add_row(SetTurn *set, ChangeRows *rows, RowSide side)
-{
-	bool		known = (side == ROW_NEW || rows->kind != CHANGE_INSERT) &&
-		outcome_row(rows, side, &set->rows[set->nrows]);
-
-	return known ? set->nrows++ : -1;
-}
-
-static void
-collect_rows(SetTurn *set)
-{
-	RoutedChange *first = set->turn->role->route->first;
-	int			nchanges = 0;
-	int		   *number;
-
-	for (RoutedChange *change = first; change != NULL; change = change->next)
-		nchanges++;
-	set->rows = palloc(2 * nchanges * sizeof(PolicyRow));
-	number = set->numbers = palloc(2 * nchanges * sizeof(int));
-	for (RoutedChange *change = first; change != NULL; change = change->next)
-	{
-		*number++ = add_row(set, &change->rows, ROW_OLD);
-		*number++ = add_row(set, &change->rows, ROW_NEW);
-	}
-}
 
 /* May the change concern somebody who sees none of its rows? */
 static bool
@@ -645,9 +742,10 @@ static void
 decide_part(void *arg)
 {
 	SetTurn    *set = arg;
-	SetAnswers *answers = setcheck_answers(set->nrows, set->n);
+	RoleTurn   *turn = set->turn;
+	SetAnswers *answers = setcheck_answers(turn->nrows, set->n);
 	ParamListInfo *params = palloc(set->n * sizeof(ParamListInfo));
-	const int  *numbers = set->numbers;
+	const int  *numbers = turn->numbers;
 	PrincipalScope scope;
 
 	for (int i = 0; i < set->n; i++)
@@ -655,15 +753,15 @@ decide_part(void *arg)
 		TableGroup *tg = set->groups[set->first + i];
 
 		if (!tg->in_set ||
-			tg->access_basis != set->turn->access->basis)
+			tg->access_basis != turn->access->basis)
 			elog(ERROR, "row security changed while a change was decided");
 		params[i] = tg->params;
 	}
-	principal_enter_role(set->turn->role->roleid, &scope);
-	if (set->nrows > 0)
-		policy_check_set(set->turn->access, set->rows, set->nrows, params,
+	principal_enter_role(turn->role->roleid, &scope);
+	if (turn->nrows > 0)
+		policy_check_set(turn->access, turn->rows, turn->nrows, params,
 						 set->n, answers);
-	for (RoutedChange *change = set->turn->role->route->first; change != NULL;
+	for (RoutedChange *change = turn->role->route->first; change != NULL;
 		 change = change->next, numbers += 2)
 		decide_answered(set, change, answers, numbers);
 	principal_leave(&scope);
@@ -680,8 +778,8 @@ decide_set(RoleTurn *turn, const GroupList *list, bool carefully)
 	double		cost;
 	int			size;
 
-	collect_rows(&set);
-	cost = policy_set_cost(turn->access) * Max(set.nrows, 1);
+	collect_rows(turn);
+	cost = policy_set_cost(turn->access) * Max(turn->nrows, 1);
 	size = (int) Min(Max(SET_TARGET_COST / cost, 1.0), 1000000.0);
 	for (int first = 0; first < list->n; first += size)
 	{
@@ -693,17 +791,6 @@ decide_set(RoleTurn *turn, const GroupList *list, bool carefully)
 		else
 			decide_part(&set);
 	}
-}
-
-static int
-count_changes(RoleTurn *turn)
-{
-	int			n = 0;
-
-	for (RoutedChange *change = turn->role->route->first; change != NULL;
-		 change = change->next)
-		n++;
-	return n;
 }
 
 /* Is it cheaper to ask the groups together than in so many single questions? */
@@ -783,11 +870,30 @@ decide_deferred(RoleTurn *turn, bool carefully)
 			ask_alone(deferred->tg, deferred->change, true, carefully);
 }
 
+/* All that were indexed, and need more than parameters, are asked like those
+ * that were not. */
+static void
+list_indexed(RoleTurn *turn)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &turn->role->groups)
+	{
+		TableGroup *tg = dlist_container(TableGroup, in_role, iter.cur);
+
+		if (tg->item.indexed && !tg->pure)
+			group_list_add(tg->in_set ? &turn->set : &turn->alone, tg);
+	}
+}
+
 static void
 decide_others(RoleTurn *turn, bool carefully)
 {
-	double		nquestions = (double) turn->set.n * count_changes(turn);
+	double		nquestions;
 
+	if (turn->ask_all)
+		list_indexed(turn);
+	nquestions = (double) turn->set.n * count_changes(turn);
 	decide_deferred(turn, carefully);
 	if (set_pays(turn, turn->set.n, nquestions))
 		decide_set(turn, &turn->set, carefully);
@@ -804,6 +910,7 @@ decide_role(TableRole *role)
 
 	if (!prepare_role(&turn, false))
 		return;
+	seek_groups(&turn);
 	decide_pure(&turn);
 	decide_others(&turn, false);
 }
@@ -973,9 +1080,15 @@ decide_role_carefully(TableRole *role)
 	}
 	if (turn.access == NULL)
 		return;
+	if (attempt(seek_groups, &turn) != NULL)
+	{
+		turn.ask_all = true;
+		turn.finds.first = NULL;
+	}
 	if (attempt_matches(role->route, decide_pure, &turn) != NULL)
 	{
 		turn.deferred = NULL;
+		turn.ask_all = false;
 		decide_each_carefully(role, false);
 	}
 	decide_others(&turn, true);

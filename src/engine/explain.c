@@ -272,11 +272,12 @@ ask_evaluation(void *arg)
 	TableAccess *access = probe_prepare(probe);
 	PrincipalScope scope;
 	ParamListInfo params;
+	List	   *quals;
 
 	if (access == NULL || !policy_is_query(access))
 		return;
 	principal_enter(&probe->principal, &scope);
-	what->set = policy_fold_set(access, probe->group.context, &params);
+	what->set = policy_fold_set(access, probe->group.context, &quals, &params);
 	principal_leave(&scope);
 }
 
@@ -659,9 +660,15 @@ explain_evaluation(Explain *explain, TableAccess *access)
 
 	if (error != NULL)
 		put_evaluation(explain, "none", error_detail(error));
-	else if (tg->item.indexed)
+	else if (tg->item.indexed && tg->in_set)
+		put_evaluation(explain, "indexed",
+					   "the sub-queries lead from a changed row to the subscriptions that it can concern");
+	else if (tg->item.indexed && tg->pure)
 		put_evaluation(explain, "indexed",
 					   "the values of a changed row lead to the subscriptions that it can concern");
+	else if (tg->item.indexed)
+		put_evaluation(explain, "indexed",
+					   "the values of a changed row lead to the subscriptions that it can concern, each of which is asked by itself");
 	else if (!access->row_security && tg->filter == NULL)
 		put_evaluation(explain, "every row", "there is nothing to decide");
 	else if (tg->pure)

@@ -79,6 +79,7 @@
 #include "engine/compat.h"
 #include "engine/fold.h"
 #include "engine/policy.h"
+#include "engine/predicate.h"
 #include "engine/settings.h"
 #include "engine/unnest.h"
 
@@ -102,12 +103,13 @@ typedef struct AccessKey
 typedef struct Promise
 {
 	bool		plan;			/* there was a plan ... */
-	bool		pure;			/* ... that could be folded, to ... */
-	List	   *quals;			/* ... these conditions, over ... */
+	bool		pure;			/* ... that was the same for all, or not, ... */
+	List	   *quals;			/* ... with these conditions, over ... */
 	List	   *params;			/* ... these expressions */
 	bool		set_tried;		/* it was tried to make a SetCheck ... */
 	bool		set;			/* ... with success, over ... */
-	List	   *set_params;		/* ... these expressions */
+	List	   *set_params;		/* ... these expressions ... */
+	List	   *set_quals;		/* ... with these conditions for an index */
 } Promise;
 
 typedef struct CompiledPolicy
@@ -561,11 +563,13 @@ take_promise(CompiledPolicy *from, CompiledPolicy *to)
 			promise->set_tried = true;
 			promise->set = from->set != NULL;
 			promise->set_params = from->set ? setcheck_params(from->set) : NIL;
+			promise->set_quals = from->set ? setcheck_quals(from->set) : NIL;
 		}
 	}
-	promise->quals = promise->pure ? copyObject(promise->quals) : NIL;
-	promise->params = promise->pure ? copyObject(promise->params) : NIL;
+	promise->quals = copyObject(promise->quals);
+	promise->params = copyObject(promise->params);
 	promise->set_params = copyObject(promise->set_params);
+	promise->set_quals = copyObject(promise->set_quals);
 }
 
 static bool
@@ -575,9 +579,8 @@ keeps_plan_promise(CompiledPolicy *compiled)
 
 	return !promise->plan ||
 		(promise->pure == (compiled->folded_expr != NULL) &&
-		 (!promise->pure ||
-		  (equal(promise->quals, compiled->folded.quals) &&
-		   equal(promise->params, compiled->folded.params))));
+		 equal(promise->quals, compiled->folded.quals) &&
+		 equal(promise->params, compiled->folded.params));
 }
 
 static bool
@@ -588,7 +591,8 @@ keeps_set_promise(CompiledPolicy *compiled)
 	return !promise->set_tried ||
 		(promise->set == (compiled->set != NULL) &&
 		 (!promise->set ||
-		  equal(promise->set_params, setcheck_params(compiled->set))));
+		  (equal(promise->set_params, setcheck_params(compiled->set)) &&
+		   equal(promise->set_quals, setcheck_quals(compiled->set)))));
 }
 
 /*
@@ -813,6 +817,7 @@ make_plan(TableAccess *access, CompiledPolicy *compiled)
 	compiled->inval_items = NIL;
 	compiled->expr = NULL;
 	compiled->folded_expr = NULL;
+	memset(&compiled->folded, 0, sizeof(Folded));
 	compiled->query = NULL;
 	compiled->set = NULL;
 	compiled->set_tried = false;
@@ -941,6 +946,31 @@ policy_fold(TableAccess *access, MemoryContext context, List **quals,
 }
 
 /*
+ * Are there conditions that hold whenever the policies do, and by which the
+ * principal that has been entered can be indexed, although it must be asked
+ * itself?  Otherwise like policy_fold.  Not if a function in them might change
+ * what the parameters were made of.
+ */
+bool
+policy_cover(TableAccess *access, MemoryContext context, List **quals,
+			 ParamListInfo *params)
+{
+	Folded	   *folded;
+
+	policy_prepare(access);
+	if (!access->readable || access->undecidable != NULL ||
+		access->compiled == NULL)
+		return false;
+	folded = &access->compiled->folded;
+	if (contain_volatile_functions((Node *) folded->quals) ||
+		!predicate_may_cover(folded->quals))
+		return false;
+	*quals = folded->quals;
+	*params = evaluate_params(access, folded->params, folded->query, context);
+	return true;
+}
+
+/*
  * policy_check for the principal whose parameters these are, if policy_fold
  * said that it can be; no principal needs to be entered.
  */
@@ -959,19 +989,22 @@ policy_check_folded(TableAccess *access, ParamListInfo params,
  * Can policies with sub-queries be asked about many principals at once?  Then
  * returns true and evaluates what they take from the principal that has been
  * entered, into the context given; good for as long as the access has the same
- * generation.  Errors like policy_check's.
+ * basis, as is *quals, conditions by which they can be indexed (see
+ * setcheck_quals).  Errors like policy_check's.
  */
 bool
 policy_fold_set(TableAccess *access, MemoryContext context,
-				ParamListInfo *params)
+				List **quals, ParamListInfo *params)
 {
 	*params = NULL;
+	*quals = NIL;
 	policy_prepare(access);
 	if (!ensure_set(access))
 		return false;
 	*params = evaluate_params(access, setcheck_params(access->compiled->set),
 							  setcheck_params_query(access->compiled->set),
 							  context);
+	*quals = setcheck_quals(access->compiled->set);
 	return true;
 }
 
@@ -1044,16 +1077,9 @@ policy_set_cost(TableAccess *access)
 	return setcheck_pair_cost(access->compiled->set);
 }
 
-/*
- * Ask about many rows and the principals with these parameters, for whom
- * policy_fold_set said that it can be done.  The role has been entered, but no
- * principal.  An error says only that it must be asked otherwise; it must not
- * be shown to anybody.
- */
-void
-policy_check_set(TableAccess *access, const PolicyRow *rows, int nrows,
-				 ParamListInfo *principals, int nprincipals,
-				 SetAnswers *answers)
+/* Be ready to ask about many rows and principals. */
+static void
+begin_set(TableAccess *access, const PolicyRow *rows, int nrows)
 {
 	if (GetUserId() != access->roleid || principal_current() != NULL)
 		elog(ERROR, "row security of many asked as somebody");
@@ -1065,6 +1091,30 @@ policy_check_set(TableAccess *access, const PolicyRow *rows, int nrows,
 	setcheck_lock(access->compiled->set);
 	if (!access->valid)
 		elog(ERROR, "row security changed while it was asked");
+}
+
+/* After an error: if it took too long, it is not tried for a while. */
+static void
+suspend_set(TableAccess *access)
+{
+	if (principal_timed_out())
+		access->set_suspended_until =
+			GetCurrentTimestamp() +
+			(int64) rtsync_policy_timeout * SUSPENSION_FACTOR * 1000;
+}
+
+/*
+ * Ask about many rows and the principals with these parameters, for whom
+ * policy_fold_set said that it can be done.  The role has been entered, but no
+ * principal.  An error says only that it must be asked otherwise; it must not
+ * be shown to anybody.
+ */
+void
+policy_check_set(TableAccess *access, const PolicyRow *rows, int nrows,
+				 ParamListInfo *principals, int nprincipals,
+				 SetAnswers *answers)
+{
+	begin_set(access, rows, nrows);
 	PG_TRY();
 	{
 		setcheck_run(access->compiled->set, rows, nrows, principals,
@@ -1072,10 +1122,28 @@ policy_check_set(TableAccess *access, const PolicyRow *rows, int nrows,
 	}
 	PG_CATCH();
 	{
-		if (principal_timed_out())
-			access->set_suspended_until =
-				GetCurrentTimestamp() +
-				(int64) rtsync_policy_timeout * SUSPENSION_FACTOR * 1000;
+		suspend_set(access);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Find what leads from rows to those of these principals that were indexed by
+ * the conditions that policy_fold_set gave for them; otherwise likewise.
+ */
+void
+policy_seek_set(TableAccess *access, const PolicyRow *rows, int nrows,
+				SetFinds *finds)
+{
+	begin_set(access, rows, nrows);
+	PG_TRY();
+	{
+		setcheck_seek(access->compiled->set, rows, nrows, finds);
+	}
+	PG_CATCH();
+	{
+		suspend_set(access);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();

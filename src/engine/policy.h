@@ -73,16 +73,20 @@ extern bool policy_prepared(TableAccess *access);
 extern bool policy_has_folded(TableAccess *access);
 extern bool policy_fold(TableAccess *access, MemoryContext context,
 						List **quals, ParamListInfo *params);
+extern bool policy_cover(TableAccess *access, MemoryContext context,
+						 List **quals, ParamListInfo *params);
 extern Verdict policy_check_folded(TableAccess *access, ParamListInfo params,
 								   const PolicyRow *row);
 extern void policy_prepare_set(TableAccess *access);
 extern bool policy_fold_set(TableAccess *access, MemoryContext context,
-							ParamListInfo *params);
+							List **quals, ParamListInfo *params);
 extern bool policy_set_suspended(TableAccess *access);
 extern double policy_set_cost(TableAccess *access);
 extern void policy_check_set(TableAccess *access, const PolicyRow *rows,
 							 int nrows, ParamListInfo *principals,
 							 int nprincipals, SetAnswers *answers);
+extern void policy_seek_set(TableAccess *access, const PolicyRow *rows,
+							int nrows, SetFinds *finds);
 extern List *policy_dependencies(TableAccess *access);
 extern uint64 policy_query_signature(TableAccess *access);
 extern TableAccess *policy_single(Relation rel, Oid roleid, Node *qual);

@@ -105,7 +105,8 @@ typedef struct IndexEntry
 /* What is being found out about one item */
 typedef struct Cover
 {
-	PredicateIndex *index;
+	PredicateIndex *index;		/* NULL: of no item in particular; whatever
+								 * parameters may be, they are taken for null */
 	ParamListInfo params;
 	int			nkeys;
 	IndexKey	keys[MAX_KEYS];
@@ -149,6 +150,8 @@ index_column(PredicateIndex *index, Node *expr, Oid function, Oid collation)
 	MemoryContext old;
 	ListCell   *lc;
 
+	if (index == NULL)
+		return 0;
 	foreach(lc, index->columns)
 	{
 		column = lfirst(lc);
@@ -178,6 +181,8 @@ index_column(PredicateIndex *index, Node *expr, Oid function, Oid collation)
 static bool
 add_key(Cover *cover, int column, uint32 hash)
 {
+	if (cover->index == NULL)
+		return true;
 	if (cover->nkeys == MAX_KEYS)
 		return false;
 	memset(&cover->keys[cover->nkeys], 0, sizeof(IndexKey));
@@ -233,7 +238,8 @@ not_key_walker(Node *node, void *context)
 	{
 		case T_Var:
 			return ((Var *) node)->varattno <= 0 ||
-				((Var *) node)->varlevelsup != 0;
+				((Var *) node)->varlevelsup != 0 ||
+				((Var *) node)->varno == PREDICATE_FOUND_VARNO;
 		case T_Const:
 		case T_RelabelType:
 		case T_List:
@@ -263,6 +269,9 @@ as_key(Node *node)
 {
 	while (node != NULL && IsA(node, RelabelType))
 		node = (Node *) ((RelabelType *) node)->arg;
+	if (node != NULL && IsA(node, Var) &&
+		((Var *) node)->varno == PREDICATE_FOUND_VARNO)
+		return node;
 	if (node == NULL || IsA(node, Const) || not_key_walker(node, NULL) ||
 		!contain_var_clause(node))
 		return NULL;
@@ -279,6 +288,12 @@ as_value(Cover *cover, Node *node, Datum *value, bool *isnull)
 	{
 		*value = ((Const *) node)->constvalue;
 		*isnull = ((Const *) node)->constisnull;
+		return true;
+	}
+	if (node != NULL && IsA(node, Param) && cover->index == NULL)
+	{
+		*value = (Datum) 0;
+		*isnull = true;
 		return true;
 	}
 	if (node != NULL && IsA(node, Param) && cover->params != NULL &&
@@ -578,6 +593,17 @@ predicate_insert(PredicateIndex *index, IndexItem *item, List *quals,
 	return covered;
 }
 
+/* Could such conditions put items into an index?  It depends on parameters. */
+bool
+predicate_may_cover(List *quals)
+{
+	Cover	   *cover = palloc0(sizeof(Cover));
+	bool		result = cover_and(cover, quals);
+
+	pfree(cover);
+	return result;
+}
+
 /* Take an item out of the index that it is in. */
 void
 predicate_remove(PredicateIndex *index, IndexItem *item)
@@ -628,6 +654,8 @@ fits_layout(IndexColumn *column, TupleDesc desc)
 	{
 		Var		   *var = lfirst_node(Var, lc);
 
+		if (var->varno == PREDICATE_FOUND_VARNO)
+			continue;
 		if (var->varattno > desc->natts ||
 			TupleDescAttr(desc, var->varattno - 1)->atttypid != var->vartype)
 			return false;
@@ -635,11 +663,21 @@ fits_layout(IndexColumn *column, TupleDesc desc)
 	return true;
 }
 
+/* Is it a value that is found otherwise? */
+static bool
+is_found(IndexColumn *column)
+{
+	return IsA(column->expr, Var) &&
+		((Var *) column->expr)->varno == PREDICATE_FOUND_VARNO;
+}
+
 static bool
 is_known(IndexColumn *column, const PolicyRow *row)
 {
 	ListCell   *lc;
 
+	if (is_found(column))
+		return false;
 	if (row->known == NULL)
 		return true;
 	foreach(lc, column->vars)
@@ -720,4 +758,37 @@ predicate_visit(PredicateIndex *index, const PolicyRow *row, uint64 visit,
 	}
 	forget_row(index);
 	return true;
+}
+
+/* Are there items that only what was found otherwise can lead to? */
+bool
+predicate_needs_found(PredicateIndex *index)
+{
+	ListCell   *lc;
+
+	foreach(lc, index->columns)
+		if (is_found(lfirst(lc)))
+		return true;
+	return false;
+}
+
+/* Likewise, for a value that was found for the row; it is not null. */
+void
+predicate_visit_found(PredicateIndex *index, int number, Datum value,
+					  uint64 visit,
+					  void (*function) (IndexItem *item, void *arg), void *arg)
+{
+	ListCell   *lc;
+
+	foreach(lc, index->columns)
+	{
+		IndexColumn *column = lfirst(lc);
+		IndexKey	key = {foreach_current_index(lc), 0};
+
+		if (!is_found(column) || ((Var *) column->expr)->varattno != number)
+			continue;
+		key.hash = DatumGetUInt32(FunctionCall1Coll(&column->finfo,
+													column->collation, value));
+		visit_bucket(index, &key, visit, function, arg);
+	}
 }

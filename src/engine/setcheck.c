@@ -56,7 +56,7 @@
 #include "storage/lmgr.h"
 #include "tcop/dest.h"
 #include "tcop/tcopprot.h"
-#include "utils/fmgroids.h"
+#include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/queryenvironment.h"
@@ -68,11 +68,10 @@
 #include "engine/fold.h"
 #include "engine/principal.h"
 #include "engine/setcheck.h"
+#include "engine/setseek.h"
 #include "engine/unnest.h"
 
-/* The relations of the query */
-#define ROWS_VARNO 1
-#define PRINCIPALS_VARNO 2
+/* The names of the query's relations */
 #define ROWS_NAME "rtsync_rows"
 #define PRINCIPALS_NAME "rtsync_principals"
 
@@ -87,6 +86,7 @@
 /* About what a pair costs, in microseconds, if each is looked at or not */
 #define PAIR_COST_SUBPLANS 1.0
 #define PAIR_COST_JOINS 0.02
+#define PAIR_COST_SOUGHT 0.002	/* there is a way from rows to principals */
 
 struct SetCheck
 {
@@ -103,6 +103,10 @@ struct SetCheck
 	List	   *many;			/* ... and for many; the results of all are to
 								 * be united */
 	bool		subplans;		/* some plan looks at each pair */
+	List	   *quals;			/* under which a pair can match; NIL: there is
+								 * no way from rows to principals ... */
+	List	   *few_seeks;		/* of PlannedStmt, for few rows ... */
+	List	   *many_seeks;		/* ... and for many: they find what quals say */
 };
 
 /* Takes the pairs that a query finds */
@@ -111,6 +115,16 @@ typedef struct PairReceiver
 	DestReceiver pub;
 	SetAnswers *answers;
 } PairReceiver;
+
+/* Takes the values that a query finds */
+typedef struct FindReceiver
+{
+	DestReceiver pub;
+	SetFinds   *finds;
+	int			number;			/* of the query */
+	int16		typlen;			/* of the values; 0: not known yet */
+	bool		byval;
+} FindReceiver;
 
 /*--------------------------------------------------------------------------
  * Preparing the query
@@ -354,6 +368,37 @@ plan_arms(SetCheck *check, const Query *query, int nrows, RowPlan *plan)
 	return planned;
 }
 
+static List *
+plan_seeks(List *queries, int nrows, RowPlan *plan)
+{
+	List	   *planned = NIL;
+	ListCell   *lc;
+
+	foreach(lc, queries)
+	{
+		PlannedStmt *one = plan_one(copyObject(lfirst(lc)), nrows);
+
+		plan->relation_oids = list_concat_unique_oid(plan->relation_oids,
+													 one->relationOids);
+		plan->inval_items = list_concat(plan->inval_items, one->invalItems);
+		planned = lappend(planned, one);
+	}
+	return planned;
+}
+
+/* Find a way from rows to principals, if there is one. */
+static void
+add_seeks(SetCheck *check, const Query *query, RowPlan *plan)
+{
+	SetSeek		seek;
+
+	if (!setseek_prepare(query, &seek))
+		return;
+	check->quals = seek.quals;
+	check->few_seeks = plan_seeks(seek.queries, EXPECTED_FEW_ROWS, plan);
+	check->many_seeks = plan_seeks(seek.queries, EXPECTED_MANY_ROWS, plan);
+}
+
 static EphemeralNamedRelation
 add_store(QueryEnvironment *env, const char *name, RangeTblEntry *rte)
 {
@@ -405,6 +450,7 @@ make_check(Query *query, List *params, TupleDesc desc,
 								  principals);
 	check->few = plan_arms(check, query, EXPECTED_FEW_ROWS, plan);
 	check->many = plan_arms(check, query, EXPECTED_MANY_ROWS, plan);
+	add_seeks(check, query, plan);
 	check->run_context = AllocSetContextCreate(CurrentMemoryContext,
 											   "rtsync set check",
 											   ALLOCSET_DEFAULT_SIZES);
@@ -457,10 +503,23 @@ setcheck_params_query(SetCheck *check)
 	return check->params_query;
 }
 
+/*
+ * Conditions that hold for whoever sees a row, for an index: over the row,
+ * their parameters, and as columns of PREDICATE_FOUND_VARNO what setcheck_seek
+ * finds for the row.  NIL if there are none.
+ */
+List *
+setcheck_quals(SetCheck *check)
+{
+	return check->quals;
+}
+
 /* About what a pair of row and principal costs, in microseconds */
 double
 setcheck_pair_cost(SetCheck *check)
 {
+	if (!check->subplans && check->quals != NIL)
+		return PAIR_COST_SOUGHT;
 	return check->subplans ? PAIR_COST_SUBPLANS : PAIR_COST_JOINS;
 }
 
@@ -495,6 +554,10 @@ setcheck_lock(SetCheck *check)
 	foreach(lc, check->few)
 		setcheck_lock_plan(lfirst(lc));
 	foreach(lc, check->many)
+		setcheck_lock_plan(lfirst(lc));
+	foreach(lc, check->few_seeks)
+		setcheck_lock_plan(lfirst(lc));
+	foreach(lc, check->many_seeks)
 		setcheck_lock_plan(lfirst(lc));
 }
 
@@ -537,17 +600,39 @@ receiver_end(DestReceiver *self)
 {
 }
 
-static void
-run_plan(SetCheck *check, PlannedStmt *planned, SetAnswers *answers)
+static bool
+receive_find(TupleTableSlot *slot, DestReceiver *self)
 {
-	PairReceiver receiver = {
-		.pub = {receive_pair, receiver_startup, receiver_end, receiver_end,
-		DestNone},
-		.answers = answers
-	};
+	FindReceiver *receiver = (FindReceiver *) self;
+	SetFinds   *finds = receiver->finds;
+	MemoryContext old;
+	SetFind    *find;
+	int			row;
+
+	slot_getallattrs(slot);
+	if (slot->tts_isnull[1])
+		return true;
+	if (receiver->typlen == 0)
+		get_typlenbyval(TupleDescAttr(slot->tts_tupleDescriptor, 1)->atttypid,
+						&receiver->typlen, &receiver->byval);
+	row = DatumGetInt32(slot->tts_values[0]);
+	old = MemoryContextSwitchTo(finds->context);
+	find = palloc(sizeof(SetFind));
+	find->number = receiver->number;
+	find->value = datumCopy(slot->tts_values[1], receiver->byval,
+							receiver->typlen);
+	find->next = finds->first[row];
+	finds->first[row] = find;
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+static void
+run_plan(SetCheck *check, PlannedStmt *planned, DestReceiver *receiver)
+{
 	QueryDesc  *desc = CreateQueryDesc(planned, "row security",
 									   GetActiveSnapshot(), InvalidSnapshot,
-									   &receiver.pub, NULL, check->query_env, 0);
+									   receiver, NULL, check->query_env, 0);
 
 	ExecutorStart(desc, 0);
 	compat_executor_run(desc, 0);
@@ -556,10 +641,11 @@ run_plan(SetCheck *check, PlannedStmt *planned, SetAnswers *answers)
 	FreeQueryDesc(desc);
 }
 
-/* Store the rows that are known well enough; returns how many. */
+/* Store the rows that are known well enough, and note which ones are not
+ * (unless "unknown" is NULL); returns how many. */
 static int
 store_rows(SetCheck *check, Tuplestorestate *store, const PolicyRow *rows,
-		   int nrows, SetAnswers *answers)
+		   int nrows, bool *unknown)
 {
 	int			natts = check->desc->natts;
 	Datum	   *values = palloc((natts + 1) * sizeof(Datum));
@@ -572,7 +658,8 @@ store_rows(SetCheck *check, Tuplestorestate *store, const PolicyRow *rows,
 		if (!rowcheck_fetch(check->desc, check->attnums, &rows[i],
 							values, isnull))
 		{
-			answers->unknown[i] = true;
+			if (unknown != NULL)
+				unknown[i] = true;
 			continue;
 		}
 		values[natts] = Int32GetDatum(i);
@@ -613,6 +700,11 @@ void
 setcheck_run(SetCheck *check, const PolicyRow *rows, int nrows,
 			 ParamListInfo *principals, int nprincipals, SetAnswers *answers)
 {
+	PairReceiver receiver = {
+		.pub = {receive_pair, receiver_startup, receiver_end, receiver_end,
+		DestNone},
+		.answers = answers
+	};
 	MemoryContext old;
 	int			stored;
 	ListCell   *lc;
@@ -622,17 +714,55 @@ setcheck_run(SetCheck *check, const PolicyRow *rows, int nrows,
 	old = MemoryContextSwitchTo(check->run_context);
 	check->rows->reldata = tuplestore_begin_heap(false, false, work_mem);
 	check->principals->reldata = tuplestore_begin_heap(false, false, work_mem);
-	stored = store_rows(check, check->rows->reldata, rows, nrows, answers);
+	stored = store_rows(check, check->rows->reldata, rows, nrows,
+						answers->unknown);
 	if (stored > 0)
 	{
 		store_principals(check, check->principals->reldata, principals,
 						 nprincipals);
 		foreach(lc, stored <= FEW_ROWS ? check->few : check->many)
-			run_plan(check, lfirst(lc), answers);
+			run_plan(check, lfirst(lc), &receiver.pub);
 	}
 	tuplestore_end(check->rows->reldata);
 	tuplestore_end(check->principals->reldata);
 	check->rows->reldata = check->principals->reldata = NULL;
+	MemoryContextSwitchTo(old);
+	principal_progress();
+}
+
+/*
+ * Find for each row what the check's quals say of it, in the context of *finds;
+ * the locks are held.  Of rows that are not known well enough nothing is found.
+ * Needs an active snapshot.  Any error may be raised.
+ */
+void
+setcheck_seek(SetCheck *check, const PolicyRow *rows, int nrows,
+			  SetFinds *finds)
+{
+	FindReceiver receiver = {
+		.pub = {receive_find, receiver_startup, receiver_end, receiver_end,
+		DestNone},
+		.finds = finds
+	};
+	MemoryContext old;
+	int			stored;
+	ListCell   *lc;
+
+	finds->first = MemoryContextAllocZero(finds->context,
+										  Max(nrows, 1) * sizeof(SetFind *));
+	MemoryContextReset(check->run_context);
+	old = MemoryContextSwitchTo(check->run_context);
+	check->rows->reldata = tuplestore_begin_heap(false, false, work_mem);
+	stored = store_rows(check, check->rows->reldata, rows, nrows, NULL);
+	if (stored > 0)
+		foreach(lc, stored <= FEW_ROWS ? check->few_seeks : check->many_seeks)
+	{
+		receiver.number++;
+		receiver.typlen = 0;
+		run_plan(check, lfirst(lc), &receiver.pub);
+	}
+	tuplestore_end(check->rows->reldata);
+	check->rows->reldata = NULL;
 	MemoryContextSwitchTo(old);
 	principal_progress();
 }

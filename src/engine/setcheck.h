@@ -29,16 +29,35 @@ typedef struct SetAnswers
 	uint64	   *bits;			/* for each row, one for each principal */
 } SetAnswers;
 
+/* A value that was found for a row: one of the principals that it concerns may
+ * have it, see setcheck_quals */
+typedef struct SetFind
+{
+	struct SetFind *next;		/* for the same row */
+	int			number;			/* of the Var there */
+	Datum		value;
+} SetFind;
+
+/* What was found for each row; lives in the context given */
+typedef struct SetFinds
+{
+	MemoryContext context;
+	SetFind   **first;
+} SetFinds;
+
 extern SetCheck *setcheck_create(List *quals, TupleDesc desc,
 								 const Bitmapset *attnums,
 								 MemoryContext context, RowPlan *plan);
 extern List *setcheck_params(SetCheck *check);
 extern PlannedStmt *setcheck_params_query(SetCheck *check);
+extern List *setcheck_quals(SetCheck *check);
 extern double setcheck_pair_cost(SetCheck *check);
 extern void setcheck_lock(SetCheck *check);
 extern void setcheck_run(SetCheck *check, const PolicyRow *rows, int nrows,
 						 ParamListInfo *principals, int nprincipals,
 						 SetAnswers *answers);
+extern void setcheck_seek(SetCheck *check, const PolicyRow *rows, int nrows,
+						  SetFinds *finds);
 extern void setcheck_lock_plan(PlannedStmt *plan);
 
 extern SetAnswers *setcheck_answers(int nrows, int nprincipals);

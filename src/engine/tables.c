@@ -215,6 +215,7 @@ table_group_create(TableRoute *route, SubscriptionGroup *group)
 	tg->group = group;
 	tg->role = table_role_find(route, group->principal->roleid);
 	dlist_push_tail(&tg->role->groups, &tg->in_role);
+	tg->role->ngroups++;
 	dlist_push_tail(&group->tables, &tg->in_group);
 	if (!group->late)
 		dlist_push_tail(&tg->role->scan, &tg->in_scan);
@@ -227,6 +228,7 @@ table_group_free(TableGroup *tg)
 	TableRole  *role = tg->role;
 
 	dlist_delete(&tg->in_role);
+	role->ngroups--;
 	dlist_delete(&tg->in_group);
 	if (tg->item.indexed)
 		predicate_remove(role->index, &tg->item);

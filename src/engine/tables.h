@@ -47,6 +47,7 @@ typedef struct TableRole
 	TableRoute *route;
 	Oid			roleid;
 	dlist_head	groups;			/* TableGroup.in_role; never empty */
+	int			ngroups;
 	dlist_head	scan;			/* TableGroup.in_scan: those of them that must
 								 * be asked about each row */
 	PredicateIndex *index;		/* of the others, but for late ones */

@@ -332,6 +332,66 @@ test('a sub-query that fails for one of many subscribers costs that one the row'
   assert.ok(!viewers[0].frames.some((f) => f.event === 'system' && f.payload.status === 'error'));
 });
 
+test('of 60 subscribers each gets what its memberships or the array in its claims let it see', async () => {
+  await createTable('crowd', 'id int PRIMARY KEY, team int, owner uuid, open bool DEFAULT false', { roles: ['e2e_viewer'], full: true });
+  await sql(`ALTER TABLE crowd ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON crowd USING (false);
+    GRANT SELECT ON e2e_teams TO e2e_viewer;
+    CREATE FUNCTION e2e_sleepy(int) RETURNS bool LANGUAGE plpgsql STABLE AS 'BEGIN RETURN $1 % 2 = 1; END'`);
+  const uid = (i) => `00000000-0000-4000-8000-0000000000${i}`;
+  const claims = Array.from({ length: 60 }, (_, i) => ({ sub: uid(i + 10), teams: [i % 7, i % 5, 'x', null], role: 'e2e_viewer' }));
+  claims[0].teams = { 3: 'an object', 4: 1 };
+  claims[1].teams = '3';
+  claims[2].teams = 3;
+  delete claims[3].teams;
+  delete claims[4].sub;
+  const client = await RawClient.open({ apikey: token('e2e_viewer') });
+  atEnd(() => client.close());
+  for (const [i, c] of claims.entries())
+    await client.joinOk(`crowd${i}`, [on('crowd'), on('sentinels')], { accessToken: token('e2e_viewer', c) });
+  // The rows that each is told of; all are touched, many in a transaction.
+  const told = async (statement) => {
+    client.frames.length = 0;
+    await sql(statement);
+    const [{ id }] = await sql('INSERT INTO sentinels DEFAULT VALUES RETURNING id');
+    await until('the sentinels', () => client.changes().filter((c) => c.table === 'sentinels' && c.record.id === id).length === 60);
+    return claims.map((_, i) => client.changes(`crowd${i}`).filter((c) => c.table === 'crowd' && c.type !== 'DELETE')
+      .map((c) => c.record.id).join());
+  };
+  const selected = () => Promise.all(claims.map(async (c) => {
+    try {
+      return (await selectAs('e2e_viewer', c, 'SELECT id FROM crowd ORDER BY id')).map((r) => r.id).join();
+    } catch (error) {
+      if (!['22023', '22P02'].includes(error.code)) throw error;
+      return ''; // claims that the policy cannot read
+    }
+  }));
+  const mine = 'm.user_id = (SELECT rtsync.uid())';
+  for (const policy of [
+    `EXISTS (SELECT FROM e2e_teams m WHERE m.team = crowd.team AND ${mine})`,
+    `team IN (SELECT m.team FROM e2e_teams m WHERE ${mine})`,
+    `owner = rtsync.uid() OR open OR team IN (SELECT m.team FROM e2e_teams m WHERE ${mine})`,
+    `EXISTS (SELECT FROM e2e_teams m JOIN e2e_teams o ON o.team = m.team + 1 WHERE o.user_id = crowd.owner AND ${mine})`,
+    `e2e_sleepy(id) AND owner = rtsync.uid()`,
+    `rtsync.jwt() -> 'teams' @> to_jsonb(team)`,
+    `rtsync.jwt() -> 'teams' ? team::text`,
+    `team::text IN (SELECT jsonb_array_elements_text(rtsync.jwt() -> 'teams'))`,
+    `EXISTS (SELECT FROM jsonb_array_elements_text(rtsync.jwt() -> 'teams') t WHERE t = team::text)`,
+  ]) {
+    await sql(`ALTER POLICY p ON crowd USING (${policy}); TRUNCATE e2e_teams, crowd;
+      INSERT INTO e2e_teams SELECT ('00000000-0000-4000-8000-0000000000' || 10 + i)::uuid, i % 8 FROM generate_series(0, 59) i`);
+    const all = `SELECT i, nullif(i % 9, 8), ('00000000-0000-4000-8000-0000000000' || 10 + 7 * i % 80)::uuid, i % 11 = 0 FROM generate_series(1, 30) i`;
+    assert.deepEqual(await told(`INSERT INTO crowd ${all}`), await selected(), policy);
+    // memberships change, and those of one transaction count for its rows
+    await sql("DELETE FROM e2e_teams WHERE team = 3; UPDATE e2e_teams SET team = 4 WHERE user_id = '" + uid(30) + "'");
+    assert.deepEqual(await told(`UPDATE crowd SET id = id`), await selected(), policy);
+    assert.deepEqual(await told(`BEGIN; INSERT INTO e2e_teams VALUES ('${uid(31)}', 5), ('${uid(32)}', NULL), (NULL, 5);
+      UPDATE crowd SET id = id WHERE id < 3; UPDATE crowd SET id = id WHERE id >= 3; COMMIT`), await selected(), policy);
+    // a single row, too
+    await sql('DELETE FROM crowd WHERE id <> 5');
+    assert.deepEqual(await told('UPDATE crowd SET id = id'), await selected(), policy);
+  }
+});
+
 test('a policy that never ends is stopped, and the others are served', async () => {
   await createTable('endless', 'id int PRIMARY KEY', { roles: ['e2e_viewer'] });
   await sql(`CREATE OR REPLACE FUNCTION e2e_sleep() RETURNS bool LANGUAGE plpgsql AS

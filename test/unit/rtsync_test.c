@@ -202,10 +202,11 @@ static void
 fold_set(SetTest *test)
 {
 	PrincipalScope scope;
+	List	   *quals;
 
 	principal_enter(test->principal, &scope);
 	test->possible = policy_fold_set(test->access, CurrentMemoryContext,
-									 &test->params);
+									 &quals, &test->params);
 	principal_leave(&scope);
 }
 
