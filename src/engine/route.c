@@ -557,7 +557,7 @@ slice_route(Slice *slice)
 		slice_changes = Min(slice_changes * 2, SLICE_CHANGES);
 		return NULL;
 	}
-	slice_changes = Max(slice->sent * 2, MIN_SLICE_CHANGES);
+	slice_changes = Min(Max(slice->sent * 2, MIN_SLICE_CHANGES), SLICE_CHANGES);
 	return &slice->changes[slice->sent].place;
 }
 

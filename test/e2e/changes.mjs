@@ -300,3 +300,17 @@ test('events of one transaction are in order and contiguous', async () => {
   }
   client.close();
 });
+
+test('many rows of every size arrive in order', async () => {
+  await sql('TRUNCATE todos');
+  const client = await RawClient.open({ apikey: reader });
+  await client.joinOk('sizes', [onTodos]);
+  let rows = 0;
+  for (const size of [10, 500, 1000, 1500, 2500, 900, 5000]) {
+    await sql(`INSERT INTO todos SELECT ${rows} + i, repeat('x', ${size}) FROM generate_series(1, 2000) i`);
+    rows += 2000;
+  }
+  await client.frame('all of it', () => client.changes().length >= rows, { timeout: 30_000, every: 50 });
+  assert.deepEqual(client.changes().map(({ record }) => record.id), Array.from({ length: rows }, (_, i) => i + 1));
+  client.close();
+});
