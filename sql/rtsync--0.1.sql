@@ -59,6 +59,103 @@ REVOKE ALL ON FUNCTION rtsync.status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION rtsync.status() TO pg_read_all_stats;
 
 --
+-- The cumulative statistics, as PostgreSQL's own: everybody sees that somebody
+-- is there, members of the role concerned and of pg_read_all_stats see more.
+--
+CREATE FUNCTION rtsync.stat_engines(
+  OUT datid oid,
+  OUT datname name,
+  OUT pid integer,
+  OUT started timestamptz,
+  OUT epoch text,
+  OUT restart_lsn pg_lsn,
+  OUT confirmed_lsn pg_lsn,
+  OUT history_lsn pg_lsn,
+  OUT decoded_lsn pg_lsn,
+  OUT routed_lsn pg_lsn,
+  OUT lag_bytes bigint,
+  OUT lag interval,
+  OUT retained_wal_bytes bigint,
+  OUT history_bytes bigint,
+  OUT history_span interval,
+  OUT transactions bigint,
+  OUT changes bigint,
+  OUT events bigint,
+  OUT errors bigint,
+  OUT refetches bigint,
+  OUT frames_sent bigint,
+  OUT bytes_sent bigint,
+  OUT closed_slow bigint,
+  OUT gateway_starts bigint,
+  OUT connections integer,
+  OUT channels integer,
+  OUT groups integer,
+  OUT updated timestamptz,
+  OUT stats_reset timestamptz
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'rtsync_sql_stat_engines'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED ROWS 4;
+
+CREATE FUNCTION rtsync.stat_connections(
+  OUT connection bigint,
+  OUT usesysid oid,
+  OUT usename name,
+  OUT client_addr inet,
+  OUT client_port integer,
+  OUT connected timestamptz,
+  OUT last_message timestamptz,
+  OUT protocol text,
+  OUT ssl bool,
+  OUT state text,             -- active; paused: the client does not keep up
+  OUT channels integer,
+  OUT frames_sent bigint,
+  OUT bytes_sent bigint,
+  OUT queue_bytes bigint
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'rtsync_sql_stat_connections'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED ROWS 1000 COST 10000;
+
+CREATE FUNCTION rtsync.stat_subscriptions(
+  OUT connection bigint,
+  OUT channel bigint,
+  OUT usesysid oid,
+  OUT usename name,
+  OUT subject text,
+  OUT topic text,
+  OUT private bool,
+  OUT joined timestamptz,
+  OUT subscription bigint,    -- what the client knows it by; null: no changes
+  OUT schemaname name,        -- null: all
+  OUT relname name,           -- null: all
+  OUT events text,
+  OUT filter text,
+  OUT where_ text,
+  OUT evaluation text,        -- as in rtsync.explain(); null: not known yet
+  OUT group_ bigint,          -- equal subscriptions are decided as one
+  OUT state text,             -- live, paused, catching up, refused
+  OUT cursor text,
+  OUT lag_bytes bigint,       -- of history
+  OUT sent bigint             -- changes, of the whole channel
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'rtsync_sql_stat_subscriptions'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED ROWS 1000 COST 10000;
+
+CREATE VIEW rtsync.pg_stat_rtsync AS SELECT * FROM rtsync.stat_engines();
+CREATE VIEW rtsync.pg_stat_rtsync_connection AS SELECT * FROM rtsync.stat_connections();
+CREATE VIEW rtsync.pg_stat_rtsync_subscription AS SELECT * FROM rtsync.stat_subscriptions();
+
+CREATE FUNCTION rtsync.pg_stat_rtsync_reset(datid oid DEFAULT NULL) RETURNS void
+AS 'MODULE_PATHNAME', 'rtsync_sql_stat_reset'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION rtsync.pg_stat_rtsync_reset IS 'counts anew in pg_stat_rtsync, for one database or for all';
+
+REVOKE ALL ON FUNCTION rtsync.pg_stat_rtsync_reset FROM PUBLIC;
+REVOKE ALL ON rtsync.pg_stat_rtsync, rtsync.pg_stat_rtsync_connection,
+  rtsync.pg_stat_rtsync_subscription FROM PUBLIC;
+GRANT SELECT ON rtsync.pg_stat_rtsync, rtsync.pg_stat_rtsync_connection,
+  rtsync.pg_stat_rtsync_subscription TO PUBLIC;
+
+--
 -- For policies: who asks.  The same answers under PostgREST and under an
 -- engine.  The bodies are expressions over settings, so that the planner puts
 -- them in the place of the call; STABLE, so that they never become constants.

@@ -79,6 +79,8 @@ compile_group(TableGroup *tg, TableAccess *access)
 	if (tg->filter != NULL)
 		filter_set_payer(tg->filter, tg->group->payer);
 	MemoryContextSwitchTo(old);
+	tg->open = !access->row_security && tg->filter == NULL;
+	tg->query = policy_is_query(access);
 	tg->access_basis = access->basis;
 	tg->valid = true;
 }

@@ -21,6 +21,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "commands/extension.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -48,9 +49,11 @@
 #include "engine/linkio.h"
 #include "engine/message.h"
 #include "engine/messages_table.h"
+#include "engine/metrics.h"
 #include "engine/plugin.h"
 #include "engine/policy.h"
 #include "engine/render.h"
+#include "engine/report.h"
 #include "engine/route.h"
 #include "engine/session.h"
 #include "engine/settings.h"
@@ -81,6 +84,9 @@
  */
 #define GATEWAY_PATIENCE_MS 10000
 
+/* The gateway is told no figures while so much waits for it. */
+#define MONITOR_BYTES ((Size) 64 * 1024)
+
 /* A turn of decoding ends after this time, so that others get theirs. */
 #define DECODE_MS 20
 
@@ -101,6 +107,9 @@ static int	wait_link_pos;
 static XLogRecPtr serve_from;	/* what is older was committed before we came */
 static TimestampTz housekept;
 static TimestampTz confirmed;
+static TimestampTz delivered_until; /* what was committed before it is */
+static uint64 gateway_starts;
+static bool ready;				/* as the gateway was told last */
 static TimestampTz maintained;
 static LinkShutdown shutdown_reason = LINK_SHUTDOWN_SERVER;
 
@@ -260,7 +269,7 @@ send_config(void)
 	while (gateway_numbers[count].name != NULL)
 		count++;
 	link_begin(out, LINK_CONFIG);
-	link_put_u32(out, count + 4 + (certified ? 5 : 0));
+	link_put_u32(out, count + 6 + (certified ? 5 : 0));
 	put_setting("allowed_origins", rtsync_allowed_origins);
 	put_setting("trusted_proxies", rtsync_trusted_proxies);
 	put_number("allow_anonymous", rtsync_anonymous_role[0] != '\0');
@@ -273,45 +282,19 @@ send_config(void)
 		put_setting("ssl_min_protocol_version", certificate_min_protocol());
 		put_setting("ssl_max_protocol_version", certificate_max_protocol());
 	}
+	put_setting("http_root", rtsync_http_root);
+	put_setting("metrics_token", rtsync_metrics_token);
 	for (const GatewayNumber *number = gateway_numbers; number->name != NULL;
 		 number++)
 		put_number(number->name + strlen("rtsync."), *number->variable);
 	linkio_end(gateway_link);
 }
 
-static void
-start_gateway(void)
-{
-	int			fd;
-
-	if (!gateway_spawn(&gateway, &fd, listen_fds, nlisten))
-		return;
-	gateway_link = linkio_open(fd);
-	link_begin(&gateway_link->out, LINK_HELLO);
-	link_put_u32(&gateway_link->out, LINK_VERSION);
-	link_put_u32(&gateway_link->out, nlisten);
-	linkio_end(gateway_link);
-	send_config();
-}
-
-/* The link is broken: forget its channels, and the gateway if it still runs. */
-static void
-end_gateway(void)
-{
-	linkio_close(gateway_link);
-	gateway_link = NULL;
-	if (wait_set != NULL)
-		FreeWaitEventSet(wait_set);
-	wait_set = NULL;
-	subscription_drop_all();
-	if (!gateway_reap(&gateway, false))
-		gateway_kill(&gateway);
-}
-
 /*
  * After a start, decoding begins in the past, to have the history again.
  * Whoever joins is to get what is committed from then on; so nobody is served
- * until the history has reached the present.  Clients wait in the backlog.
+ * until the history has reached the present.  The gateway runs, and says so
+ * where it is asked for its health; what clients ask waits in the link.
  */
 static bool
 history_is_back(void)
@@ -334,6 +317,62 @@ history_is_back(void)
 }
 
 /*
+ * Tell the gateway how the engine is, for those who ask it.  Not while it
+ * takes nothing: it will see for itself that it hears nothing.
+ */
+static void
+send_monitor(void)
+{
+	StringInfoData text;
+
+	ready = history_is_back();
+	if (gateway_link == NULL || linkio_pending(gateway_link) > MONITOR_BYTES)
+		return;
+	initStringInfo(&text);
+	metrics_render(&text, shared_my_engine,
+				   NameStr(shared_my_engine->dbname));
+	link_begin(&gateway_link->out, LINK_MONITOR);
+	link_put_u8(&gateway_link->out, ready);
+	link_put_string(&gateway_link->out, ready ? NULL :
+					"the engine reads the history again after its start");
+	link_put_bytes(&gateway_link->out, text.data, text.len);
+	linkio_end(gateway_link);
+	linkio_flush(gateway_link);
+	pfree(text.data);
+}
+
+static void
+start_gateway(void)
+{
+	int			fd;
+
+	if (!gateway_spawn(&gateway, &fd, listen_fds, nlisten))
+		return;
+	gateway_starts++;
+	gateway_link = linkio_open(fd);
+	link_begin(&gateway_link->out, LINK_HELLO);
+	link_put_u32(&gateway_link->out, LINK_VERSION);
+	link_put_u32(&gateway_link->out, nlisten);
+	linkio_end(gateway_link);
+	send_config();
+}
+
+/* The link is broken: forget its channels, and the gateway if it still runs. */
+static void
+end_gateway(void)
+{
+	linkio_close(gateway_link);
+	gateway_link = NULL;
+	if (wait_set != NULL)
+		FreeWaitEventSet(wait_set);
+	wait_set = NULL;
+	report_link_ended();
+	subscription_drop_all();
+	if (!gateway_reap(&gateway, false))
+		gateway_kill(&gateway);
+}
+
+/*
  * Keep a gateway running and exchange messages with it.  Returns true if it
  * has more to say.
  */
@@ -347,14 +386,17 @@ gateway_turn(void)
 	{
 		if (gateway.pid != 0 && !gateway_reap(&gateway, true))
 			return false;
-		if (nlisten == 0 || gateway_respawn_delay(&gateway) > 0 ||
-			!history_is_back())
+		if (nlisten == 0 || gateway_respawn_delay(&gateway) > 0)
 			return false;
 		start_gateway();
 		if (gateway_link == NULL)
 			return false;
+		send_monitor();
 	}
-	more = linkio_receive(gateway_link, subscription_message);
+	if (!ready && history_is_back())
+		send_monitor();
+	if (history_is_back())
+		more = linkio_receive(gateway_link, subscription_message);
 	linkio_flush(gateway_link);
 	if (linkio_stuck(gateway_link, GATEWAY_PATIENCE_MS))
 	{
@@ -426,6 +468,29 @@ confirm(TimestampTz now)
  *--------------------------------------------------------------------------
  */
 
+/* Is all delivered that was committed? */
+static bool
+caught_up(void)
+{
+	return route_unread() == 0 && !wal_has_more();
+}
+
+static void
+count(EngineCounts *counts)
+{
+	const GatewayCounts *sent = subscription_gateway_counts();
+
+	counts->transactions = history_transactions();
+	counts->changes = history_changes();
+	counts->events = route_events();
+	counts->policy_errors = decide_errors();
+	counts->refetches = metrics_refetches();
+	counts->gateway_starts = gateway_starts;
+	counts->frames_sent = sent->frames_sent;
+	counts->bytes_sent = sent->bytes_sent;
+	counts->closed_slow = sent->closed_slow;
+}
+
 static void
 publish_state(void)
 {
@@ -433,15 +498,19 @@ publish_state(void)
 	char		activity[128];
 
 	LWLockAcquire(shared_state->lock, LW_EXCLUSIVE);
+	entry->updated = GetCurrentTimestamp();
 	entry->epoch = wal_epoch();
+	entry->flushed_lsn = wal_flushed_lsn();
+	entry->confirmed_lsn = wal_confirmed_lsn();
+	entry->restart_lsn = wal_restart_lsn();
+	entry->behind_since = caught_up() ? 0 : delivered_until;
+	entry->history_bytes = history_size();
+	entry->history_since = history_oldest();
 	entry->decoded_lsn = wal_decoded_lsn();
 	entry->routed_lsn = route_unread() == 0 ? wal_decoded_lsn() :
 		route_done_lsn();
 	entry->history_lsn = history_resume_lsn(wal_decoded_lsn());
-	entry->transactions = history_transactions();
-	entry->changes = history_changes();
-	entry->events = route_events();
-	entry->policy_errors = decide_errors();
+	count(&entry->counts);
 	entry->gateways = gateway_link != NULL ? 1 : 0;
 	entry->connections = subscription_connection_count();
 	entry->channels = subscription_channel_count();
@@ -475,6 +544,7 @@ housekeeping_turn(void)
 	subscription_tell_late();
 	budget_sweep();
 	publish_state();
+	send_monitor();
 	pgstat_report_stat(false);
 }
 
@@ -554,6 +624,13 @@ wait(long timeout_ms)
 	static Link *waits_for = NULL;
 	WaitEvent	event;
 
+	if (!history_is_back())
+	{
+		/* what the gateway says must wait, and would wake us all the time */
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 timeout_ms, PG_WAIT_EXTENSION);
+		return;
+	}
 	if (wait_set == NULL || waits_for != gateway_link)
 	{
 		if (wait_set != NULL)
@@ -587,21 +664,27 @@ engine_loop(void)
 {
 	for (;;)
 	{
+		TimestampTz begun = GetCurrentTimestamp();
 		bool		more;
 		bool		decoded;
+		bool		cut = false;	/* there is more to decode */
 		RouteState	state;
 
 		ResetLatch(MyLatch);
 		obey();
 		more = gateway_turn();
-		decoded = decode_turn(&more);
+		decoded = decode_turn(&cut);
 		subscription_recheck_roles();
 		subscription_recheck_keys(gateway_link);
 		subscription_recheck_rights();
 		tables_recheck_access();
 		state = route_turn();
+		if (route_unread() == 0 && !cut)
+			delivered_until = begun;
+		more |= cut;
 		more |= gateway_link != NULL && late_run(gateway_link);
 		more |= snapshot_run(gateway_link);
+		report_turn(history_is_back() ? gateway_link : NULL);
 		if (gateway_link != NULL)
 			linkio_flush(gateway_link);
 		history_forget(InvalidXLogRecPtr);

@@ -38,6 +38,7 @@ typedef struct HistoryChunk
 	Size		used;
 	XLogRecPtr	begun_end_lsn;	/* end_lsn of the last transaction that begins
 								 * in this chunk, or invalid */
+	TimestampTz begun_time;		/* commit time of the first of these, or 0 */
 	char	   *data;			/* MAXALIGNed; NULL while it is on disk */
 	int			spill_file;		/* where on disk, as BufFileTell has it */
 	off_t		spill_offset;
@@ -165,6 +166,7 @@ chunk_create(Size needed)
 	chunk->used = 0;
 	chunk->start = stream_end;
 	chunk->begun_end_lsn = InvalidXLogRecPtr;
+	chunk->begun_time = 0;
 	chunk->data = data_alloc(chunk->size);
 	dlist_push_tail(&chunks, &chunk->node);
 	total_size += chunk->size;
@@ -240,6 +242,8 @@ begin_cb(ReorderBufferTXN *txn)
 	record->end_lsn = txn->end_lsn;
 	record->commit_time = txn->xact_time.commit_time;
 	chunk->begun_end_lsn = txn->end_lsn;
+	if (chunk->begun_time == 0)
+		chunk->begun_time = record->commit_time;
 	in_transaction = true;
 	next_seq = 1;
 	transactions++;
@@ -565,4 +569,27 @@ uint64
 history_changes(void)
 {
 	return changes;
+}
+
+/* Memory that the history takes now */
+Size
+history_size(void)
+{
+	return total_size;
+}
+
+/* When the oldest transaction in it was committed; 0 if there is none */
+TimestampTz
+history_oldest(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &chunks)
+	{
+		HistoryChunk *chunk = dlist_container(HistoryChunk, node, iter.cur);
+
+		if (chunk->begun_time != 0)
+			return chunk->begun_time;
+	}
+	return 0;
 }

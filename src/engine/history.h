@@ -119,6 +119,8 @@ extern void history_forget(XLogRecPtr older_than);
 extern Size history_unread(const HistoryCursor *cursor);
 extern bool history_in_transaction(void);
 extern XLogRecPtr history_resume_lsn(XLogRecPtr decoded);
+extern Size history_size(void);
+extern TimestampTz history_oldest(void);
 extern uint64 history_transactions(void);
 extern uint64 history_changes(void);
 

@@ -22,6 +22,8 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "datatype/timestamp.h"
+#include "portability/instr_time.h"
 #include "storage/procarray.h"
 #include "utils/memutils.h"
 
@@ -29,6 +31,7 @@
 #include "engine/catalogs.h"
 #include "engine/decide.h"
 #include "engine/message.h"
+#include "engine/metrics.h"
 #include "engine/refill.h"
 #include "engine/render.h"
 #include "engine/route.h"
@@ -43,6 +46,10 @@
 
 /* Slices are this small, or larger, after one that had to be cut short. */
 #define MIN_SLICE_CHANGES 16
+
+/* From PostgreSQL's epoch to the Unix one, in microseconds */
+#define UNIX_EPOCH_OFFSET \
+	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * USECS_PER_SEC)
 
 /* Routing rests while the gateway has not taken this much. */
 #define LINK_HIGH_WATER ((Size) 1024 * 1024)
@@ -237,6 +244,17 @@ send_broadcast(Link *link, HistoryMessage *record)
 	linkio_end(link);
 }
 
+/* Events of this change's transaction were sent: the gateway measures how
+ * long that took from its commit. */
+static void
+send_committed(Link *link, const RoutedChange *change)
+{
+	link_begin(&link->out, LINK_COMMITTED);
+	link_put_u64(&link->out, (uint64) (change->place.txn.commit_time +
+									   UNIX_EPOCH_OFFSET));
+	linkio_end(link);
+}
+
 /*
  * Send the slice's changes; those behind so much output are left for the next
  * one, for what is on its way to a client that has just stopped reading must
@@ -246,6 +264,7 @@ static void
 send_slice(Slice *slice, bool carefully)
 {
 	Size		before = slice->link->out.length;
+	uint64		events_before = events;
 
 	slice->sent = 0;
 	while (slice->sent < slice->count &&
@@ -253,6 +272,12 @@ send_slice(Slice *slice, bool carefully)
 	{
 		RoutedChange *change = &slice->changes[slice->sent++];
 
+		if (slice->sent > 1 && slice->late == NULL && events > events_before &&
+			change->place.txn.commit_lsn != change[-1].place.txn.commit_lsn)
+		{
+			send_committed(slice->link, &change[-1]);
+			events_before = events;
+		}
 		if (change->message != NULL)
 			send_broadcast(slice->link, change->message);
 		else if (change->rows.schema == NULL)
@@ -282,6 +307,8 @@ send_slice(Slice *slice, bool carefully)
 			}
 		}
 	}
+	if (slice->late == NULL && events > events_before)
+		send_committed(slice->link, &slice->changes[slice->sent - 1]);
 }
 
 static void
@@ -332,13 +359,16 @@ try_slice(Slice *slice, bool carefully)
 	Size		out_length = link->out.length;
 	uint64		events_before = events;
 	volatile bool done = false;
+	instr_time	started;
 
 	forget_matches(slice);
 	PG_TRY();
 	{
 		catalogs_begin(wal_decoded_lsn());
 		MemoryContextSwitchTo(SliceContext);
+		INSTR_TIME_SET_CURRENT(started);
 		decide_slice(slice, carefully);
+		metrics_decided(&started);
 		send_slice(slice, carefully);
 		catalogs_commit();
 		done = true;

@@ -63,6 +63,8 @@ char	   *rtsync_ssl_cert_file;
 char	   *rtsync_ssl_key_file;
 static int	ssl_min_protocol_version;
 static int	ssl_max_protocol_version;
+char	   *rtsync_http_root;
+char	   *rtsync_metrics_token;
 int			rtsync_max_connections;
 int			rtsync_max_channels_per_connection;
 int			rtsync_max_payload_size;
@@ -143,6 +145,23 @@ static const char *
 show_jwt_secret(void)
 {
 	return rtsync_jwt_secret && rtsync_jwt_secret[0] ? "********" : "";
+}
+
+static const char *
+show_metrics_token(void)
+{
+	return rtsync_metrics_token && rtsync_metrics_token[0] ? "********" : "";
+}
+
+static bool
+check_http_root(char **newval, void **extra, GucSource source)
+{
+	if (**newval != '\0' && **newval != '/')
+	{
+		GUC_check_errdetail("It must be an absolute path.");
+		return false;
+	}
+	return true;
 }
 
 static bool
@@ -544,6 +563,20 @@ define_gateway_settings(void)
 				  check_trusted_proxies);
 
 	define_ssl_settings();
+
+	define_string("rtsync.http_root",
+				  "Sets the directory whose files are served over HTTP.",
+				  "Empty serves none.",
+				  &rtsync_http_root, "", GUC_SUPERUSER_ONLY,
+				  check_http_root);
+
+	DefineCustomStringVariable("rtsync.metrics_token",
+							   "Sets the token that opens the metrics over HTTP.",
+							   "If it is empty, nobody gets them.",
+							   &rtsync_metrics_token, "",
+							   PGC_SUSET,
+							   GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+							   NULL, NULL, show_metrics_token);
 
 	for (const GatewayNumber *number = gateway_numbers; number->name != NULL;
 		 number++)

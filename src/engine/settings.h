@@ -54,6 +54,8 @@ extern char *rtsync_trusted_proxies;
 extern bool rtsync_ssl;
 extern char *rtsync_ssl_cert_file;
 extern char *rtsync_ssl_key_file;
+extern char *rtsync_http_root;
+extern char *rtsync_metrics_token;
 extern int	rtsync_max_connections;
 extern int	rtsync_max_channels_per_connection;
 extern int	rtsync_max_payload_size;	/* bytes */

@@ -17,6 +17,7 @@
 #include <signal.h>
 
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/procarray.h"
@@ -65,6 +66,9 @@ initialize_state(SharedState *state)
 		pg_atomic_init_u32(&state->engines[i].sleeping, 0);
 		pg_atomic_init_u32(&state->engines[i].stop_requested, 0);
 		pg_atomic_init_u32(&state->engines[i].check_extension, 0);
+		pg_atomic_init_u32(&state->engines[i].reports_wanted, 0);
+		pg_atomic_init_u32(&state->engines[i].reports_done, 0);
+		ConditionVariableInit(&state->engines[i].report_written);
 	}
 }
 
@@ -122,14 +126,20 @@ entry_is_spare(const EngineEntry *entry)
 static void
 clear_counters(EngineEntry *entry)
 {
+	entry->updated = 0;
 	entry->epoch = 0;
+	entry->flushed_lsn = InvalidXLogRecPtr;
 	entry->decoded_lsn = InvalidXLogRecPtr;
 	entry->routed_lsn = InvalidXLogRecPtr;
 	entry->history_lsn = InvalidXLogRecPtr;
-	entry->transactions = 0;
-	entry->changes = 0;
-	entry->events = 0;
-	entry->policy_errors = 0;
+	entry->confirmed_lsn = InvalidXLogRecPtr;
+	entry->restart_lsn = InvalidXLogRecPtr;
+	entry->behind_since = 0;
+	entry->history_bytes = 0;
+	entry->history_since = 0;
+	memset(&entry->counts, 0, sizeof(entry->counts));
+	memset(&entry->reset_counts, 0, sizeof(entry->reset_counts));
+	entry->stats_reset = GetCurrentTimestamp();
 	entry->gateways = 0;
 	entry->connections = 0;
 	entry->channels = 0;
@@ -490,6 +500,22 @@ shared_engine_check_requested(void)
 		pg_atomic_exchange_u32(&entry->check_extension, 0) != 0;
 }
 
+/* Does somebody ask who is connected?  *number: up to which request */
+bool
+shared_engine_report_wanted(uint32 *number)
+{
+	*number = pg_atomic_read_u32(&shared_my_engine->reports_wanted);
+	return *number != pg_atomic_read_u32(&shared_my_engine->reports_done);
+}
+
+/* The report for the requests up to this one is written. */
+void
+shared_engine_report_done(uint32 number)
+{
+	pg_atomic_write_u32(&shared_my_engine->reports_done, number);
+	ConditionVariableBroadcast(&shared_my_engine->report_written);
+}
+
 /*------------------------------ the launcher ----------------------------*/
 
 /* before_shmem_exit callback of the launcher */
@@ -766,6 +792,72 @@ shared_release(Oid dboid)
 	{
 		release_entry(entry);
 		wake_launcher();
+	}
+	LWLockRelease(shared_state->lock);
+}
+
+/*
+ * Ask this database's engine who is connected; *number becomes what
+ * shared_await_report takes.  False if no engine runs.
+ */
+bool
+shared_request_report(uint32 *number)
+{
+	EngineEntry *entry;
+	bool		runs;
+
+	LWLockAcquire(shared_state->lock, LW_SHARED);
+	entry = shared_find(MyDatabaseId);
+	runs = entry != NULL && entry->state == ENGINE_RUNNING;
+	if (runs)
+	{
+		*number = pg_atomic_add_fetch_u32(&entry->reports_wanted, 1);
+		wake_entry(entry);
+	}
+	LWLockRelease(shared_state->lock);
+	return runs;
+}
+
+/*
+ * Wait until this database's engine has written the report, for so many
+ * milliseconds at most; false if it has not.
+ */
+bool
+shared_await_report(uint32 number, int ms)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+	EngineEntry *entry;
+	bool		done = false;
+
+	LWLockAcquire(shared_state->lock, LW_SHARED);
+	entry = shared_find(MyDatabaseId);
+	LWLockRelease(shared_state->lock);
+	if (entry == NULL)
+		return false;
+
+	ConditionVariablePrepareToSleep(&entry->report_written);
+	while (!(done = (int32) (pg_atomic_read_u32(&entry->reports_done) - number) >= 0) &&
+		   GetCurrentTimestamp() < until)
+		ConditionVariableTimedSleep(&entry->report_written, 100,
+									PG_WAIT_EXTENSION);
+	ConditionVariableCancelSleep();
+	return done;
+}
+
+/* Count anew in an engine, or in all of them (InvalidOid). */
+void
+shared_reset_stats(Oid dboid)
+{
+	LWLockAcquire(shared_state->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < MAX_ENGINES; i++)
+	{
+		EngineEntry *entry = &shared_state->engines[i];
+
+		if (entry->state == ENGINE_FREE ||
+			(OidIsValid(dboid) && entry->dboid != dboid))
+			continue;
+		entry->reset_counts = entry->counts;
+		entry->stats_reset = GetCurrentTimestamp();
 	}
 	LWLockRelease(shared_state->lock);
 }

@@ -36,6 +36,7 @@
 #include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
 #include "port/atomics.h"
+#include "storage/condition_variable.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 
@@ -54,6 +55,20 @@ typedef enum EngineState
 								 * launcher tries again */
 	ENGINE_HELD					/* stopped for DROP DATABASE and the like */
 } EngineState;
+
+/* What an engine counts from its start on */
+typedef struct EngineCounts
+{
+	uint64		transactions;
+	uint64		changes;
+	uint64		events;
+	uint64		policy_errors;
+	uint64		refetches;		/* channels that were told to */
+	uint64		gateway_starts;
+	uint64		frames_sent;	/* these as the gateways last said */
+	uint64		bytes_sent;
+	uint64		closed_slow;
+} EngineCounts;
 
 typedef struct EngineEntry
 {
@@ -80,18 +95,33 @@ typedef struct EngineEntry
 										 * still there? */
 
 	/* written by the engine alone, under the lock, about once a second */
+	TimestampTz updated;		/* when it did; 0: not yet */
 	uint64		epoch;
+	XLogRecPtr	flushed_lsn;	/* the WAL's end */
 	XLogRecPtr	decoded_lsn;	/* decoded up to here */
 	XLogRecPtr	routed_lsn;		/* delivered up to here */
 	XLogRecPtr	history_lsn;	/* the oldest transaction still in the history */
-	uint64		transactions;	/* since the start */
-	uint64		changes;
-	uint64		events;
-	uint64		policy_errors;
+	XLogRecPtr	confirmed_lsn;	/* the slot's positions */
+	XLogRecPtr	restart_lsn;
+	TimestampTz behind_since;	/* when all had been delivered; 0: it is */
+	uint64		history_bytes;
+	TimestampTz history_since;	/* when its oldest transaction committed; 0:
+								 * there is none */
+	EngineCounts counts;
 	int32		gateways;
 	int32		connections;
 	int32		channels;
 	int32		groups;
+
+	/* written by pg_stat_rtsync_reset(), under the lock */
+	EngineCounts reset_counts;	/* what they were at the last reset */
+	TimestampTz stats_reset;
+
+	/* who is connected: see report.c */
+	pg_atomic_uint32 reports_wanted;	/* incremented by who asks */
+	pg_atomic_uint32 reports_done;	/* by the engine: the last one that it has
+									 * written for */
+	ConditionVariable report_written;
 
 	/* written by the engine through shared_engine_listening */
 	char		listen_addresses[STATUS_LISTEN_SIZE];	/* empty: nowhere */
@@ -166,6 +196,8 @@ extern void shared_engine_sleep_end(void);
 
 /* To be asked in every turn of the engine's loop */
 extern bool shared_engine_stop_requested(void); /* then: proc_exit(0) */
+extern bool shared_engine_report_wanted(uint32 *number);
+extern void shared_engine_report_done(uint32 number);
 extern bool shared_engine_check_requested(void);	/* look for the extension;
 													 * clears the request */
 
@@ -182,6 +214,9 @@ extern void shared_launcher_release_dead_holders(void);
 /*------------------------------ backends --------------------------------*/
 
 extern void shared_wake_engine(void);
+extern bool shared_request_report(uint32 *number);
+extern bool shared_await_report(uint32 number, int ms);
+extern void shared_reset_stats(Oid dboid);
 extern bool shared_request_check(Oid dboid);
 extern void shared_request_restart(Oid dboid);
 extern void shared_forget(Oid dboid);

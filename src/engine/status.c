@@ -147,10 +147,10 @@ put_entry(ReturnSetInfo *result, const EngineEntry *entry)
 	put_lsn(&row, entry->decoded_lsn);
 	put_lsn(&row, entry->routed_lsn);
 	put_lsn(&row, entry->history_lsn);
-	put_count(&row, running, entry->transactions);
-	put_count(&row, running, entry->changes);
-	put_count(&row, running, entry->events);
-	put_count(&row, running, entry->policy_errors);
+	put_count(&row, running, entry->counts.transactions);
+	put_count(&row, running, entry->counts.changes);
+	put_count(&row, running, entry->counts.events);
+	put_count(&row, running, entry->counts.policy_errors);
 	put_small_count(&row, running, entry->gateways);
 	put_small_count(&row, running, entry->connections);
 	put_small_count(&row, running, entry->channels);

@@ -37,7 +37,9 @@
 #include "engine/late.h"
 #include "engine/message.h"
 #include "engine/messages_table.h"
+#include "engine/metrics.h"
 #include "engine/policy.h"
+#include "engine/report.h"
 #include "engine/session.h"
 #include "engine/settings.h"
 #include "engine/snapshot.h"
@@ -69,6 +71,8 @@ static bool some_untold;		/* some group has "untold" or "withheld" set */
 static uint32 last_group_id;
 static uint64 binding_seed;		/* so that nobody can make ids collide */
 static int	gateway_connections;	/* as the gateway last said */
+static GatewayCounts gateway_counts;
+static GatewayCounts seen_counts;	/* the present gateway's part of them */
 static int64 next_expiry = PG_INT64_MAX;	/* no token expires before it */
 static bool roles_changed;		/* since the channels' roles were checked */
 static bool rights_changed;		/* likewise the rights on private topics, ... */
@@ -357,6 +361,20 @@ channel_find(uint64 id)
 	return entry != NULL ? entry->channel : NULL;
 }
 
+/* The channel of this number, or NULL */
+Channel *
+subscription_channel(uint64 id)
+{
+	return channel_find(id);
+}
+
+/* What the gateways have sent */
+const GatewayCounts *
+subscription_gateway_counts(void)
+{
+	return &gateway_counts;
+}
+
 static void
 channel_free(Channel *channel)
 {
@@ -381,6 +399,7 @@ subscription_drop_all(void)
 	while ((entry = hash_seq_search(&scan)) != NULL)
 		channel_free(entry->channel);
 	gateway_connections = 0;
+	memset(&seen_counts, 0, sizeof(seen_counts));
 }
 
 /* Send a "system" message, perhaps with the end of the channel. */
@@ -390,6 +409,8 @@ send_system(Channel *channel, const char *extension, const char *status,
 {
 	LinkWriter *out = &channel->link->out;
 
+	if (strcmp(status, "refetch") == 0)
+		metrics_refetch(message);
 	link_begin(out, LINK_SYSTEM);
 	link_put_u64(out, channel->id);
 	link_put_string(out, extension);
@@ -1143,6 +1164,8 @@ channel_begin(Channel *channel, char **problems, char **hints, JoinBegin *begin)
 													options.session);
 		problem = session_join(channel, &from);
 	}
+	if (options.since != NULL && problem != NULL)
+		metrics_refetch(problem);
 	channel_subscribe(channel, channel->pace == CHANNEL_LIVE, problems, hints);
 	if (options.since == NULL && options.session != NULL)
 	{
@@ -1309,6 +1332,7 @@ handle_join(Link *link, LinkReader *body)
 	link_put_string(&link->out, begin.rtsync);
 	put_bindings(&link->out, channel);
 	linkio_end(link);
+	channel->joined = GetCurrentTimestamp();
 	send_replay(channel, replay);
 	report_bindings(channel, problems, hints);
 	if (begin.refetch != NULL)
@@ -1412,6 +1436,28 @@ handle_pace(Link *link, LinkReader *body, void (*change) (Channel *channel))
 }
 
 static void
+handle_stats(Link *link, LinkReader *body)
+{
+	uint32		connections = link_get_u32(body);
+	GatewayCounts counts;
+
+	link_get_u32(body);			/* channels: we know better */
+	counts.frames_sent = link_get_u64(body);
+	counts.bytes_sent = link_get_u64(body);
+	counts.closed_slow = link_get_u64(body);
+	if (!link_finished(body))
+	{
+		link->broken = true;
+		return;
+	}
+	gateway_connections = (int) connections;
+	gateway_counts.frames_sent += counts.frames_sent - seen_counts.frames_sent;
+	gateway_counts.bytes_sent += counts.bytes_sent - seen_counts.bytes_sent;
+	gateway_counts.closed_slow += counts.closed_slow - seen_counts.closed_slow;
+	seen_counts = counts;
+}
+
+static void
 dispatch(Link *link, LinkType type, LinkReader *body)
 {
 	switch (type)
@@ -1450,7 +1496,11 @@ dispatch(Link *link, LinkType type, LinkReader *body)
 			handle_heartbeat(link, body);
 			break;
 		case LINK_STATS:
-			gateway_connections = (int) link_get_u32(body);
+			handle_stats(link, body);
+			break;
+		case LINK_LISTED:
+			report_message(body);
+			link->broken |= body->failed;
 			break;
 		default:
 			link->broken = true;
@@ -1477,6 +1527,11 @@ answer_failure(Link *link, LinkType type, const char *start, Size length)
 	uint64		id;
 	Channel    *channel;
 
+	if (type == LINK_LISTED)
+	{
+		report_link_ended();
+		return;
+	}
 	link_read(&body, start, length);
 	id = link_get_u64(&body);
 	channel = channel_find(id);

@@ -92,6 +92,7 @@ typedef struct Channel
 	uint64		rights_generation;	/* if private: of what they were made from */
 	int64		expires;		/* of the token, seconds of the Unix epoch */
 	uint64		key;			/* Token.key */
+	TimestampTz joined;			/* 0: it is being joined */
 	ChannelPace pace;
 	dlist_node	in_late;		/* if CHANNEL_LATE: in late.c's list */
 	RoutePosition place;		/* unless CHANNEL_LIVE: what it got */
@@ -110,6 +111,14 @@ typedef struct Channel
 	int			nbindings;
 	Binding    *bindings;
 } Channel;
+
+/* What the gateways have counted altogether, as the present one last said */
+typedef struct GatewayCounts
+{
+	uint64		frames_sent;
+	uint64		bytes_sent;
+	uint64		closed_slow;
+} GatewayCounts;
 
 extern void subscription_init(void);
 extern void subscription_message(Link *link, LinkType type, LinkReader *body);
@@ -131,6 +140,8 @@ extern dlist_head *subscription_groups(void);
 extern int	subscription_group_count(void);
 extern int	subscription_channel_count(void);
 extern int	subscription_connection_count(void);
+extern const GatewayCounts *subscription_gateway_counts(void);
+extern Channel *subscription_channel(uint64 id);
 extern void subscription_tell_group(SubscriptionGroup *group, const char *extension,
 									const char *status, const char *message);
 extern void subscription_tell_error(SubscriptionGroup *group,

@@ -87,6 +87,8 @@ typedef struct TableGroup
 	bool		in_set;			/* its policies have sub-queries, and can be
 								 * asked together with those of others ... */
 	ParamListInfo params;		/* ... with these parameters of the policies */
+	bool		open;			/* there is nothing to decide */
+	bool		query;			/* its policies have sub-queries */
 	uint64		set_turn;		/* private to decide.c */
 	int			failures;		/* likewise; above 0: it failed lately, and is
 								 * asked by itself and in a subtransaction */

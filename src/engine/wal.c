@@ -363,6 +363,13 @@ wal_confirmed_lsn(void)
 	return MyReplicationSlot->data.confirmed_flush;
 }
 
+/* From where on the server keeps WAL for the slot */
+XLogRecPtr
+wal_restart_lsn(void)
+{
+	return MyReplicationSlot->data.restart_lsn;
+}
+
 /* The random number that makes the cursors of this slot unique */
 uint64
 wal_epoch(void)

@@ -20,6 +20,7 @@ extern bool wal_has_more(void);
 extern XLogRecPtr wal_decoded_lsn(void);
 extern void wal_confirm(XLogRecPtr lsn);
 extern XLogRecPtr wal_confirmed_lsn(void);
+extern XLogRecPtr wal_restart_lsn(void);
 extern uint64 wal_epoch(void);
 extern void wal_drop_slot(void);
 

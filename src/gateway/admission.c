@@ -16,6 +16,7 @@
  *				the engine has accepted the token, and once all of it is here
  *				we may have to ask again
  *	delaying	the refusal is held back, against storms of retries
+ *	sending		the client has not taken all of a long answer yet
  *	lingering	the answer was sent; what still comes is thrown away, so that
  *				closing does not make the kernel reset the connection before
  *				the client has read the answer
@@ -47,6 +48,7 @@
 #include <unistd.h>
 
 #include "gateway/broadcast.h"
+#include "gateway/files.h"
 #include "gateway/gateway.h"
 #include "gateway/http.h"
 #include "gateway/log.h"
@@ -84,7 +86,8 @@ typedef struct Pending
 								 * it; of a REST request then the body */
 	size_t		scanned;
 	size_t		discarded;		/* bytes, while lingering */
-	Buffer		response;		/* while delaying */
+	Buffer		response;		/* while delaying or sending */
+	size_t		response_sent;
 	Slice		key;			/* points into "in" */
 	Buffer		token;
 	Buffer		session;		/* that it is to be part of, or empty */
@@ -117,7 +120,7 @@ start_deadline_timer(void)
 {
 	List	   *states[] = {&admission()->reading, &admission()->asking,
 		&admission()->receiving, &admission()->delaying,
-	&admission()->lingering};
+	&admission()->sending, &admission()->lingering};
 	uint64_t	first = UINT64_MAX;
 
 	for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
@@ -192,25 +195,50 @@ end_pending(Pending *pending)
 /*------------------------------- answering ------------------------------*/
 
 /*
- * Send a response and let the client read it.  A response is small and the
- * first thing sent, so the socket takes it whole, or is broken.
+ * Send as much of the response as the client takes.  When that is all, let the
+ * client read it.
  */
 static void
-send_response(Pending *pending, Slice response)
+continue_sending(Pending *pending)
 {
-	ssize_t		sent = send(pending->fd, response.data, response.length,
+	Buffer	   *response = &pending->response;
+	ssize_t		sent = send(pending->fd, response->data + pending->response_sent,
+							response->length - pending->response_sent,
 							MSG_DONTWAIT | MSG_NOSIGNAL);
 
-	if (sent != (ssize_t) response.length ||
-		shutdown(pending->fd, SHUT_WR) != 0)
+	if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+		return;
+	if (sent > 0)
+		pending->response_sent += (size_t) sent;
+	if (sent > 0 && pending->response_sent < response->length)
+	{
+		enter_state(pending, &admission()->sending, gateway.config.send_timeout);
+		return;
+	}
+	if (sent <= 0 || shutdown(pending->fd, SHUT_WR) != 0)
 	{
 		end_pending(pending);
 		return;
 	}
-	end_rest(pending);
-	buffer_release(&pending->in);
+	buffer_release(response);
 	enter_state(pending, &admission()->lingering, LINGER_TIMEOUT);
 	uv_poll_start(&pending->poll, UV_READABLE, on_readable);
+}
+
+/* Send a response, which becomes the socket's. */
+static void
+send_response(Pending *pending, Buffer *response)
+{
+	metrics_count_response(&gateway.metrics, buffer_slice(response));
+	end_rest(pending);
+	buffer_release(&pending->in);
+	buffer_release(&pending->response);
+	pending->response = *response;
+	pending->response_sent = 0;
+	*response = (Buffer) {0};
+	enter_state(pending, &admission()->sending, gateway.config.send_timeout);
+	uv_poll_start(&pending->poll, UV_WRITABLE, on_readable);
+	continue_sending(pending);
 }
 
 static void
@@ -219,8 +247,7 @@ send_error(Pending *pending, int status, Slice text, const Request *request)
 	Buffer		response = {0};
 
 	http_error(status, text, request, &gateway.config, &response);
-	send_response(pending, buffer_slice(&response));
-	buffer_release(&response);
+	send_response(pending, &response);
 }
 
 /* Send the response that is prepared, after the delay. */
@@ -257,8 +284,7 @@ answer_rest(Pending *pending, int status, Slice body)
 	Buffer		response = {0};
 
 	http_json(status, body, &request, &gateway.config, &response);
-	send_response(pending, buffer_slice(&response));
-	buffer_release(&response);
+	send_response(pending, &response);
 }
 
 /*
@@ -575,9 +601,11 @@ decide(Pending *pending, size_t head_length)
 		begin_rest(pending, &request, head_length);
 	else
 	{
-		http_answer(&request, &gateway.config, &response);
-		send_response(pending, buffer_slice(&response));
-		buffer_release(&response);
+		if (monitor_concerns(&request))
+			monitor_answer(&request, &response);
+		else if (!files_answer(&request, &gateway.config, &response))
+			http_answer(&request, &gateway.config, &response);
+		send_response(pending, &response);
 	}
 }
 
@@ -837,6 +865,8 @@ on_readable(uv_poll_t *handle, int status, int events)
 			 pending->wants_tls && pending->in.length == 0 &&
 			 begins_tls(pending->fd))
 		begin_tls(pending);
+	else if (pending->state == &admission()->sending)
+		continue_sending(pending);
 	else if (pending->state == &admission()->reading)
 		read_head(pending);
 	else if (pending->state == &admission()->receiving)
@@ -867,8 +897,7 @@ send_delayed(Pending *pending)
 	Buffer		response = pending->response;
 
 	pending->response = (Buffer) {0};
-	send_response(pending, buffer_slice(&response));
-	buffer_release(&response);
+	send_response(pending, &response);
 }
 
 static void
@@ -890,6 +919,8 @@ on_deadline(uv_timer_t *timer)
 		send_error(pending, 408, SLICE("Request timeout"), NULL);
 	while ((pending = first_due(&admission()->delaying)) != NULL)
 		send_delayed(pending);
+	while ((pending = first_due(&admission()->sending)) != NULL)
+		end_pending(pending);
 	while ((pending = first_due(&admission()->lingering)) != NULL)
 		end_pending(pending);
 	start_deadline_timer();
@@ -999,6 +1030,7 @@ admission_start(int first_fd, uint32_t n_listeners)
 	list_init(&admission()->asking);
 	list_init(&admission()->receiving);
 	list_init(&admission()->delaying);
+	list_init(&admission()->sending);
 	list_init(&admission()->lingering);
 	uv_timer_init(gateway.loop, &admission()->resume_timer);
 	uv_timer_init(gateway.loop, &admission()->deadline_timer);

@@ -34,6 +34,7 @@ typedef struct Admission
 	List		asking;			/* the engine was asked */
 	List		receiving;		/* the body of a request is being read */
 	List		delaying;		/* the refusal is held back */
+	List		sending;		/* the rest of the answer waits for the client */
 	List		lingering;		/* answered, until the client closes */
 } Admission;
 

@@ -131,6 +131,7 @@ refuse(Connection *connection, const PhoenixMessage *message, Slice reason)
 	Buffer		topic_json = {0};
 	Frame	   *frame;
 
+	metrics_count_join(&gateway.metrics, reason);
 	buffer_append_json_string(&topic_json, message->topic);
 	frame = phoenix_encode_error(connection->version, message->join_ref,
 								 message->ref, buffer_slice(&topic_json), reason);
@@ -373,6 +374,7 @@ on_join(Connection *connection, const PhoenixMessage *message)
 	if (!rate_allows(&connection->joins, uv_now(gateway.loop),
 					 gateway.config.max_joins_per_second, 1000))
 	{
+		metrics_count_join(&gateway.metrics, SLICE("ClientJoinRateLimitReached"));
 		reply(connection, message, message->join_ref, false,
 			  SLICE("{\"reason\":\"ClientJoinRateLimitReached: Too many joins per second\"}"));
 		connection_close(connection, 1001, "Too many joins per second");
@@ -711,6 +713,7 @@ channel_joined(uint64_t id, uint8_t rights, Slice rtsync,
 		return false;
 	if (channel == NULL)
 		return true;
+	metrics_count_join(&gateway.metrics, (Slice) {NULL, 0});
 	send_join_reply(channel, rtsync);
 	channel->joined = true;
 	free_entry_texts(channel);
@@ -756,6 +759,7 @@ channel_refused(uint64_t id, Slice reason)
 
 	if (channel == NULL || channel->joined)
 		return;
+	metrics_count_join(&gateway.metrics, reason.data != NULL ? reason : SLICE(""));
 	connection = channel->connection;
 	frame = phoenix_encode_error(connection->version, channel->join_ref,
 								 channel->join_request, channel->topic->json,

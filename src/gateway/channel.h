@@ -65,6 +65,7 @@ typedef struct Channel
 	char	  **entry_texts;
 	Binding    *bindings;
 	uint64_t	hit_by;			/* the last change for any of its bindings */
+	uint64_t	changes_sent;
 } Channel;
 
 typedef struct Channels

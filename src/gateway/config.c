@@ -34,6 +34,8 @@ typedef struct TextSetting
 static const TextSetting text_settings[] = {
 	TEXT_SETTING(allowed_origins, "*"),
 	TEXT_SETTING(trusted_proxies, ""),
+	TEXT_SETTING(http_root, ""),
+	TEXT_SETTING(metrics_token, ""),
 	TEXT_SETTING(ssl_certificate, ""),
 	TEXT_SETTING(ssl_key, ""),
 	TEXT_SETTING(ssl_ciphers, ""),

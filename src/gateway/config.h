@@ -26,6 +26,8 @@ typedef struct Config
 	char	   *ssl_ciphers;
 	char	   *ssl_min_protocol_version;	/* TLSv1.2 or TLSv1.3; "" sets none */
 	char	   *ssl_max_protocol_version;	/* likewise */
+	char	   *http_root;		/* a directory whose files are served; "": none */
+	char	   *metrics_token;	/* who knows it gets the metrics; "": nobody */
 	uint32_t	max_connections;
 	uint32_t	max_channels_per_connection;
 	uint32_t	max_connections_per_address;

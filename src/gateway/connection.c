@@ -39,6 +39,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "gateway/gateway.h"
 #include "gateway/log.h"
@@ -76,6 +77,7 @@ void
 connections_init(void)
 {
 	uv_idle_init(gateway.loop, &connections()->holding);
+	list_init(&connections()->all);
 	list_init(&connections()->by_activity);
 	list_init(&connections()->no_channel);
 	list_init(&connections()->dirty);
@@ -138,7 +140,10 @@ connection_established(Connection *connection, struct lws *wsi)
 {
 	connection->wsi = wsi;
 	connection->established = true;
-	connection->active_at = now();
+	connection->number = ++connections()->last_number;
+	connection->opened_at = connection->active_at = now();
+	gateway.metrics.opened++;
+	list_append(&connections()->all, &connection->all_link);
 	list_append(&connections()->by_activity, &connection->activity_link);
 	connection_count_channels(connection, 0);
 	gateway.stats.connections++;
@@ -154,6 +159,24 @@ connection_count_channels(Connection *connection, int change)
 		return;
 	connection->no_channel_since = now();
 	list_append(&connections()->no_channel, &connection->no_channel_link);
+}
+
+/* The connection after this one, or the first (NULL); NULL: there is none */
+Connection *
+connections_next(const Connection *connection)
+{
+	ListLink   *link = connection == NULL ? list_first(&connections()->all) :
+		list_next(&connections()->all, &connection->all_link);
+
+	return link != NULL ? LIST_OWNER(Connection, all_link, link) : NULL;
+}
+
+/* The socket that the client is connected to */
+int
+connection_socket(const Connection *connection)
+{
+	return connection->tls != NULL ? tls_fd(connection->tls) :
+		lws_get_socket_fd(connection->wsi);
 }
 
 /*------------------------------ heartbeats ------------------------------*/
@@ -215,6 +238,7 @@ queue_push(Connection *connection, Frame *frame)
 					  (connection->queue_capacity - 1)] = frame;
 	connection->queue_count++;
 	connection->queued_bytes += frame->length;
+	gateway.metrics.queued_bytes += frame->length;
 }
 
 static void
@@ -226,6 +250,7 @@ queue_pop(Connection *connection)
 		(connection->queue_capacity - 1);
 	connection->queue_count--;
 	connection->queued_bytes -= frame->length;
+	gateway.metrics.queued_bytes -= frame->length;
 	frame_release(frame);
 	if (connection->queue_count == 0 && connection->queue_capacity > 64)
 	{
@@ -336,6 +361,8 @@ write_once(Connection *connection)
 		return false;
 	gateway.stats.frames_sent += n_frames;
 	gateway.stats.bytes_sent += data.length;
+	connection->frames_sent += n_frames;
+	connection->bytes_sent += data.length;
 	for (; n_frames > 0; n_frames--)
 		queue_pop(connection);
 	return true;
@@ -374,6 +401,8 @@ note_blocked(Connection *connection, bool progress)
 	size_t		waiting = waiting_bytes(connection);
 	size_t		limit = gateway.config.send_queue_size;
 
+	if (!list_contains(&connection->blocked_link))
+		metrics_blocked(&gateway.metrics, waiting);
 	if (!list_contains(&connection->blocked_link))
 		connection->acknowledged = acknowledged_bytes(connection);
 	if (progress || !list_contains(&connection->blocked_link))
@@ -511,6 +540,8 @@ connection_receive(Connection *connection, const char *data, size_t length)
 
 	if (connection->close_code != 0)
 		return;
+	gateway.metrics.received_bytes += length;
+	gateway.metrics.received_messages += final;
 	connections()->receiving = connection;
 	connection->active_at = now();
 	list_remove(&connection->activity_link);
@@ -575,6 +606,9 @@ connection_gone(Connection *connection)
 	if (connections()->receiving == connection)
 		connections()->receiving = NULL;
 	gateway.stats.connections--;
+	metrics_count_close(&gateway.metrics, connection->close_code);
+	monitor_forget(connection);
+	list_remove(&connection->all_link);
 	if (connection->closes_politely)
 		connections()->polite_closes--;
 	list_remove(&connection->activity_link);
@@ -676,7 +710,10 @@ connections_end_turn(void)
 	ListLink   *link;
 
 	if (!must_hold())
+	{
 		flush_all();
+		monitor_flushed();
+	}
 	while ((link = list_first(&connections()->closing)) != NULL)
 	{
 		list_remove(link);

@@ -29,6 +29,8 @@ struct lws;
 typedef struct Connection
 {
 	struct lws *wsi;
+	uint64_t	number;			/* never used again */
+	uint64_t	opened_at;		/* ms */
 	PhoenixVersion version;
 	uint16_t	close_code;		/* 0 while open */
 	bool		established;
@@ -61,6 +63,8 @@ typedef struct Connection
 	uint64_t	blocked_at;		/* when the socket last took something, ms */
 	uint64_t	acknowledged;	/* bytes that the client had then, at least */
 	bool		paused;			/* its channels are */
+	uint64_t	frames_sent;
+	uint64_t	bytes_sent;
 
 	/* What others attach */
 	List		channels;
@@ -71,6 +75,7 @@ typedef struct Connection
 	size_t		presence_bytes; /* of what its channels say about themselves */
 
 	/* Membership in the lists of Connections */
+	ListLink	all_link;
 	ListLink	activity_link;
 	ListLink	no_channel_link;
 	ListLink	dirty_link;
@@ -82,6 +87,8 @@ typedef struct Connection
 
 typedef struct Connections
 {
+	List		all;			/* the oldest first */
+	uint64_t	last_number;
 	List		by_activity;	/* all, the longest silent first */
 	List		no_channel;		/* without one, the longest first */
 	List		dirty;			/* with frames to be sent this turn */
@@ -104,6 +111,8 @@ extern void connections_check_timeouts(void);
 extern void connections_check_paused(void);
 extern void connections_close_all(uint16_t code);
 extern void connections_revoke(uint64_t api_key);
+extern Connection *connections_next(const Connection *connection);
+extern int	connection_socket(const Connection *connection);
 
 extern bool connection_open(int fd, struct Tls *tls, const PeerAddress *peer,
 							Address *address, Slice key, Slice token,

@@ -431,6 +431,41 @@ on_heartbeat_reply(LinkReader *reader)
 }
 
 static bool
+on_monitor(LinkReader *reader)
+{
+	bool		ready = link_get_u8(reader) != 0;
+	Slice		reason = get_slice(reader);
+	Slice		metrics = get_slice(reader);
+
+	if (!link_finished(reader) || metrics.data == NULL)
+		return false;
+	monitor_heard(ready, reason, metrics);
+	return true;
+}
+
+static bool
+on_committed(LinkReader *reader)
+{
+	uint64_t	commit_time = link_get_u64(reader);
+
+	if (!link_finished(reader))
+		return false;
+	monitor_committed(commit_time);
+	return true;
+}
+
+static bool
+on_list(LinkReader *reader)
+{
+	uint32_t	request = link_get_u32(reader);
+
+	if (!link_finished(reader))
+		return false;
+	monitor_list(request);
+	return true;
+}
+
+static bool
 on_shutdown(LinkReader *reader)
 {
 	uint32_t	why = link_get_u32(reader);
@@ -481,6 +516,12 @@ dispatch(uint32_t type, const char *body, size_t length)
 			return on_revoked(&reader);
 		case LINK_REST_REPLY:
 			return on_rest_reply(&reader);
+		case LINK_MONITOR:
+			return on_monitor(&reader);
+		case LINK_COMMITTED:
+			return on_committed(&reader);
+		case LINK_LIST:
+			return on_list(&reader);
 		default:
 			return false;
 	}

@@ -252,8 +252,11 @@ send_content(LinkReader *groups, uint32_t n_groups, const Content *content)
 			hit_group(group, change);
 	}
 	for (size_t i = 0; i < fanout->n_hits; i++)
+	{
+		fanout->hits[i]->changes_sent++;
 		connection_send(fanout->hits[i]->connection,
 						frame_for(fanout->hits[i], change, content));
+	}
 	for (size_t i = 0; i < fanout->n_hits; i++)
 		release_frames(fanout->hits[i]->topic);
 }

@@ -14,13 +14,14 @@
  *	channel			channels: joined, left, and what is said on them
  *	broadcast, presence, fanout		what members of a topic are sent
  *	topic			topics, and who is in which
+ *	monitor			health, metrics, and the list of connections
  *	brake			refusals that are held back
  *	connection		WebSockets: send queue, limits, closing
  *	websocket		libwebsockets
  *	tls, certificate		TLS, below all that reads or writes a socket
  *	address			connections by where they come from
- *	rest, http, peer, request, phoenix, join, jsontext, frame, socket, config, memory, table,
- *	list, rate, log
+ *	files, metrics, rest, http, peer, request, phoenix, join, jsontext, frame,
+ *	socket, config, memory, table, list, rate, log
  *
  *-------------------------------------------------------------------------
  */
@@ -37,6 +38,8 @@
 #include "gateway/connection.h"
 #include "gateway/engine_link.h"
 #include "gateway/fanout.h"
+#include "gateway/metrics.h"
+#include "gateway/monitor.h"
 #include "gateway/presence.h"
 #include "gateway/tls.h"
 #include "gateway/topic.h"
@@ -63,6 +66,8 @@ typedef struct Gateway
 	Brake		brake;
 	Channels	channels;
 	Fanout		fanout;
+	Metrics		metrics;
+	Monitor		monitor;
 	Presences	presences;
 	TlsState	tls;
 	Topics		topics;

@@ -78,9 +78,9 @@ append_cors(const Request *request, const Config *config, Buffer *response)
  * Write a response.  request is NULL if it could not be read; headers are
  * whole lines.
  */
-static void
-respond(int status, const char *headers, const char *type, Slice body,
-		const Request *request, const Config *config, Buffer *response)
+void
+http_respond(int status, const char *headers, const char *type, Slice body,
+			 const Request *request, const Config *config, Buffer *response)
 {
 	buffer_append_string(response, "HTTP/1.1 ");
 	buffer_append_number(response, (uint64_t) status);
@@ -108,7 +108,7 @@ void
 http_json(int status, Slice body, const Request *request, const Config *config,
 		  Buffer *response)
 {
-	respond(status, "", "application/json", body, request, config, response);
+	http_respond(status, "", "application/json", body, request, config, response);
 }
 
 /*
@@ -127,7 +127,7 @@ http_error(int status, Slice text, const Request *request,
 	buffer_append_string(&body, "{\"error\":");
 	buffer_append_json_string(&body, text);
 	buffer_append_string(&body, "}");
-	respond(status, headers, "application/json", buffer_slice(&body), request,
+	http_respond(status, headers, "application/json", buffer_slice(&body), request,
 			config, response);
 	buffer_release(&body);
 }
@@ -160,7 +160,7 @@ http_answer(const Request *request, const Config *config, Buffer *response)
 
 	if (slice_equals(request->method, "OPTIONS"))
 	{
-		respond(204,
+		http_respond(204,
 				"Access-Control-Allow-Methods: GET, POST, OPTIONS\r\n"
 				"Access-Control-Allow-Headers: authorization, apikey, "
 				"content-type, x-client-info, x-api-key\r\n"
@@ -186,8 +186,8 @@ http_answer(const Request *request, const Config *config, Buffer *response)
 		return;
 	}
 	if (slice_equals(path, "/healthcheck"))
-		respond(200, "", "text/plain", SLICE("ok"), request, config, response);
+		http_respond(200, "", "text/plain", SLICE("ok"), request, config, response);
 	else
-		respond(200, "", "application/json",
+		http_respond(200, "", "application/json",
 				SLICE("{\"message\":\"Success\"}"), request, config, response);
 }

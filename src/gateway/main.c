@@ -180,6 +180,7 @@ main(int argc, char **argv)
 	brake_init();
 	tls_init();
 	presence_init();
+	monitor_init();
 	uv_prepare_init(gateway.loop, &end_of_turn);
 	uv_prepare_start(&end_of_turn, on_end_of_turn);
 	uv_timer_init(gateway.loop, &housekeeping);

@@ -153,6 +153,23 @@ typedef enum LinkType
 	 */
 	LINK_REVOKED,
 
+	/*
+	 * How the engine is, about once a second: the gateway answers those who
+	 * ask with what it was told last.  u8 ready (it serves clients), string
+	 * why not (absent if it is), string its metrics in Prometheus' text
+	 * format.
+	 */
+	LINK_MONITOR = 50,
+
+	/*
+	 * The changes of a transaction were sent, if somebody got any.  u64
+	 * commit time in microseconds of the Unix epoch.
+	 */
+	LINK_COMMITTED,
+
+	/* Somebody wants to know who is connected.  u32 request. */
+	LINK_LIST,
+
 	/*--------------------- gateway to engine ----------------------------*/
 
 	/* The first message.  u32 LINK_VERSION. */
@@ -217,7 +234,17 @@ typedef enum LinkType
 	 * sends before its answer goes to the client before the client's.  u64
 	 * number, u32 n, n times u64 channel.
 	 */
-	LINK_HEARTBEAT
+	LINK_HEARTBEAT,
+
+	/*
+	 * Answer to LINK_LIST, in parts.  u32 request, u8 last, u32 n, n times a
+	 * connection: u64 number, string address (4 or 16 bytes, absent if it has
+	 * none), u32 port, u64 milliseconds that it exists, u64 milliseconds
+	 * since it last sent something, u32 version of the protocol (1, 2), u8
+	 * TLS, u8 paused, u64 frames sent, u64 bytes sent, u64 bytes that wait, u32 m, m
+	 * times a channel: u64 channel, u64 changes sent.
+	 */
+	LINK_LISTED = 150
 } LinkType;
 
 /* Does a join ask for broadcasts of the past? */

@@ -1,0 +1,24 @@
+/*-------------------------------------------------------------------------
+ *
+ * metrics.h
+ *	  What the engine counts and measures for Prometheus.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RTSYNC_METRICS_H
+#define RTSYNC_METRICS_H
+
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "portability/instr_time.h"
+
+#include "engine/shared.h"
+
+extern void metrics_decided(const instr_time *started);
+extern void metrics_refetch(const char *why);
+extern uint64 metrics_refetches(void);
+extern void metrics_render(StringInfo out, const EngineEntry *entry,
+						   const char *database);
+
+#endif							/* RTSYNC_METRICS_H */
