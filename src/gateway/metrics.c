@@ -137,7 +137,7 @@ put_number(Buffer *out, double value)
 {
 	char		text[32];
 
-	snprintf(text, sizeof(text), "%.15g", value);
+	snprintf(text, sizeof(text), "%.17g", value);
 	buffer_append_string(out, text);
 }
 

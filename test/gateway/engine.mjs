@@ -12,7 +12,7 @@ export const HELLO = 1, CONFIG = 2, AUTH_REPLY = 3, JOIN_REPLY = 4, BINDINGS = 5
   EVENT = 6, SYSTEM = 7, SHUTDOWN = 8, RIGHTS = 9, BROADCAST = 10,
   REST_REPLY = 11, REPLAY = 12, HEARTBEAT_REPLY = 13, REVOKED = 14
 export const READY = 101, AUTH = 102, JOIN = 103, LEAVE = 104, TOKEN = 105, STATS = 106,
-  PAUSE = 107, CONTINUE = 108, REST = 109
+  PAUSE = 107, CONTINUE = 108, REST = 109, LISTED = 150
 
 const NULL = 0xffffffff
 
@@ -36,6 +36,12 @@ class Reader {
   u8() { return this.body.readUInt8(this.at++) }
   u32() { const n = this.body.readUInt32LE(this.at); this.at += 4; return n }
   u64() { const n = this.body.readBigUInt64LE(this.at); this.at += 8; return Number(n) }
+  bytes() {
+    const n = this.u32()
+    if (n === NULL) return null
+    this.at += n
+    return [...this.body.subarray(this.at - n, this.at)]
+  }
   string() {
     const n = this.u32()
     if (n === NULL) return null
@@ -65,11 +71,21 @@ const parsers = {
   [PAUSE]: r => ({ channel: r.u64() }),
   [CONTINUE]: r => ({ channel: r.u64() }),
   [REST]: r => ({ request: r.u64(), private: r.u8(), topic: r.string(), token: r.string() }),
+  [LISTED]: r => {
+    const m = { request: r.u32(), last: r.u8(), connections: [] }
+    for (let n = r.u32(); n > 0; n--) {
+      const c = { number: r.u64(), address: r.bytes(), port: r.u32(), age: r.u64(), silence: r.u64(), version: r.u32(),
+        tls: r.u8(), paused: r.u8(), frames: r.u64(), bytes: r.u64(), queue: r.u64(), channels: [] }
+      for (let k = r.u32(); k > 0; k--) c.channels.push({ channel: r.u64(), sent: r.u64() })
+      m.connections.push(c)
+    }
+    return m
+  },
   [STATS]: r => ({ connections: r.u32(), channels: r.u32(), frames: r.u64(), bytes: r.u64(), slow: r.u64() }),
 }
 const names = {
   [READY]: 'ready', [AUTH]: 'auth', [JOIN]: 'join', [LEAVE]: 'leave', [TOKEN]: 'token', [STATS]: 'stats',
-  [PAUSE]: 'pause', [CONTINUE]: 'continue', [REST]: 'rest',
+  [PAUSE]: 'pause', [CONTINUE]: 'continue', [REST]: 'rest', [LISTED]: 'listed',
 }
 
 export class Engine extends EventEmitter {
@@ -130,7 +146,7 @@ export class Engine extends EventEmitter {
       const message = { name: names[type], ...parsers[type](reader) }
       reader.end()
       this.pending = this.pending.subarray(8 + length)
-      if (message.name !== 'stats') this.log.push(message)
+      if (message.name !== 'stats' && message.name !== 'listed') this.log.push(message)
       if (message.name === 'join') this.channels.set(message.topic, message.channel)
       this.emit(message.name, message)
       const handler = 'on' + message.name

@@ -12,11 +12,13 @@
 #include <string.h>
 
 #include "gateway/config.h"
+#include "gateway/files.h"
 #include "gateway/frame.h"
 #include "gateway/http.h"
 #include "gateway/join.h"
 #include "gateway/jsontext.h"
 #include "gateway/list.h"
+#include "gateway/metrics.h"
 #include "gateway/peer.h"
 #include "gateway/phoenix.h"
 #include "gateway/rate.h"
@@ -683,6 +685,83 @@ test_link_out_of_memory(void)
 	free(writer.data);
 }
 
+/*------------------------- files and metrics ----------------------------*/
+
+static bool
+is_file(const char *text, const char *last)
+{
+	FilePath	path;
+
+	return files_path(slice_of(text), &path) &&
+		strcmp(path.names[path.n_names - 1], last) == 0;
+}
+
+static void
+test_files(void)
+{
+	static const char *const refused[] = {
+		"", "a", "//", "/.", "/..", "/../a", "/a/../b", "/a//b", "/.a", "/a/.b",
+		"/%2e%2e/a", "/a%00", "/a b", "/a\\b", "/a:b", "/~", "/\xc3\xa4", "*",
+		"/1/2/3/4/5/6/7/8/9"
+	};
+	FilePath	path;
+
+	CHECK(is_file("/", "index.html"));
+	CHECK(is_file("/a/", "index.html"));
+	CHECK(is_file("/a/b.js", "b.js"));
+	CHECK(is_file("/a..b", "a..b"));
+	CHECK(is_file("/1/2/3/4/5/6/7/8", "8"));
+	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
+		CHECK(!files_path(slice_of(refused[i]), &path));
+	CHECK(strcmp(files_type("a.tar.js"), "text/javascript; charset=utf-8") == 0);
+	CHECK(files_type("js") == NULL && files_type("a.") == NULL &&
+		  files_type("a.JS") == NULL && files_type("a.sh") == NULL);
+}
+
+static bool
+has_line(const Buffer *text, const char *line)
+{
+	return memmem(text->data, text->length, line, strlen(line)) != NULL;
+}
+
+static void
+test_metrics(void)
+{
+	Metrics		metrics = {0};
+	MetricsNow	now = {.ready = true,.frames_sent = 1ULL << 53};
+	Buffer		text = {0};
+
+	metrics_count_join(&metrics, (Slice) {NULL, 0});
+	metrics_count_join(&metrics, SLICE("Unauthorized: x\"\n"));
+	metrics_count_join(&metrics, SLICE("\"} 1\nevil 1"));
+	metrics_count_close(&metrics, 0);
+	metrics_count_close(&metrics, 1013);
+	metrics_count_close(&metrics, 65535);
+	metrics_count_response(&metrics, SLICE("HTTP/1.1 404 Not Found\r\n"));
+	metrics_count_response(&metrics, SLICE("short"));
+	metrics_sent_after(&metrics, 0.001);
+	metrics_sent_after(&metrics, -5);
+	metrics_sent_after(&metrics, 1e9);
+	metrics_blocked(&metrics, 1025);
+	metrics_write(&metrics, &now, &text);
+	CHECK(has_line(&text, "\nrtsync_joins_total{result=\"ok\"} 1\n"));
+	CHECK(has_line(&text, "\nrtsync_joins_total{result=\"Unauthorized\"} 1\n"));
+	CHECK(has_line(&text, "\nrtsync_joins_total{result=\"other\"} 1\n"));
+	CHECK(!has_line(&text, "evil"));
+	CHECK(has_line(&text, "_closed_total{code=\"client\"} 1\n"));
+	CHECK(has_line(&text, "_closed_total{code=\"1013\"} 1\n"));
+	CHECK(has_line(&text, "_closed_total{code=\"other\"} 1\n"));
+	CHECK(has_line(&text, "_responses_total{status=\"404\"} 1\n"));
+	CHECK(has_line(&text, "_responses_total{status=\"other\"} 1\n"));
+	CHECK(has_line(&text, "rtsync_sent_frames_total 9007199254740992\n"));
+	CHECK(has_line(&text, "commit_to_send_seconds_bucket{le=\"0.001\"} 2\n"));
+	CHECK(has_line(&text, "commit_to_send_seconds_bucket{le=\"10\"} 2\n"));
+	CHECK(has_line(&text, "commit_to_send_seconds_bucket{le=\"+Inf\"} 3\n"));
+	CHECK(has_line(&text, "blocked_queue_bytes_bucket{le=\"1024\"} 0\n"));
+	CHECK(has_line(&text, "blocked_queue_bytes_bucket{le=\"4096\"} 1\n"));
+	buffer_release(&text);
+}
+
 /*------------------------------------------------------------------------*/
 
 static bool
@@ -820,5 +899,7 @@ main(void)
 	run("link: round trip", test_link_round_trip);
 	run("link: malformed bodies", test_link_malformed);
 	run("link: no memory", test_link_out_of_memory);
+	run("paths of files", test_files);
+	run("metrics", test_metrics);
 	return failed_tests > 0;
 }

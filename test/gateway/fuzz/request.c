@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "gateway/config.h"
+#include "gateway/files.h"
 #include "gateway/http.h"
 #include "gateway/peer.h"
 #include "gateway/request.h"
@@ -32,12 +33,19 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	Request		request;
 	Buffer		buffer = {0};
 	PeerAddress peer = {{0}};
+	FilePath	file;
 
 	if (length == 0)
 		return 0;
 	require(length <= size);
 	if (!request_parse(head, length, &request))
 		return 0;
+
+	/* A path of a file is made of plain names. */
+	if (files_path(request.path, &file))
+		for (uint32_t i = 0; i < file.n_names; i++)
+			require(file.names[i][0] != '.' && file.names[i][0] != '\0' &&
+					strpbrk(file.names[i], "/\\%:~ ") == NULL);
 
 	request_token(&request, &buffer);
 	require(buffer.length <= length);
