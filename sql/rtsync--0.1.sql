@@ -132,7 +132,7 @@ CREATE FUNCTION rtsync.stat_subscriptions(
   OUT where_ text,
   OUT evaluation text,        -- as in rtsync.explain(); null: not known yet
   OUT group_ bigint,          -- equal subscriptions are decided as one
-  OUT state text,             -- live, paused, catching up, refused
+  OUT state text,             -- live, paused, snapshot, catching up, refused
   OUT cursor text,
   OUT lag_bytes bigint,       -- of history
   OUT sent bigint             -- changes, of the whole channel

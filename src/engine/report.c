@@ -270,6 +270,8 @@ pace_of(const Channel *channel, const Binding *binding)
 			return REPORT_PAUSED;
 		case CHANNEL_LATE:
 			return REPORT_LATE;
+		case CHANNEL_SNAPSHOT:
+			return REPORT_SNAPSHOT;
 		case CHANNEL_LIVE:
 			break;
 	}

@@ -35,6 +35,7 @@ typedef enum ReportPace
 	REPORT_LIVE,
 	REPORT_PAUSED,
 	REPORT_LATE,
+	REPORT_SNAPSHOT,
 	REPORT_REFUSED				/* the binding cannot be served */
 } ReportPace;
 

@@ -359,6 +359,8 @@ pace_name(uint8 pace)
 			return "paused";
 		case REPORT_LATE:
 			return "catching up";
+		case REPORT_SNAPSHOT:
+			return "snapshot";
 		case REPORT_REFUSED:
 			break;
 	}
