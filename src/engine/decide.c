@@ -299,33 +299,42 @@ attempt_cover(void *arg)
 }
 
 /*
- * Find out how the group can be asked, and index it if its policies or its
- * filter cover the rows that it can get.  The policies' parameters may raise
- * errors that the policies themselves would not; the group is asked alone
- * then.
+ * Find out how the group can be asked; *filter_quals is its filter, as far as
+ * an index can use it.  The policies' parameters may raise errors that the
+ * policies themselves would not; the group is asked alone then.
  */
+static void
+fold_group(FoldAttempt *what, List **filter_quals)
+{
+	TableGroup *tg = what->tg;
+
+	*filter_quals = NIL;
+	if (attempt(attempt_fold, what) != NULL)
+	{
+		tg->pure = tg->in_set = false;
+		what->quals = NIL;
+	}
+	if (!tg->pure && !tg->in_set && attempt(attempt_cover, what) != NULL)
+		what->quals = NIL;
+	if (tg->filter != NULL && !filter_pure(tg->filter, filter_quals))
+		tg->pure = tg->in_set = false;
+	tg->placed = true;
+}
+
+/* Index the group if its policies or its filter cover the rows that it can get. */
 static void
 index_group(TableGroup *tg, TableAccess *access)
 {
 	FoldAttempt what = {.tg = tg,.access = access};
-	List	   *filter_quals = NIL;
 	PredicateIndex *index = tg->role->index;
+	List	   *filter_quals;
 
-	if (attempt(attempt_fold, &what) != NULL)
-	{
-		tg->pure = tg->in_set = false;
-		what.quals = NIL;
-	}
-	if (!tg->pure && !tg->in_set && attempt(attempt_cover, &what) != NULL)
-		what.quals = NIL;
-	if (tg->filter != NULL && !filter_pure(tg->filter, &filter_quals))
-		tg->pure = tg->in_set = false;
+	fold_group(&what, &filter_quals);
 	if ((what.quals != NIL &&
 		 predicate_insert(index, &tg->item, what.quals, what.params)) ||
 		(filter_quals != NIL &&
 		 predicate_insert(index, &tg->item, filter_quals, NULL)))
 		dlist_delete(&tg->in_scan);
-	tg->placed = true;
 }
 
 /*
@@ -1125,6 +1134,59 @@ decide_changes(List *routes, bool carefully)
 	}
 }
 
+/* Compile a group that is late, and so in neither list nor index. */
+static void
+prepare_late(TableGroup *tg, TableAccess *access)
+{
+	FoldAttempt what = {.tg = tg,.access = access};
+	PrincipalScope scope;
+	List	   *filter_quals;
+
+	principal_enter(tg->group->principal, &scope);
+	table_group_compile(tg, access);
+	fold_group(&what, &filter_quals);
+	principal_leave(&scope);
+}
+
+/*
+ * Decide the changes of a table for one group.  One that is late and pure costs
+ * its parameters and no more.
+ */
+static void
+decide_alone(TableGroup *tg)
+{
+	TableRole  *role = tg->role;
+	RoutedChange *change = role->route->first;
+	PrincipalScope scope;
+	Question	question = {.tg = tg};
+
+	if (!tg->group->late)
+	{
+		decide_group(tg, change, false);
+		return;
+	}
+	if (is_withheld(tg))
+		return;
+	question.access = policy_table_access(role->route->relid, role->roleid);
+	if (!question.access->readable)
+		return;
+	if (!tg->valid || !tg->placed ||
+		tg->access_basis != question.access->basis)
+		prepare_late(tg, question.access);
+	if (!tg->pure || tg->failures > 0 || !policy_has_folded(question.access))
+	{
+		decide_group(tg, change, false);
+		return;
+	}
+	principal_enter_role(role->roleid, &scope);
+	for (; change != NULL; change = change->next)
+	{
+		question.rows = &change->rows;
+		decide(&question, change);
+	}
+	principal_leave(&scope);
+}
+
 /* Likewise, but for one group alone, late or not. */
 void
 decide_changes_for(SubscriptionGroup *group, bool carefully)
@@ -1141,7 +1203,7 @@ decide_changes_for(SubscriptionGroup *group, bool carefully)
 		if (carefully)
 			decide_group_carefully(tg, tg->role->route->first, false);
 		else
-			decide_group(tg, tg->role->route->first, false);
+			decide_alone(tg);
 	}
 }
 
