@@ -8,6 +8,7 @@ import { createClient } from '@supabase/supabase-js';
 import pg from 'pg';
 import WebSocket from 'ws';
 import { signToken } from '../dev/jwt.mjs';
+import { startApp } from './app.mjs';
 
 const once = process.argv.includes('--once');
 const url = process.env.RTSYNC_URL.replace('ws:', 'http:');
@@ -120,8 +121,19 @@ function check(name, received, wanted) {
 // Without --once: keep changing things, for those who want to join in.
 //
 
+await startApp({
+  pool: new pg.Pool({ max: 4 }),
+  secret,
+  root: process.env.PAGE_ROOT,
+  metricsToken: process.env.METRICS_TOKEN,
+});
 console.log(`
 The server goes on until you press Ctrl-C, changing a row every few seconds.
+Open in two windows:
+
+  ${url}/?as=ann
+  ${url}/?as=ben
+
 Try in another terminal:
 
   psql -h ${process.env.PGHOST} -p ${process.env.PGPORT} -U ${process.env.PGUSER} postgres
@@ -141,7 +153,7 @@ for (;;) {
     `INSERT INTO assets (project_id, name) VALUES (${project}, '${pick(['pump', 'drill', 'van'])}')`,
     `UPDATE assets SET status = '${status}' WHERE id = (SELECT min(id) FROM assets)`,
     `UPDATE assets SET project_id = ${project} WHERE id = (SELECT max(id) FROM assets)`,
-    'DELETE FROM assets WHERE id = (SELECT min(id) FROM assets HAVING count(*) > 3)',
+    'DELETE FROM assets WHERE id = (SELECT min(id) FROM assets HAVING count(*) > 9)',
   ]);
   console.log(`\n${sql};`);
   await database.query(sql);
