@@ -32,10 +32,11 @@ typedef struct Match
 typedef struct RoutedChange
 {
 	struct RoutedChange *next;	/* of the same table */
-	ChangeRows	rows;			/* schema NULL: a touch or a broadcast */
+	ChangeRows	rows;			/* schema NULL: a touch, broadcast or gap */
 	uint32		seq;
 	Oid			touched;		/* a table that policies read */
 	HistoryMessage *message;	/* a broadcast */
+	bool		gap;			/* or else: changes are missing here */
 	RoutePosition place;		/* before it, and its transaction */
 	Match	   *matches;
 	Match	   *last_match;

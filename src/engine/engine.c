@@ -75,6 +75,9 @@
 /* Look after the partitions of the table of messages this often. */
 #define MAINTENANCE_MS 60000
 
+/* While there is no slot, because transactions have to end first */
+#define NO_SLOT_MS 100
+
 /* While a transaction is committed but not visible */
 #define BLOCKED_MS 5
 
@@ -86,6 +89,16 @@
 
 /* The gateway is told no figures while so much waits for it. */
 #define MONITOR_BYTES ((Size) 64 * 1024)
+
+/*
+ * Of rtsync.max_retained_wal, half is for the history; the rest is for what is
+ * needed to decode from there, and what is not decoded yet.  It is looked at
+ * whenever this many changes of one transaction were decoded, too.
+ */
+#define HISTORY_SHARE 2
+#define CONFIRM_SHARE 4
+#define LOG_RUNNING_SHARE 32
+#define CHANGES_PER_LOOK 1024
 
 /* A turn of decoding ends after this time, so that others get theirs. */
 #define DECODE_MS 20
@@ -111,6 +124,8 @@ static TimestampTz delivered_until; /* what was committed before it is */
 static uint64 gateway_starts;
 static bool ready;				/* as the gateway was told last */
 static TimestampTz maintained;
+static PluginSink history_sink;
+static PluginSink sink;			/* the same, with what concerns others, too */
 static LinkShutdown shutdown_reason = LINK_SHUTDOWN_SERVER;
 
 /*--------------------------------------------------------------------------
@@ -429,7 +444,7 @@ decode_turn(bool *more)
 	if (route_unread() > DECODE_AHEAD || !wal_has_more())
 		return false;
 	catalogs_enter_past(before);
-	if (!wal_decode(DECODE_AHEAD, route_unread, DECODE_MS))
+	if (!wal_decode(DECODE_AHEAD, route_unread, history_gap, DECODE_MS))
 		*more = true;
 	return wal_decoded_lsn() != before;
 }
@@ -441,6 +456,30 @@ route_turn(void)
 	return route_run(gateway_link);
 }
 
+/* The bytes of WAL that the slot may hold back */
+static XLogRecPtr
+retained_limit(void)
+{
+	return (XLogRecPtr) rtsync_max_retained_wal * 1024 * 1024;
+}
+
+/* The sink's: a single transaction, too, can be too much. */
+static void
+change_cb(ReorderBufferTXN *txn, const PluginChange *change)
+{
+	static uint32 count = 0;
+
+	if (++count % CHANGES_PER_LOOK == 0)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (wal_retained() > retained_limit())
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("the replication slot keeps more WAL than \"rtsync.max_retained_wal\"")));
+	}
+	history_sink.change_cb(txn, change);
+}
+
 /*
  * Bound the history, and let the slot follow its tail.
  */
@@ -449,10 +488,14 @@ confirm(TimestampTz now)
 {
 	XLogRecPtr	decoded = wal_decoded_lsn();
 	XLogRecPtr	flushed = wal_flushed_lsn();
-	XLogRecPtr	retained = (XLogRecPtr) rtsync_max_retained_wal * 1024 * 1024;
+	XLogRecPtr	retained = retained_limit() / HISTORY_SHARE;
 	XLogRecPtr	resume;
 
+	if (!wal_is_open())
+		return;
 	history_forget(flushed > retained ? flushed - retained : 0);
+	if (wal_retained() > retained_limit() / CONFIRM_SHARE)
+		wal_log_running(retained_limit() / LOG_RUNNING_SHARE);
 	resume = history_resume_lsn(decoded);
 	if (resume > wal_confirmed_lsn() + CONFIRM_BYTES ||
 		(resume > wal_confirmed_lsn() &&
@@ -461,6 +504,55 @@ confirm(TimestampTz now)
 		wal_confirm(resume);
 		confirmed = now;
 	}
+}
+
+/* Once a second is not enough where much is written. */
+static void
+confirm_under_load(void)
+{
+	static XLogRecPtr last = InvalidXLogRecPtr;
+	XLogRecPtr	flushed = wal_flushed_lsn();
+
+	if (wal_retained() <= retained_limit() / CONFIRM_SHARE ||
+		flushed < last + retained_limit() / LOG_RUNNING_SHARE)
+		return;
+	last = flushed;
+	confirm(GetCurrentTimestamp());
+}
+
+/* A new slot was made: changes may have been missed since the last one. */
+static void
+begin_anew(void)
+{
+	route_reset(wal_confirmed_lsn());
+	shared_engine_trouble(0, NULL, NULL);
+	if (gateway_link != NULL)
+		subscription_tell_all(-1, "rtsync", "refetch",
+							  "changes were given up because too much WAL was kept for them");
+}
+
+/*
+ * The slot must not hold back more WAL than it may, whatever the reason: a
+ * transaction that does not end or is not seen yet, a gateway that hangs,
+ * decoding that is slower than writing.  Beyond that, give it up.
+ */
+static void
+bound_turn(void)
+{
+	if (!wal_is_open())
+	{
+		if (wal_open())
+			begin_anew();
+		return;
+	}
+	confirm_under_load();
+	if (wal_retained() <= retained_limit())
+		return;
+	wal_give_up();
+	route_reset(wal_confirmed_lsn());
+	shared_engine_trouble(ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+						  "the replication slot kept more WAL than \"rtsync.max_retained_wal\" and is made anew when all transactions have ended that ran then",
+						  "Look for old transactions in pg_stat_activity and pg_prepared_xacts, and consider increasing the setting.");
 }
 
 /*--------------------------------------------------------------------------
@@ -653,6 +745,8 @@ sleep_time(RouteState state)
 
 	if (state == ROUTE_BLOCKED)
 		time = BLOCKED_MS;
+	if (!wal_is_open())
+		time = Min(time, NO_SLOT_MS);
 	if (gateway_link == NULL)
 		time = Min(time, nlisten == 0 ? (listen_failures > 0 ? 100 : time) :
 				   Max(1, gateway_respawn_delay(&gateway)));
@@ -688,6 +782,7 @@ engine_loop(void)
 		if (gateway_link != NULL)
 			linkio_flush(gateway_link);
 		history_forget(InvalidXLogRecPtr);
+		bound_turn();
 		housekeeping_turn();
 
 		if (more || state == ROUTE_MORE)
@@ -720,6 +815,20 @@ check_requirements(void)
 	proc_exit(0);
 }
 
+/* Open the slot; to make one, transactions that run may have to end first. */
+static void
+open_slot(void)
+{
+	while (!wal_open())
+	{
+		obey();
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 100,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
 /*
  * Entry point; the argument is the database's Oid.  See launcher.h for the
  * order in which things happen here.
@@ -727,7 +836,6 @@ check_requirements(void)
 void
 engine_main(Datum main_arg)
 {
-	static PluginSink sink;
 	Oid			dboid = DatumGetObjectId(main_arg);
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -745,10 +853,13 @@ engine_main(Datum main_arg)
 
 	before_shmem_exit(say_goodbye, (Datum) 0);
 	pgstat_report_activity(STATE_RUNNING, "opening the replication slot");
-	history_fill_sink(&sink);
+	history_fill_sink(&history_sink);
+	sink = history_sink;
 	sink.watches_cb = tables_watches;
+	sink.change_cb = change_cb;
 	plugin_set_sink(&sink);
-	wal_open();
+	wal_init(retained_limit());
+	open_slot();
 	policy_init();
 	render_init();
 	budget_init();

@@ -22,6 +22,7 @@
 #include "storage/buffile.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/timestamp.h"
 
 #include "engine/compat.h"
 #include "engine/history.h"
@@ -231,22 +232,29 @@ append(HistoryRecordType type, Size size, HistoryChunk **where)
 }
 
 static void
-begin_cb(ReorderBufferTXN *txn)
+begin(TransactionId xid, XLogRecPtr commit_lsn, XLogRecPtr end_lsn,
+	  TimestampTz commit_time)
 {
 	HistoryChunk *chunk;
 	HistoryTxn *record;
 
 	record = (HistoryTxn *) append(HISTORY_BEGIN, sizeof(HistoryTxn), &chunk);
-	record->xid = txn->xid;
-	record->commit_lsn = txn->final_lsn;
-	record->end_lsn = txn->end_lsn;
-	record->commit_time = txn->xact_time.commit_time;
-	chunk->begun_end_lsn = txn->end_lsn;
+	record->xid = xid;
+	record->commit_lsn = commit_lsn;
+	record->end_lsn = end_lsn;
+	record->commit_time = commit_time;
+	chunk->begun_end_lsn = end_lsn;
 	if (chunk->begun_time == 0)
-		chunk->begun_time = record->commit_time;
+		chunk->begun_time = commit_time;
 	in_transaction = true;
 	next_seq = 1;
 	transactions++;
+}
+
+static void
+begin_cb(ReorderBufferTXN *txn)
+{
+	begin(txn->xid, txn->final_lsn, txn->end_lsn, txn->xact_time.commit_time);
 }
 
 static void
@@ -327,6 +335,35 @@ message_cb(ReorderBufferTXN *txn, XLogRecPtr lsn, bool transactional,
 	memcpy(record->data, message, size);
 	if (!transactional)
 		chunk->begun_end_lsn = Max(chunk->begun_end_lsn, lsn);
+}
+
+/*
+ * This transaction, of which some changes may be here, could not be decoded to
+ * its end.
+ */
+void
+history_gap(TransactionId xid, XLogRecPtr commit_lsn, XLogRecPtr end_lsn)
+{
+	if (!in_transaction)
+		begin(xid, commit_lsn, end_lsn, GetCurrentTimestamp());
+	append(HISTORY_GAP, sizeof(HistoryRecord), NULL);
+	append(HISTORY_COMMIT, sizeof(HistoryRecord), NULL);
+	in_transaction = false;
+}
+
+/*
+ * Give up everything, also what was not read; what comes begins behind
+ * "confirmed".
+ */
+void
+history_reset(XLogRecPtr confirmed)
+{
+	reader->chunk = NULL;
+	reader->offset = 0;
+	while (!dlist_is_empty(&chunks))
+		chunk_free(dlist_head_element(HistoryChunk, node, &chunks));
+	forgotten_lsn = confirmed;
+	in_transaction = false;
 }
 
 /* What the plugin tells us; watches_cb is for others to say. */

@@ -9,7 +9,7 @@
  * because the slot's confirmed position never passes its oldest transaction.
  *
  * It is a stream of records in chunks.  A record is one begin, one change, one
- * touch, one message or one commit; records are MAXALIGNed, so that the tuples
+ * touch, one message, one gap or one commit; records are MAXALIGNed, so that the tuples
  * in them can be used where they lie.  A message that is not transactional is
  * between transactions.
  *
@@ -33,6 +33,7 @@ typedef enum HistoryRecordType
 	HISTORY_CHANGE,
 	HISTORY_TOUCH,
 	HISTORY_MESSAGE,
+	HISTORY_GAP,				/* not all of the transaction is here */
 	HISTORY_COMMIT
 } HistoryRecordType;
 
@@ -115,6 +116,9 @@ extern bool history_find(XLogRecPtr lsn, uint32 seq, uint64 *position,
 						 HistoryTxn *txn);
 extern void history_rows(HistoryChange *change, ChangeRows *rows);
 
+extern void history_gap(TransactionId xid, XLogRecPtr commit_lsn,
+						XLogRecPtr end_lsn);
+extern void history_reset(XLogRecPtr confirmed);
 extern void history_forget(XLogRecPtr older_than);
 extern Size history_unread(const HistoryCursor *cursor);
 extern bool history_in_transaction(void);

@@ -226,6 +226,18 @@ send_touch(Slice *slice, Oid relid)
 	}
 }
 
+/* A transaction could not be decoded: whom it concerned is not known. */
+static void
+send_gap(Slice *slice)
+{
+	const char *message = "a transaction could not be decoded";
+
+	if (slice->late != NULL)
+		subscription_tell(slice->late, "rtsync", "refetch", message);
+	else
+		subscription_tell_all(CHANNEL_LIVE, "rtsync", "refetch", message);
+}
+
 /* Send a broadcast to whoever is on its topic: the gateway knows them. */
 static void
 send_broadcast(Link *link, HistoryMessage *record)
@@ -280,6 +292,8 @@ send_slice(Slice *slice, bool carefully)
 		}
 		if (change->message != NULL)
 			send_broadcast(slice->link, change->message);
+		else if (change->gap)
+			send_gap(slice);
 		else if (change->rows.schema == NULL)
 			send_touch(slice, change->touched);
 		for (Match *match = change->matches; match != NULL; match = match->next)
@@ -456,6 +470,8 @@ slice_add(Slice *slice, const RoutePosition *place, HistoryRecord *record)
 		slice_append(slice, place)->message = (HistoryMessage *) record;
 	else if (record->type == HISTORY_TOUCH)
 		slice_append(slice, place)->touched = ((HistoryTouch *) record)->relid;
+	else if (record->type == HISTORY_GAP)
+		slice_append(slice, place)->gap = true;
 	else if (record->type == HISTORY_CHANGE)
 	{
 		HistoryChange *change = (HistoryChange *) record;
@@ -599,6 +615,18 @@ go_back(const RoutePosition *place)
 	done_lsn = Min(done_lsn, live.txn.commit_lsn);
 	if (!history_seek(&cursor, live.position))
 		elog(ERROR, "history has forgotten what is not routed");
+}
+
+/*
+ * Give up the history, also what is not routed; decoding goes on behind
+ * "confirmed", under another epoch.
+ */
+void
+route_reset(XLogRecPtr confirmed)
+{
+	history_reset(confirmed);
+	memset(&live, 0, sizeof(live));
+	done_lsn = confirmed;
 }
 
 /* May more be sent?  Not while the gateway does not take what it has. */

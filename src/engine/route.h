@@ -35,6 +35,7 @@ typedef struct RoutePosition
 } RoutePosition;
 
 extern void route_init(XLogRecPtr confirmed);
+extern void route_reset(XLogRecPtr confirmed);
 extern RouteState route_run(Link *link);
 extern bool route_congested(Link *link);
 extern void route_cursor(const RoutePosition *place, Cursor *cursor);

@@ -384,8 +384,8 @@ define_engine_settings(void)
 			   GUC_UNIT_KB);
 
 	define_int("rtsync.max_retained_wal",
-			   "Sets the size of WAL above which history is given up.",
-			   NULL,
+			   "Sets the size of WAL that the replication slot may keep.",
+			   "Half of it is for the history.  Beyond it, the slot is made anew, and clients fetch their rows again.",
 			   &rtsync_max_retained_wal, 1024, 16, INT_MAX, GUC_UNIT_MB);
 
 	define_int("rtsync.max_event_size",

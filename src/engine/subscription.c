@@ -483,6 +483,24 @@ subscription_tell_group(SubscriptionGroup *group, const char *extension,
 }
 
 /*
+ * Tell all channels with this ChannelPace, or all if it is -1, that are
+ * subscribed to changes.
+ */
+void
+subscription_tell_all(int pace, const char *extension, const char *status,
+					  const char *message)
+{
+	HASH_SEQ_STATUS scan;
+	ChannelEntry *entry;
+
+	hash_seq_init(&scan, channels);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		if (entry->channel->nbindings > 0 &&
+			(pace < 0 || entry->channel->pace == pace))
+			subscription_tell(entry->channel, extension, status, message);
+}
+
+/*
  * Tell them of an error; if they were told of one less than a second ago,
  * later (subscription_tell_late), and then of the first since.
  */

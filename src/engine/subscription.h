@@ -148,5 +148,7 @@ extern void subscription_tell_error(SubscriptionGroup *group,
 									const char *message);
 extern void subscription_withhold(SubscriptionGroup *group);
 extern void subscription_tell_late(void);
+extern void subscription_tell_all(int pace, const char *extension,
+								  const char *status, const char *message);
 
 #endif							/* RTSYNC_SUBSCRIPTION_H */

@@ -12,6 +12,15 @@
  * it, so that it lives and dies with the slot: event cursors of another epoch
  * mean nothing here.
  *
+ * A slot that holds back too much WAL is given up (engine.c says when): it is
+ * dropped, and made anew only when all transactions have ended that ran then.
+ * A slot that is made while one of them runs would have to wait for it, and
+ * hold back WAL all the while.
+ *
+ * A transaction that cannot be decoded, because of an error in the contents of
+ * it (a publication's row filter that divides by zero, say), is skipped: the
+ * server has then cleaned up after it, and decoding goes on behind it.
+ *
  * Called by engine.c, outside any transaction: a transaction around the
  * decoding would make it a subtransaction for each decoded one.
  *
@@ -21,6 +30,9 @@
 
 #include <unistd.h>
 
+#include "access/heapam_xlog.h"
+#include "access/transam.h"
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlogreader.h"
 #include "access/xlogrecovery.h"
@@ -33,6 +45,7 @@
 #include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
+#include "storage/standby.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -59,6 +72,11 @@ static uint64 epoch;
 
 /* how far the WAL was flushed when we last found nothing more to read */
 static XLogRecPtr exhausted_at;
+
+/* while there is no slot: how far decoding had got when it was given up, and
+ * the first transaction that had not begun then */
+static XLogRecPtr given_up_at;
+static TransactionId wait_for;
 
 /* The name of this database's slot */
 const char *
@@ -255,23 +273,11 @@ clear_decoding_mark(void)
 	LWLockRelease(ProcArrayLock);
 }
 
-/*
- * Start decoding: open the slot and place the reader.  Raises an error where
- * the server cannot decode, or has no slot to spare.
- */
-void
-wal_open(void)
+static void
+start_decoding(void)
 {
-	MemoryContext old;
+	MemoryContext old = MemoryContextSwitchTo(WalContext);
 
-	if (GetConfigOption("output_plugin_libraries", true, false) != NULL)
-		SetConfigOption("output_plugin_libraries", PLUGIN_LIBRARY,
-						PGC_SUSET, PGC_S_SESSION);
-
-	CheckLogicalDecodingRequirements();
-	WalContext = AllocSetContextCreate(TopMemoryContext, "rtsync WAL",
-									   ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(WalContext);
 	slot_open();
 	decoding = CreateDecodingContext(InvalidXLogRecPtr, NIL, false,
 									 XL_ROUTINE(.page_read = page_read,
@@ -281,16 +287,204 @@ wal_open(void)
 	MemoryContextSwitchTo(old);
 	clear_decoding_mark();
 	XLogBeginRead(decoding->reader, MyReplicationSlot->data.restart_lsn);
+	exhausted_at = InvalidXLogRecPtr;
 	InvalidateSystemCaches();
+}
+
+/* From here on a slot can only be made when what runs now has ended. */
+static void
+expect_slot(void)
+{
+	wait_for = ReadNextTransactionId();
+}
+
+/* What an existing slot holds back */
+static XLogRecPtr
+slot_retains(void)
+{
+	ReplicationSlot *slot = SearchNamedReplicationSlot(wal_slot_name(), true);
+	XLogRecPtr	restart_lsn;
+
+	if (slot == NULL)
+		return 0;
+	SpinLockAcquire(&slot->mutex);
+	restart_lsn = slot->data.restart_lsn;
+	SpinLockRelease(&slot->mutex);
+	if (restart_lsn == InvalidXLogRecPtr || restart_lsn > wal_flushed_lsn())
+		return 0;
+	return wal_flushed_lsn() - restart_lsn;
+}
+
+static void
+report_given_up(XLogRecPtr retained)
+{
+	ereport(LOG,
+			(errmsg("rtsync gives up replication slot \"%s\" and its history: it keeps %llu MB of WAL",
+					wal_slot_name(),
+					(unsigned long long) (retained / (1024 * 1024))),
+			 errdetail("Clients will be told to fetch their rows again."),
+			 errhint("Consider increasing the configuration parameter \"rtsync.max_retained_wal\".")));
+}
+
+/*
+ * Prepare, and drop a slot that holds back more WAL than "limit" already.
+ * Raises an error where the server cannot decode.
+ */
+void
+wal_init(XLogRecPtr limit)
+{
+	if (GetConfigOption("output_plugin_libraries", true, false) != NULL)
+		SetConfigOption("output_plugin_libraries", PLUGIN_LIBRARY,
+						PGC_SUSET, PGC_S_SESSION);
+
+	CheckLogicalDecodingRequirements();
+	WalContext = AllocSetContextCreate(TopMemoryContext, "rtsync WAL",
+									   ALLOCSET_DEFAULT_SIZES);
+	if (slot_retains() > limit)
+	{
+		report_given_up(slot_retains());
+		slot_drop();
+	}
+	expect_slot();
+}
+
+/*
+ * Start decoding: open the slot, or make it, and place the reader.  Returns
+ * false if there is none and it has to wait for transactions that still run.
+ * Raises an error where the server has no slot to spare.
+ */
+bool
+wal_open(void)
+{
+	if (!slot_exists() && !RecoveryInProgress() &&
+		TransactionIdPrecedes(GetOldestActiveTransactionId(), wait_for))
+		return false;
+	start_decoding();
+	return true;
+}
+
+/* Is there a slot that is decoded from? */
+bool
+wal_is_open(void)
+{
+	return decoding != NULL;
+}
+
+/* Give up the slot, with all that was not decoded yet. */
+void
+wal_give_up(void)
+{
+	report_given_up(wal_retained());
+	given_up_at = wal_decoded_lsn();
+	FreeDecodingContext(decoding);
+	decoding = NULL;
+	epoch = 0;
+	slot_drop();
+	expect_slot();
+}
+
+/* Bytes of WAL that the slot holds back */
+XLogRecPtr
+wal_retained(void)
+{
+	XLogRecPtr	flushed = wal_flushed_lsn();
+
+	if (decoding == NULL || flushed < MyReplicationSlot->data.restart_lsn)
+		return 0;
+	return flushed - MyReplicationSlot->data.restart_lsn;
+}
+
+/*--------------------------------------------------------------------------
+ * Decoding
+ *--------------------------------------------------------------------------
+ */
+
+/*
+ * Is it the transaction's own fault that it could not be decoded?  Not if the
+ * server lacks something, is asked to end, or has trouble with its files.
+ */
+static bool
+is_poison(const ErrorData *error)
+{
+	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
+	{
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+			return false;
+		default:
+			return true;
+	}
+}
+
+/* An error came out of a commit record: skip the transaction, or raise it. */
+static void
+skip_transaction(MemoryContext context, WalSkipped skipped)
+{
+	XLogReaderState *reader = decoding->reader;
+	xl_xact_parsed_commit parsed;
+	TransactionId xid;
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	if (!is_poison(error))
+		PG_RE_THROW();
+	FlushErrorState();
+	ParseCommitRecord(XLogRecGetInfo(reader),
+					  (xl_xact_commit *) XLogRecGetData(reader), &parsed);
+	xid = TransactionIdIsValid(parsed.twophase_xid) ? parsed.twophase_xid :
+		XLogRecGetXid(reader);
+	ereport(LOG,
+			(errcode(error->sqlerrcode),
+			 errmsg("rtsync skipped transaction %u, which committed at %X/%X: %s",
+					xid, LSN_FORMAT_ARGS(reader->ReadRecPtr), error->message),
+			 errdetail("It could not be decoded.  Clients are told to fetch their rows again."),
+			 error->context ? errcontext("%s", error->context) : 0));
+	FreeErrorData(error);
+	skipped(xid, reader->ReadRecPtr, reader->EndRecPtr);
+}
+
+/* Is this the record with which a transaction is decoded? */
+static bool
+is_commit(XLogReaderState *reader)
+{
+	uint8		info = XLogRecGetInfo(reader) & XLOG_XACT_OPMASK;
+
+	return XLogRecGetRmid(reader) == RM_XACT_ID &&
+		(info == XLOG_XACT_COMMIT || info == XLOG_XACT_COMMIT_PREPARED);
+}
+
+static void
+process_record(WalSkipped skipped)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	if (!is_commit(decoding->reader))
+	{
+		LogicalDecodingProcessRecord(decoding, decoding->reader);
+		return;
+	}
+	PG_TRY();
+	{
+		LogicalDecodingProcessRecord(decoding, decoding->reader);
+	}
+	PG_CATCH();
+	{
+		skip_transaction(context, skipped);
+	}
+	PG_END_TRY();
 }
 
 /*
  * Decode what there is, until the WAL ends or pending() exceeds max_bytes at
  * the end of a transaction; returns false if the time, in milliseconds, was
  * up before.  (A transaction is decoded as a whole, whatever time that takes.)
+ * "skipped" is told of transactions that could not be decoded; some of their
+ * changes may have been given to the sink.
  */
 bool
-wal_decode(Size max_bytes, Size (*pending) (void), int ms)
+wal_decode(Size max_bytes, Size (*pending) (void), WalSkipped skipped, int ms)
 {
 	MemoryContext old = MemoryContextSwitchTo(WalContext);
 	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
@@ -310,7 +504,7 @@ wal_decode(Size max_bytes, Size (*pending) (void), int ms)
 							error)));
 		if (record == NULL)
 			break;
-		LogicalDecodingProcessRecord(decoding, decoding->reader);
+		process_record(skipped);
 		CHECK_FOR_INTERRUPTS();
 		if (++count % RECORDS_PER_LOOK == 0)
 			in_time = GetCurrentTimestamp() < until;
@@ -333,15 +527,18 @@ wal_flushed_lsn(void)
 bool
 wal_has_more(void)
 {
-	return wal_flushed_lsn() > exhausted_at;
+	return decoding != NULL && wal_flushed_lsn() > exhausted_at;
 }
 
 /* The end of the last record decoded */
 XLogRecPtr
 wal_decoded_lsn(void)
 {
-	XLogRecPtr	lsn = decoding->reader->EndRecPtr;
+	XLogRecPtr	lsn;
 
+	if (decoding == NULL)
+		return given_up_at;
+	lsn = decoding->reader->EndRecPtr;
 	return lsn != InvalidXLogRecPtr ? lsn : MyReplicationSlot->data.restart_lsn;
 }
 
@@ -354,23 +551,41 @@ wal_confirm(XLogRecPtr lsn)
 {
 	LogicalConfirmReceivedLocation(lsn);
 	ReplicationSlotMarkDirty();
+	ReplicationSlotsComputeRequiredLSN();
+}
+
+/*
+ * What the slot holds back follows what is confirmed only where the WAL tells
+ * which transactions were running; the server writes that every 15 seconds.
+ * Have it written now, if there are "distance" bytes of WAL since we last did.
+ */
+void
+wal_log_running(XLogRecPtr distance)
+{
+	static XLogRecPtr last = InvalidXLogRecPtr;
+
+	if (RecoveryInProgress() || wal_flushed_lsn() < last + distance)
+		return;
+	last = LogStandbySnapshot();
 }
 
 /* Up to where transactions were confirmed: decoding starts there */
 XLogRecPtr
 wal_confirmed_lsn(void)
 {
-	return MyReplicationSlot->data.confirmed_flush;
+	return decoding != NULL ? MyReplicationSlot->data.confirmed_flush :
+		given_up_at;
 }
 
 /* From where on the server keeps WAL for the slot */
 XLogRecPtr
 wal_restart_lsn(void)
 {
-	return MyReplicationSlot->data.restart_lsn;
+	return decoding != NULL ? MyReplicationSlot->data.restart_lsn :
+		InvalidXLogRecPtr;
 }
 
-/* The random number that makes the cursors of this slot unique */
+/* The random number that makes the cursors of this slot unique; 0: no slot */
 uint64
 wal_epoch(void)
 {

@@ -12,9 +12,19 @@
 
 #include "access/xlogdefs.h"
 
+/* Told of a transaction that could not be decoded */
+typedef void (*WalSkipped) (TransactionId xid, XLogRecPtr commit_lsn,
+							XLogRecPtr end_lsn);
+
 extern const char *wal_slot_name(void);
-extern void wal_open(void);
-extern bool wal_decode(Size max_bytes, Size (*pending) (void), int ms);
+extern void wal_init(XLogRecPtr limit);
+extern bool wal_open(void);
+extern bool wal_is_open(void);
+extern void wal_give_up(void);
+extern XLogRecPtr wal_retained(void);
+extern bool wal_decode(Size max_bytes, Size (*pending) (void),
+					   WalSkipped skipped, int ms);
+extern void wal_log_running(XLogRecPtr distance);
 extern XLogRecPtr wal_flushed_lsn(void);
 extern bool wal_has_more(void);
 extern XLogRecPtr wal_decoded_lsn(void);

@@ -1,0 +1,259 @@
+// The disk never fills: whatever happens, the replication slot holds back no
+// more WAL than rtsync.max_retained_wal, and who missed something is told.
+
+import { assert, atEnd, note, sleep, test, until } from '../e2e/lib/tap.mjs';
+import { RawClient } from '../e2e/lib/raw.mjs';
+import { createRole, createTable, pg, sql, status, token } from '../e2e/lib/server.mjs';
+import { gatewayPids, log, restart, running, server } from './lib/cluster.mjs';
+
+const LIMIT = 16; // MB; the smallest that there is
+const SLACK = 12; // what may be written until the engine has looked, about once a second
+
+await createRole('reader');
+await createTable('live', 'id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, filler text', { roles: ['reader'] });
+await sql('CREATE TABLE unpublished (filler text)');
+await sql(`ALTER SYSTEM SET rtsync.max_retained_wal = '${LIMIT}MB'`);
+await sql("ALTER SYSTEM SET rtsync.history_size = '4MB'");
+await sql('SELECT pg_reload_conf()');
+
+const filler = "(SELECT string_agg(md5(i::text), '') FROM generate_series(1, 30) i)";
+const fill = (table, mb) => `INSERT INTO ${table} (filler) SELECT ${filler} FROM generate_series(1, ${mb * 1000})`;
+const connect = async () => {
+  const client = await RawClient.open({ apikey: token('reader') });
+  await client.joinOk('live', [{ event: '*', schema: 'public', table: 'live' }], { config: { rtsync: { cursor: true } } });
+  client.refetches = () => client.frames.filter((f) => f.event === 'system' && f.payload.status === 'refetch').length;
+  atEnd(() => client.close());
+  return client;
+};
+
+// A connection of its own, which restarts may end.
+async function session(options) {
+  const client = new pg.Client(options);
+  client.on('error', () => {});
+  await client.connect();
+  atEnd(() => client.end());
+  return client;
+}
+
+// What the slot holds back, in MB; 0 if there is none.
+async function retained() {
+  const [row] = await sql(`SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn) / 1048576.0 AS mb
+    FROM pg_replication_slots WHERE slot_name LIKE 'rtsync%' AND database = current_database()`);
+  return row ? Number(row.mb) : 0;
+}
+
+// The most that is held back while something runs.
+async function most(run) {
+  let most_ = 0;
+  let over = false;
+  const watch = (async () => {
+    while (!over) {
+      most_ = Math.max(most_, await retained().catch(() => 0));
+      await sleep(20);
+    }
+  })();
+  try {
+    await run();
+  } finally {
+    over = true;
+    await watch;
+  }
+  return most_;
+}
+
+async function bounded(what, run, limit = LIMIT + SLACK) {
+  const mb = await most(run);
+  note(`${what}: ${mb.toFixed(1)} MB at most`);
+  assert.ok(mb < limit, `${what}: ${mb.toFixed(1)} MB were held back`);
+}
+
+// A row that is written now arrives.
+async function arrives(client) {
+  const [{ id }] = await sql("INSERT INTO live (filler) VALUES ('x') RETURNING id");
+  await until('a new row', () => client.changes().some(({ record }) => record?.id === Number(id)), { timeout: 30_000, every: 20 });
+}
+
+async function write(table, mb, piece = 1) {
+  for (let done = 0; done < mb; done += piece) await sql(fill(table, piece));
+}
+
+const epoch = async () => (await status()).epoch;
+
+async function toldAnew(client, before) {
+  await until('the new slot', async () => {
+    const now = await epoch();
+    return now && now !== before;
+  }, { timeout: 30_000, every: 50 });
+  await until('the refetch', () => client.refetches() > 0, { timeout: 30_000 });
+  await arrives(client);
+  assert.match(await log(), /rtsync gives up replication slot "rtsync_\d+" and its history: it keeps \d+ MB of WAL/);
+}
+
+test('no subscriber: tables that are published, tables that are not', async () => {
+  await bounded('published', () => write('live', 40));
+  await bounded('not published', () => write('unpublished', 40));
+}, { timeout: 90_000 });
+
+test('a subscriber that reads', async () => {
+  const client = await connect();
+  const before = await epoch();
+  await bounded('with a subscriber', async () => {
+    await write('live', 40);
+    await arrives(client);
+  });
+  assert.equal(await epoch(), before, 'the same epoch');
+  note(`${client.changes().length} changes, ${client.refetches()} refetches`);
+  assert.ok(client.changes().length === 40_001 || client.refetches() > 0, 'everything, or a refetch');
+  client.close();
+}, { timeout: 90_000 });
+
+test('only another database writes', async () => {
+  await sql('CREATE DATABASE another');
+  const another = await session({ database: 'another' });
+  await another.query('CREATE TABLE unpublished (filler text)');
+  await bounded('another database', async () => {
+    // nobody wakes the engine for it: it looks about once a second
+    for (let i = 0; i < 40; i++) await another.query(fill('unpublished', 1)).then(() => sleep(100));
+    await until('the slot to move on', async () => (await retained()) < LIMIT / 2, { timeout: 30_000, every: 100 });
+  });
+}, { timeout: 90_000 });
+
+test('a gateway that hangs', async () => {
+  const client = await connect();
+  const [pid] = await gatewayPids();
+  process.kill(pid, 'SIGSTOP');
+  await bounded('a hanging gateway', () => write('live', 48));
+  try {
+    process.kill(pid, 'SIGCONT');
+  } catch {
+    // it was replaced
+  }
+  await until('the client to be told', () => client.closed || client.refetches() > 0, { timeout: 30_000 });
+  client.close();
+  const next = await until('another to be served', () => connect().catch(() => null), { timeout: 30_000, every: 200 });
+  await arrives(next);
+  next.close();
+}, { timeout: 120_000 });
+
+test('a huge transaction', async () => {
+  const client = await connect();
+  const before = await epoch();
+  const writer = await session();
+  await writer.query('BEGIN');
+  await bounded('a huge transaction', async () => {
+    for (let i = 0; i < 40; i++) await writer.query(fill('live', 1)).then(() => sleep(100));
+    await writer.query('COMMIT');
+  });
+  await toldAnew(client, before);
+  client.close();
+}, { timeout: 120_000 });
+
+test('a transaction that does not end', async () => {
+  const client = await connect();
+  const before = await epoch();
+  const old = await session();
+  await old.query("BEGIN; INSERT INTO live (filler) VALUES ('old')");
+  await bounded('an old transaction', () => write('live', 40));
+  const { state, message } = await status();
+  assert.equal(state, 'running');
+  assert.match(message, /is made anew when all transactions have ended/);
+  assert.equal(await retained(), 0, 'there is no slot');
+  await old.query('COMMIT');
+  await toldAnew(client, before);
+  assert.equal((await status()).message, null);
+  client.close();
+}, { timeout: 120_000 });
+
+test('a transaction that stays invisible: its synchronous standby is down', async () => {
+  const client = await connect();
+  const before = await epoch();
+  await sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+  await sql('SELECT pg_reload_conf()');
+  const waits = await session();
+  await until('the setting', async () => (await waits.query('SHOW synchronous_standby_names')).rows[0].synchronous_standby_names === 'nobody');
+  const commit = waits.query("INSERT INTO live (filler) VALUES ('invisible')");
+  await sleep(200);
+  const others = await session();
+  await others.query("SET synchronous_commit = 'local'");
+  await bounded('an invisible transaction', async () => {
+    for (let i = 0; i < 40; i++) await others.query(fill('live', 1));
+  });
+  await others.query("ALTER SYSTEM SET synchronous_standby_names = ''");
+  await others.query('SELECT pg_reload_conf()');
+  await commit;
+  await toldAnew(client, before);
+  client.close();
+}, { timeout: 120_000 });
+
+test('a slot that somebody drops is made anew, under a new epoch', async () => {
+  const before = await epoch();
+  const mark = (await log()).length;
+  await until('the slot to be dropped', async () => {
+    const { pid } = await status();
+    if (pid) await sql('SELECT pg_terminate_backend($1)', [pid]);
+    return sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE 'rtsync%'").then((rows) => rows.length > 0, () => false);
+  }, { every: 1 });
+  await running();
+  assert.notEqual(await epoch(), before);
+  assert.match((await log()).slice(mark), /rtsync created replication slot/);
+  const client = await until('a client to be served', () => connect().catch(() => null), { every: 100 });
+  await arrives(client);
+  client.close();
+}, { timeout: 90_000 });
+
+test('a slot that the server invalidated is made anew, under a new epoch', async () => {
+  const before = await epoch();
+  await sql("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'");
+  await sql('SELECT pg_reload_conf()');
+  const old = await session();
+  await old.query("BEGIN; INSERT INTO live (filler) VALUES ('old')");
+  await until('the slot to be invalidated', async () => {
+    await sql('SELECT pg_switch_wal(); CHECKPOINT');
+    return /was invalidated and is created anew|invalidating/.test(await log());
+  }, { every: 50, timeout: 30_000 });
+  await old.query('COMMIT');
+  await sql('ALTER SYSTEM RESET max_slot_wal_keep_size');
+  await sql('SELECT pg_reload_conf()');
+  await until('another epoch', async () => {
+    const row = await status();
+    return row.state === 'running' && row.epoch && row.epoch !== before;
+  }, { timeout: 60_000, every: 100 });
+  const client = await until('a client to be served', () => connect().catch(() => null), { every: 100 });
+  await arrives(client);
+  client.close();
+}, { timeout: 120_000 });
+
+test('a large transaction gets through temp_file_limit', async () => {
+  await sql("ALTER SYSTEM SET temp_file_limit = '64kB'");
+  await sql("ALTER SYSTEM SET logical_decoding_work_mem = '64kB'");
+  await sql("ALTER SYSTEM SET rtsync.history_size = '1MB'");
+  await restart('fast');
+  await running();
+  const client = await until('a client to be served', () => connect().catch(() => null), { every: 100 });
+  const { pid } = await status();
+  await sql(fill('live', 8));
+  await until('all of it, or a refetch', () => client.changes().length >= 8000 || client.refetches() > 0, { timeout: 30_000 });
+  assert.equal((await status()).pid, pid);
+  client.close();
+}, { timeout: 90_000 });
+
+test('a full disk for temporary files: it goes on when there is room again', async () => {
+  const { stdout } = await server('sh', '-c', 'echo $PGDATA');
+  const dir = `${stdout.trim()}/base/pgsql_tmp`;
+  const { execFileSync } = await import('node:child_process');
+  try {
+    execFileSync('sh', ['-c', `mkdir -p ${dir} && chown --reference=${dir}/.. ${dir} && mount -t tmpfs -o size=1m tmpfs ${dir} && chown --reference=${dir}/.. ${dir}`], { stdio: 'ignore' });
+  } catch {
+    return note('no file system can be mounted here');
+  }
+  try {
+    await sql(fill('live', 8));
+    await until('the engine to notice', async () => /could not write (to )?file .*No space left on device/.test(await log()), { timeout: 30_000, every: 100 });
+  } finally {
+    execFileSync('umount', ['-l', dir]);
+  }
+  await running({ timeout: 60_000 });
+  const client = await until('a client to be served', () => connect().catch(() => null), { every: 100, timeout: 30_000 });
+  await arrives(client);
+  client.close();
+}, { timeout: 150_000 });
