@@ -231,6 +231,7 @@ authorize_topic(const Principal *principal, const char *topic)
 		{LINK_MAY_READ_PRESENCE, CMD_SELECT, "presence"},
 		{LINK_MAY_WRITE_BROADCAST, CMD_INSERT, "broadcast"},
 		{LINK_MAY_WRITE_PRESENCE, CMD_INSERT, "presence"},
+		{LINK_MAY_PERSIST, CMD_INSERT, "persistence"},
 	};
 	MessagesTable table;
 	uint8		rights = 0;
@@ -251,6 +252,10 @@ authorize_topic(const Principal *principal, const char *topic)
 		};
 		ErrorData  *error;
 
+		/* who may not send has nothing to store */
+		if (questions[i].right == LINK_MAY_PERSIST &&
+			!(rights & LINK_MAY_WRITE_BROADCAST))
+			continue;
 		what.principal.topic = topic;
 		error = attempt(attempt_right, &what);
 		if (error != NULL)

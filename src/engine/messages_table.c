@@ -203,6 +203,34 @@ messages_table_store(const Message *message, const Interval *ttl)
 	table_close(rel, NoLock);
 }
 
+/*
+ * The same in the engine, in a transaction that is read-only until then.  It
+ * waits neither for locks nor for the disk; what triggers of the table do is
+ * limited as policies are.
+ */
+void
+messages_table_store_in_engine(const Message *message, const Interval *ttl)
+{
+	Oid			relid = messages_table_oid();
+	PrincipalScope scope;
+
+	if (RecoveryInProgress() || !OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("messages cannot be stored here")));
+	principal_enter_role(table_owner(relid), &scope);
+	XactReadOnly = false;
+	set_local("search_path", "pg_catalog, pg_temp");
+	set_local("lock_timeout", LOCK_TIMEOUT);
+	(void) set_config_option("synchronous_commit", "off", PGC_SUSET,
+							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	SPI_connect();
+	insert_message(relid, message, ttl);
+	SPI_finish();
+	principal_leave(&scope);
+	XactReadOnly = true;
+}
+
 /*--------------------------------------------------------------------------
  * Replaying, in the engine
  *--------------------------------------------------------------------------

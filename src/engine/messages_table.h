@@ -18,6 +18,8 @@
 
 extern Oid	messages_table_oid(void);
 extern void messages_table_store(const Message *message, const Interval *ttl);
+extern void messages_table_store_in_engine(const Message *message,
+										   const Interval *ttl);
 extern List *messages_table_replay(const char *topic, uint64 since_ms,
 								   uint32 limit);
 extern void messages_table_maintain(void);

@@ -28,6 +28,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
+#include "utils/uuid.h"
 
 #include "engine/apikey.h"
 #include "engine/attempt.h"
@@ -53,6 +54,9 @@
 
 /* Of an error's text, clients are told no more than this later. */
 #define MAX_UNTOLD 500
+
+/* An error while a message is stored is logged this often, at most */
+#define STORE_LOG_INTERVAL_MS 10000
 
 typedef struct GroupEntry
 {
@@ -1442,6 +1446,113 @@ handle_heartbeat(Link *link, LinkReader *body)
 	linkio_end(link);
 }
 
+/* Not for every message: clients would fill the log. */
+static void
+log_store_error(const ErrorData *error)
+{
+	static TimestampTz logged_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (logged_at != 0 &&
+		!TimestampDifferenceExceeds(logged_at, now, STORE_LOG_INTERVAL_MS))
+		return;
+	logged_at = now;
+	ereport(LOG,
+			(errmsg("could not store a client's message: %s", error->message)));
+}
+
+/* A message that a client wants to have stored */
+typedef struct StoreAttempt
+{
+	Message		message;		/* its parts in the server's encoding */
+	uint32		ttl;			/* seconds, or 0 */
+} StoreAttempt;
+
+static void
+attempt_store(void *arg)
+{
+	StoreAttempt *what = arg;
+	Interval	ttl = {.time = what->ttl * USECS_PER_SEC};
+
+	messages_table_store_in_engine(&what->message, what->ttl > 0 ? &ttl : NULL);
+}
+
+/*
+ * Read what LINK_PERSIST says about the message.  False if it cannot be
+ * stored.
+ */
+static bool
+read_message(LinkReader *body, const Channel *channel, const char *id,
+			 StoreAttempt *what)
+{
+	char	   *event = linkio_cstring(link_get_string(body));
+	bool		json = link_get_u8(body) != 0;
+	LinkString	payload = link_get_string(body);
+	char	   *text = json ? linkio_cstring(payload) : NULL;
+
+	what->ttl = link_get_u32(body);
+	if (!link_finished(body) || event == NULL || payload.data == NULL ||
+		(json && text == NULL) || payload.length > rtsync_max_payload_size)
+		return false;
+	what->message.id =
+		*DatumGetUUIDP(DirectFunctionCall1(uuid_in, CStringGetDatum(id)));
+	what->message.private = true;
+	what->message.json = json;
+	what->message.topic = (MessagePart)
+	{
+		channel->topic, strlen(channel->topic)
+	};
+	what->message.event = (MessagePart)
+	{
+		event, strlen(event)
+	};
+	what->message.payload = json ? (MessagePart)
+	{
+		text, strlen(text)
+	} :
+		(MessagePart)
+	{
+		payload.data, payload.length
+	};
+	return true;
+}
+
+/* The right was asked for when the channel was joined, and since then. */
+static void
+handle_persist(Link *link, LinkReader *body)
+{
+	Channel    *channel = channel_find(link_get_u64(body));
+	LinkString	ref = link_get_string(body);
+	char	   *id = linkio_cstring(link_get_string(body));
+	StoreAttempt what = {0};
+	const char *problem = NULL;
+	ErrorData  *error;
+
+	if (body->failed || id == NULL)
+	{
+		link->broken = true;
+		return;
+	}
+	if (channel == NULL)
+		return;
+	if (!channel->private || !(channel->rights & LINK_MAY_PERSIST))
+		problem = "unauthorized";
+	else if (!read_message(body, channel, id, &what))
+		problem = "invalid_payload";
+	else if ((error = attempt(attempt_store, &what)) != NULL)
+	{
+		problem = error->sqlerrcode == ERRCODE_QUERY_CANCELED ?
+			"query_canceled" : "unable_to_connect_to_project";
+		log_store_error(error);
+	}
+	link_begin(&link->out, LINK_PERSIST_REPLY);
+	link_put_u64(&link->out, channel->id);
+	link_put_bytes(&link->out, ref.data, ref.length);
+	link_put_string(&link->out, id);
+	link_put_string(&link->out, problem);
+	linkio_end(link);
+}
+
 static void
 handle_pace(Link *link, LinkReader *body, void (*change) (Channel *channel))
 {
@@ -1504,6 +1615,9 @@ dispatch(Link *link, LinkType type, LinkReader *body)
 		case LINK_TOKEN:
 			handle_token(link, body);
 			break;
+		case LINK_PERSIST:
+			handle_persist(link, body);
+			break;
 		case LINK_PAUSE:
 			handle_pace(link, body, late_pause);
 			break;
@@ -1531,7 +1645,7 @@ static bool
 needs_catalogs(LinkType type)
 {
 	return type == LINK_AUTH || type == LINK_REST || type == LINK_JOIN || type == LINK_TOKEN ||
-		type == LINK_CONTINUE;
+		type == LINK_CONTINUE || type == LINK_PERSIST;
 }
 
 /*

@@ -12,11 +12,13 @@
  */
 #include "gateway/broadcast.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "gateway/gateway.h"
 #include "gateway/jsontext.h"
+#include "gateway/uuid.h"
 
 /* Has the channel had this broadcast already, as one of the past? */
 static bool
@@ -153,10 +155,105 @@ read_map(Slice map, Buffer *event, PhoenixBroadcast *broadcast)
 }
 
 /*
- * A member sends a message.  Returns whether it was sent; the response is what
- * to answer if the member wants to know.
+ * Does the metadata of a message ask to have it stored?  {"persist":true} or
+ * {"persist":{"ttl":seconds}}; *ttl becomes 0 without a time.  *valid tells
+ * whether it makes sense.
  */
-bool
+static bool
+wants_persistence(Slice metadata, uint32_t *ttl, bool *valid)
+{
+	JsonCursor	cursor;
+	Slice		key;
+	Slice		value;
+	Slice		persist = {NULL, 0};
+	Slice		seconds = {NULL, 0};
+
+	*ttl = 0;
+	*valid = true;
+	if (metadata.length == 0 || !json_enter(metadata, '{', &cursor))
+		return false;
+	while (json_next(&cursor, &key, &value))
+		if (json_string_equals(key, "persist"))
+			persist = value;
+	if (persist.data == NULL || slice_equals(persist, "false") ||
+		slice_equals(persist, "null"))
+		return false;
+	if (slice_equals(persist, "true"))
+		return true;
+	*valid = false;
+	if (!json_enter(persist, '{', &cursor))
+		return true;
+	while (json_next(&cursor, &key, &value))
+		if (json_string_equals(key, "ttl"))
+			seconds = value;
+	if (seconds.length == 0 || seconds.length > 9)
+		return true;
+	for (size_t i = 0; i < seconds.length; i++)
+	{
+		if (seconds.data[i] < '0' || seconds.data[i] > '9')
+			return true;
+		*ttl = *ttl * 10 + (uint32_t) (seconds.data[i] - '0');
+	}
+	*valid = *ttl > 0;
+	return true;
+}
+
+/* Have the engine store the message.  False if the link cannot carry it. */
+static bool
+ask_to_store(const Channel *channel, const PhoenixMessage *message,
+			 const PhoenixBroadcast *broadcast, uint32_t ttl)
+{
+	LinkWriter *writer = engine_link_begin(LINK_PERSIST);
+
+	link_put_u64(writer, channel->id);
+	link_put_string(writer, channel->broadcast_ack && phoenix_has_ref(message) ?
+					message->ref : NULL);
+	link_put_bytes(writer, broadcast->id.data, broadcast->id.length);
+	link_put_bytes(writer, broadcast->event.data, broadcast->event.length);
+	link_put_u8(writer, broadcast->payload_is_json);
+	link_put_bytes(writer, broadcast->payload.data, broadcast->payload.length);
+	link_put_u32(writer, ttl);
+	return engine_link_end();
+}
+
+/*
+ * A member sends a message that is to be stored.  The others get it at once,
+ * in its place among the member's messages; what becomes of it in the database
+ * is what the member hears.
+ */
+static PushResult
+push_persistent(Channel *channel, const PhoenixMessage *message,
+				PhoenixBroadcast *broadcast, uint32_t ttl, Slice *response)
+{
+	char		id[UUID_TEXT_SIZE];
+	char		metadata[UUID_TEXT_SIZE + 16];
+
+	if (!channel->is_private || !(channel->rights & LINK_MAY_PERSIST))
+		*response = SLICE("{\"error\":\"unauthorized\"}");
+	else if (engine_link_congested())
+		*response = SLICE("{\"error\":\"unable_to_connect_to_project\"}");
+	else
+	{
+		uuid_make(id);
+		snprintf(metadata, sizeof(metadata), "{\"id\":\"%s\"}", id);
+		broadcast->id = slice_of(id);
+		broadcast->metadata = slice_of(metadata);
+		if (ask_to_store(channel, message, broadcast, ttl))
+		{
+			send_to_room(channel->room, broadcast,
+						 channel->broadcast_self ? NULL : channel);
+			return PUSH_STORED_LATER;
+		}
+		*response = SLICE("{\"error\":\"payload_size_exceeded\"}");
+	}
+	return PUSH_REFUSED;
+}
+
+/*
+ * A member sends a message.  The response is what to answer if the member
+ * wants to know, unless that comes later.
+ */
+PushResult
 broadcast_push(Channel *channel, const PhoenixMessage *message, Slice *response)
 {
 	PhoenixBroadcast broadcast = {
@@ -167,7 +264,11 @@ broadcast_push(Channel *channel, const PhoenixMessage *message, Slice *response)
 	Buffer		event = {0};
 	bool		readable = message->binary ||
 		read_map(message->payload, &event, &broadcast);
-	bool		sent = false;
+	uint32_t	ttl = 0;
+	bool		valid = true;
+	bool		persistent = message->binary &&
+		wants_persistence(message->metadata, &ttl, &valid);
+	PushResult	result = PUSH_REFUSED;
 
 	if (!(channel->rights & LINK_MAY_WRITE_BROADCAST))
 		*response = SLICE("{\"error\":\"unauthorized\"}");
@@ -176,13 +277,17 @@ broadcast_push(Channel *channel, const PhoenixMessage *message, Slice *response)
 	else if ((broadcast.map.data != NULL ? broadcast.map.length :
 			  broadcast.payload.length) > gateway.config.max_payload_size)
 		*response = SLICE("{\"error\":\"payload_size_exceeded\"}");
+	else if (persistent && !valid)
+		*response = SLICE("{\"error\":\"invalid_persist_ttl\"}");
+	else if (persistent)
+		result = push_persistent(channel, message, &broadcast, ttl, response);
 	else
 	{
 		send_to_room(channel->room, &broadcast,
 					 channel->broadcast_self ? NULL : channel);
 		*response = SLICE("{}");
-		sent = true;
+		result = PUSH_SENT;
 	}
 	buffer_release(&event);
-	return sent;
+	return result;
 }

@@ -13,8 +13,16 @@
 
 struct Channel;
 
-extern bool broadcast_push(struct Channel *channel,
-						   const PhoenixMessage *message, Slice *response);
+/* What becomes of a message that a member sends */
+typedef enum PushResult
+{
+	PUSH_SENT,
+	PUSH_REFUSED,
+	PUSH_STORED_LATER			/* sent; the engine's answer comes later */
+} PushResult;
+
+extern PushResult broadcast_push(struct Channel *channel,
+								 const PhoenixMessage *message, Slice *response);
 extern bool broadcast_replay(struct Channel *channel, Slice id,
 							 const PhoenixBroadcast *broadcast);
 extern void broadcast_forget_replayed(struct Channel *channel);

@@ -472,10 +472,12 @@ static void
 on_broadcast(Channel *channel, const PhoenixMessage *message)
 {
 	Slice		response;
-	bool		sent = broadcast_push(channel, message, &response);
+	PushResult	result = broadcast_push(channel, message, &response);
 
-	if (channel->broadcast_ack && phoenix_has_ref(message))
-		reply(channel->connection, message, channel->join_ref, sent, response);
+	if (result != PUSH_STORED_LATER && channel->broadcast_ack &&
+		phoenix_has_ref(message))
+		reply(channel->connection, message, channel->join_ref,
+			  result == PUSH_SENT, response);
 }
 
 /* Send a system message, and what it is followed by. */
@@ -782,6 +784,30 @@ channel_set_rights(uint64_t id, uint8_t rights)
 	before = channel->rights;
 	channel->rights = rights;
 	presence_rights_changed(channel, before);
+}
+
+/* A message that the channel's client sent is stored, or why it is not. */
+void
+channel_persisted(uint64_t id, Slice ref, Slice message_id, Slice error)
+{
+	Channel    *channel = find_by_id(id);
+	Buffer		response = {0};
+	char	   *text;
+
+	if (channel == NULL || ref.data == NULL)
+		return;
+	text = copy_bytes(ref.data, ref.length);
+	buffer_append_string(&response, error.data != NULL ? "{\"error\":" : "{\"id\":");
+	buffer_append_json_string(&response, error.data != NULL ? error : message_id);
+	buffer_append(&response, "}", 1);
+	send_and_release(channel->connection,
+					 phoenix_encode_reply(channel->connection->version,
+										  channel->join_ref, text,
+										  channel->topic->json,
+										  error.data == NULL,
+										  buffer_slice(&response)));
+	buffer_release(&response);
+	free(text);
 }
 
 /* Pass on a system message, and what it is followed by. */

@@ -94,6 +94,8 @@ extern void channels_heartbeat_answered(uint64_t number);
 extern void channel_set_rights(uint64_t id, uint8_t rights);
 extern bool channel_replay(uint64_t id, Slice message_id,
 						   const PhoenixBroadcast *broadcast);
+extern void channel_persisted(uint64_t id, Slice ref, Slice message_id,
+							  Slice error);
 extern void channel_system(uint64_t id, Slice extension, Slice status,
 						   Slice text, LinkThen then);
 

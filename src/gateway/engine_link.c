@@ -232,6 +232,20 @@ on_auth_reply(LinkReader *reader)
 }
 
 static bool
+on_persist_reply(LinkReader *reader)
+{
+	uint64_t	id = link_get_u64(reader);
+	Slice		ref = get_slice(reader);
+	Slice		message_id = get_slice(reader);
+	Slice		error = get_slice(reader);
+
+	if (!link_finished(reader))
+		return false;
+	channel_persisted(id, ref, message_id, error);
+	return true;
+}
+
+static bool
 on_revoked(LinkReader *reader)
 {
 	uint64_t	api_key = link_get_u64(reader);
@@ -512,6 +526,8 @@ dispatch(uint32_t type, const char *body, size_t length)
 			return on_replay(&reader);
 		case LINK_HEARTBEAT_REPLY:
 			return on_heartbeat_reply(&reader);
+		case LINK_PERSIST_REPLY:
+			return on_persist_reply(&reader);
 		case LINK_REVOKED:
 			return on_revoked(&reader);
 		case LINK_REST_REPLY:

@@ -32,6 +32,7 @@
 
 #include "gateway/gateway.h"
 #include "gateway/jsontext.h"
+#include "gateway/uuid.h"
 
 #define CALLS_WINDOW 30000		/* ms that max_presence_calls are for */
 #define SENDS_PER_TURN 20000	/* and metas, about */
@@ -364,23 +365,12 @@ change(Channel *channel, Version *version)
 static Slice
 make_key(void)
 {
-	unsigned char random[16];
-	char		text[40];
-	size_t		length = 0;
+	char		text[UUID_TEXT_SIZE + 2];
 
-	if (getrandom(random, sizeof(random), 0) != sizeof(random))
-		memset(random, 0, sizeof(random));
-	random[6] = (random[6] & 0x0f) | 0x40;
-	random[8] = (random[8] & 0x3f) | 0x80;
-	text[length++] = '"';
-	for (int i = 0; i < 16; i++)
-	{
-		if (i == 4 || i == 6 || i == 8 || i == 10)
-			text[length++] = '-';
-		length += (size_t) snprintf(text + length, 3, "%02x", random[i]);
-	}
-	text[length++] = '"';
-	return (Slice) {copy_bytes(text, length), length};
+	text[0] = '"';
+	uuid_make(text + 1);
+	text[UUID_TEXT_SIZE] = '"';
+	return (Slice) {copy_bytes(text, UUID_TEXT_SIZE + 1), UUID_TEXT_SIZE + 1};
 }
 
 static PresenceResult

@@ -98,6 +98,16 @@ is_true_parameter(Slice query, const char *name)
 	return result;
 }
 
+static bool
+has_parameter(Slice query, const char *name)
+{
+	Buffer		value = {0};
+	bool		result = request_query_parameter(query, name, &value);
+
+	buffer_release(&value);
+	return result;
+}
+
 /* The media type without its parameters */
 static Slice
 media_type(Slice header)
@@ -122,6 +132,10 @@ read_single(const Request *request, Slice path, RestRequest *rest,
 	if (!read_path(path, message))
 		return fail(error, 404, "{\"error\":\"Not found\"}");
 	message->is_private = is_true_parameter(request->query, "private");
+	if (has_parameter(request->query, "persist") ||
+		has_parameter(request->query, "persist[ttl]") ||
+		has_parameter(request->query, "persist%5Bttl%5D"))
+		return fail(error, 422, "{\"message\":\"Messages sent by HTTP cannot be stored\"}");
 	message->is_json = slice_equals_nocase(type, "application/json");
 	if (!message->is_json && !slice_equals_nocase(type, "application/octet-stream"))
 		return fail(error, 415, "{\"error\":\"Unsupported Media Type. "

@@ -139,6 +139,7 @@ typedef enum LinkType
 
 	/* Answer to LINK_HEARTBEAT.  u64 number. */
 	LINK_HEARTBEAT_REPLY,
+
 	/*
 	 * Rows of a snapshot, each for all members of the groups named.  u32 n, n
 	 * times u32 group, string before, string behind, u32 n, n times string
@@ -169,6 +170,12 @@ typedef enum LinkType
 
 	/* Somebody wants to know who is connected.  u32 request. */
 	LINK_LIST,
+
+	/*
+	 * Answer to LINK_PERSIST.  u64 channel, string ref and string id of that,
+	 * string error (absent: it is stored).
+	 */
+	LINK_PERSIST_REPLY,
 
 	/*--------------------- gateway to engine ----------------------------*/
 
@@ -237,12 +244,21 @@ typedef enum LinkType
 	LINK_HEARTBEAT,
 
 	/*
+	 * A private channel's client wants to have the broadcast stored that it
+	 * sends.  u64 channel, string ref (JSON text, absent: it waits for no
+	 * answer), string id (a UUID), string event, u8 encoding (0 raw, 1 JSON),
+	 * string payload, u32 seconds for which to keep it (0: as long as
+	 * others).
+	 */
+	LINK_PERSIST,
+
+	/*
 	 * Answer to LINK_LIST, in parts.  u32 request, u8 last, u32 n, n times a
 	 * connection: u64 number, string address (4 or 16 bytes, absent if it has
 	 * none), u32 port, u64 milliseconds that it exists, u64 milliseconds
 	 * since it last sent something, u32 version of the protocol (1, 2), u8
-	 * TLS, u8 paused, u64 frames sent, u64 bytes sent, u64 bytes that wait, u32 m, m
-	 * times a channel: u64 channel, u64 changes sent.
+	 * TLS, u8 paused, u64 frames sent, u64 bytes sent, u64 bytes that wait,
+	 * u32 m, m times a channel: u64 channel, u64 changes sent.
 	 */
 	LINK_LISTED = 150
 } LinkType;
@@ -267,7 +283,8 @@ typedef enum LinkRights
 	LINK_MAY_READ_PRESENCE = 2,
 	LINK_MAY_WRITE_BROADCAST = 4,
 	LINK_MAY_WRITE_PRESENCE = 8,
-	LINK_MAY_ALL = 15
+	LINK_MAY_ALL = 15,			/* of the public channels */
+	LINK_MAY_PERSIST = 16
 } LinkRights;
 
 /* What a LINK_SYSTEM message is followed by on the channel */

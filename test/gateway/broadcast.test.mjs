@@ -272,7 +272,7 @@ test('malformed payloads are dropped', () => withEngine({}, async engine => {
   binaryPush(sender, 'e', '"' + '['.repeat(1000) + '"')
   binaryPush(sender, 'e', '['.repeat(600) + ']'.repeat(600))
   sender.raw(frame(TEXT, `["1","2","${topic}","broadcast",{"event":"e","payload":{]}]`))
-  binaryPush(sender, 'e', '2', { metadata: '{"persist":true}' })
+  binaryPush(sender, 'e', '2', { metadata: '{"other":true}' })
   await sender.heartbeat()
   assert.deepEqual((await drain(receiver)).map(m => [m.payload.payload.length, m.payload.meta]), [[1000, undefined], [undefined, undefined]])
   close(sender, receiver)
