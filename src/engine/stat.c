@@ -150,7 +150,7 @@ wal_end(void)
 static int64
 distance(XLogRecPtr from, XLogRecPtr to)
 {
-	return to > from ? (int64) (to - from) : 0;
+	return from != InvalidXLogRecPtr && to > from ? (int64) (to - from) : 0;
 }
 
 static void

@@ -310,7 +310,7 @@ test('many rows of every size arrive in order', async () => {
     await sql(`INSERT INTO todos SELECT ${rows} + i, repeat('x', ${size}) FROM generate_series(1, 2000) i`);
     rows += 2000;
   }
-  await client.frame('all of it', () => client.changes().length >= rows, { timeout: 30_000, every: 50 });
+  await until('all of it', () => client.changes().length >= rows, { timeout: 30_000, every: 50 });
   assert.deepEqual(client.changes().map(({ record }) => record.id), Array.from({ length: rows }, (_, i) => i + 1));
   client.close();
 });
