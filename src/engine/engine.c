@@ -777,7 +777,7 @@ engine_loop(void)
 			delivered_until = begun;
 		more |= cut;
 		more |= gateway_link != NULL && late_run(gateway_link);
-		more |= snapshot_run(gateway_link);
+		snapshot_run(gateway_link);
 		report_turn(history_is_back() ? gateway_link : NULL);
 		if (gateway_link != NULL)
 			linkio_flush(gateway_link);

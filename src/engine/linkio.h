@@ -28,6 +28,7 @@ typedef struct Link
 	char	   *in;
 	Size		in_length;
 	Size		in_capacity;
+	Size		rows_size;		/* of LINK_ROWS that were not taken yet */
 	bool		broken;			/* ended, or the gateway spoke nonsense */
 } Link;
 

@@ -692,6 +692,41 @@ route_late(struct Channel *channel)
 	return true;
 }
 
+/*
+ * Move a place over what a snapshot sees of the history.  Returns false if the
+ * history has forgotten what is there.
+ */
+bool
+route_skip(RoutePosition *place, const SnapshotView *view)
+{
+	HistoryCursor from;
+	uint64		end = history_tell(&cursor);
+
+	if (place->txn.commit_lsn == live.txn.commit_lsn &&
+		snapshot_sees(view, live.txn.xid))
+	{
+		/* the same transaction, perhaps larger than the history */
+		route_position(place);
+		return true;
+	}
+	if (!history_seek(&from, place->position))
+		return false;
+	while (place->position < end)
+	{
+		HistoryRecord *record = history_peek(&from);
+
+		if (record->type == HISTORY_BEGIN)
+		{
+			if (!snapshot_sees(view, ((HistoryTxn *) record)->xid))
+				break;
+			begin_transaction(place, record);
+		}
+		pass_record(place, record);
+		history_next(&from);
+	}
+	return true;
+}
+
 /* Where routing to all has got to */
 void
 route_position(RoutePosition *place)

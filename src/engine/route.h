@@ -17,6 +17,7 @@
 #include "engine/linkio.h"
 
 struct Channel;
+struct SnapshotView;
 
 typedef enum RouteState
 {
@@ -41,6 +42,7 @@ extern bool route_congested(Link *link);
 extern void route_cursor(const RoutePosition *place, Cursor *cursor);
 extern void route_position(RoutePosition *place);
 extern bool route_late(struct Channel *channel);
+extern bool route_skip(RoutePosition *place, const struct SnapshotView *view);
 extern bool route_caught_up(const RoutePosition *place);
 extern bool route_passed(XLogRecPtr lsn);
 extern Size route_unread(void);

@@ -18,10 +18,13 @@
  * one that holds the others up for long gets a job of its own, and begins
  * anew.
  *
+ * What the snapshot sees is passed over at once, so that only what is new has
+ * to stay in the history.
+ *
  * Whatever prevents a snapshot from being completed, its clients are told to
- * refetch, and get the changes since they joined.  So does one that would be
- * told to refetch for another reason meanwhile, as the rows on their way are
- * no longer what it may see.
+ * refetch, and get the changes from then on.  So does one that would be told
+ * to refetch for another reason meanwhile, as the rows on their way are no
+ * longer what it may see.
  *
  * Called by subscription.c for the channels, by late.c for their pace, by
  * route.c for the visibility, and by engine.c.
@@ -46,11 +49,18 @@
 #include "engine/snapshot_worker.h"
 #include "engine/tables.h"
 
-/* At most so much is sent in a turn. */
-#define TURN_OUTPUT ((Size) 512 * 1024)
+/*
+ * So much may be on its way to the clients, or in the gateway's hands, and not
+ * yet accounted for by the gateway; the send queues have room for it when it
+ * asks for a pause.
+ */
+#define ROWS_WINDOW (1024 * 1024)
 
 /* A channel that takes nothing for so long holds up no others. */
 #define SHARED_PATIENCE_MS 1000
+
+/* So often another snapshot is taken if the history has passed it by. */
+#define MAX_ATTEMPTS 5
 
 /* If there is no worker slot now, there may be one then. */
 #define RETRY_MS 1000
@@ -71,6 +81,9 @@ typedef struct SnapshotJob
 	BackgroundWorkerHandle *worker;
 	shm_mq_handle *queue;
 	SnapshotView *view;			/* NULL: not known yet */
+	RoutePosition place;		/* from where channels that want nothing else
+								 * will go on */
+	int			attempts;		/* that came too late for the history */
 	TimestampTz started;
 	TimestampTz stalled;		/* since when some channel holds up the
 								 * others; 0: none does */
@@ -314,17 +327,17 @@ access_signature(const Channel *channel)
 }
 
 /*
- * The snapshot will see all that has been routed: a channel that wants nothing
- * else need not remember where it joined.
+ * Does the channel want nothing but what it asked a snapshot of?  Then it need
+ * not remember where it joined: the snapshot sees all that was routed when its
+ * worker is started.
  */
-static void
-channel_started(Channel *channel)
+static bool
+wants_only_snapshot(const Channel *channel)
 {
-	channel->access_signature = access_signature(channel);
 	for (int i = 0; i < channel->nbindings; i++)
 		if (channel->bindings[i].served && !channel->bindings[i].snapshot)
-			return;
-	route_position(&channel->place);
+			return false;
+	return true;
 }
 
 /* Start the worker; false if that cannot be done now. */
@@ -356,23 +369,35 @@ job_start(SnapshotJob *job)
 	}
 	complained = false;
 	job->started = GetCurrentTimestamp();
+	route_position(&job->place);
 	dlist_foreach(iter, &job->channels)
-		channel_started(dlist_container(Channel, in_snapshot, iter.cur));
+	{
+		Channel    *channel = dlist_container(Channel, in_snapshot, iter.cur);
+
+		channel->access_signature = access_signature(channel);
+	}
 	return true;
 }
 
-/* End a job; a worker that runs a query is told to stop. */
+/* Let go of the worker; one that runs a query is told to stop. */
 static void
-job_end(SnapshotJob *job)
+job_stop(SnapshotJob *job)
 {
 	pid_t		pid;
 
-	if (job->segment != NULL)
-	{
-		dsm_detach(job->segment);
-		if (GetBackgroundWorkerPid(job->worker, &pid) == BGWH_STARTED)
-			kill(pid, SIGINT);
-	}
+	if (job->segment == NULL)
+		return;
+	dsm_detach(job->segment);
+	job->segment = NULL;
+	job->view = NULL;
+	if (GetBackgroundWorkerPid(job->worker, &pid) == BGWH_STARTED)
+		kill(pid, SIGINT);
+}
+
+static void
+job_end(SnapshotJob *job)
+{
+	job_stop(job);
 	dlist_delete(&job->node);
 	MemoryContextDelete(job->context);
 }
@@ -417,9 +442,12 @@ follow(Channel *channel)
 	late_follow(channel);
 }
 
+/* It has to refetch, and then to know what comes from now on. */
 static void
 give_up(Channel *channel, const char *why)
 {
+	if (wants_only_snapshot(channel))
+		route_position(&channel->place);
 	follow(channel);
 	subscription_tell(channel, "rtsync", "refetch", why);
 }
@@ -434,6 +462,8 @@ snapshot_interrupt(Channel *channel)
 {
 	if (channel->snapshot->segment == NULL)
 		return false;
+	if (wants_only_snapshot(channel))
+		route_position(&channel->place);
 	follow(channel);
 	return true;
 }
@@ -493,6 +523,12 @@ on_view(SnapshotJob *job, LinkReader *reader)
 	for (uint32 i = 0; i < nxids; i++)
 		view->xids[i] = link_get_u32(reader);
 	job->view = view;
+	if (!route_skip(&job->place, view) && job->attempts++ < MAX_ATTEMPTS)
+	{
+		/* nobody has got anything yet: another snapshot will do */
+		job_stop(job);
+		return;
+	}
 	tell_all(job, "snapshot_begin", "The rows that there are follow");
 }
 
@@ -534,11 +570,24 @@ on_rows(SnapshotJob *job, LinkReader *reader, Link *link)
 	LinkWriter *out = &link->out;
 	uint32		number = link_get_u32(reader);
 
+	LinkReader	body = *reader;
+
 	link_begin(out, LINK_ROWS);
 	link_put_u32(out, put_groups(job, number, NULL));
 	put_groups(job, number, out);
-	link_put_parts(out, reader->next, reader->end - reader->next);
+	link_put_parts(out, body.next, body.end - body.next);
 	linkio_end(link);
+	link->rows_size += link_get_u32(reader);
+}
+
+/* The gateway has handled rows of this size, about. */
+void
+snapshot_taken(Link *link, uint32 size)
+{
+	if (size > link->rows_size)
+		link->broken = true;
+	else
+		link->rows_size -= size;
 }
 
 /* All rows are sent: what the snapshot did not see comes next. */
@@ -556,6 +605,8 @@ on_end(SnapshotJob *job)
 
 		channel->seen = MemoryContextAlloc(channel->context, size);
 		memcpy(channel->seen, job->view, size);
+		if (wants_only_snapshot(channel))
+			channel->place = job->place;
 		follow(channel);
 	}
 }
@@ -592,20 +643,30 @@ on_message(SnapshotJob *job, const char *data, Size length, Link *link)
  *--------------------------------------------------------------------------
  */
 
+/* Does the history still have what the channel is to get next? */
+static bool
+place_is_there(SnapshotJob *job, Channel *channel, bool job_place_is_there)
+{
+	HistoryCursor cursor;
+
+	return wants_only_snapshot(channel) ? job_place_is_there :
+		history_seek(&cursor, channel->place.position);
+}
+
 /* End it for channels for which it has become pointless. */
 static void
 check_channels(SnapshotJob *job)
 {
+	bool		place = job->view == NULL || route_skip(&job->place, job->view);
 	dlist_mutable_iter iter;
 
 	dlist_foreach_modify(iter, &job->channels)
 	{
 		Channel    *channel = dlist_container(Channel, in_snapshot, iter.cur);
-		HistoryCursor cursor;
 
 		if (channel->access_signature != access_signature(channel))
 			give_up(channel, "access to tables has changed");
-		else if (!history_seek(&cursor, channel->place.position))
+		else if (!place_is_there(job, channel, place))
 			give_up(channel, "the history does not reach back to the beginning of the snapshot");
 	}
 }
@@ -649,31 +710,26 @@ channels_ready(SnapshotJob *job)
 	return true;
 }
 
-/* Let a job go on; returns true if it could do more at once. */
-static bool
+/* Let a job go on, as far as its clients and the gateway take it. */
+static void
 job_turn(SnapshotJob *job, Link *link)
 {
-	Size		before = link->out.length;
-
 	check_channels(job);
-	while (!dlist_is_empty(&job->channels) && channels_ready(job) &&
-		   !route_congested(link))
+	while (job->segment != NULL && !dlist_is_empty(&job->channels) &&
+		   channels_ready(job) && !route_congested(link) && link->rows_size < ROWS_WINDOW)
 	{
 		void	   *data;
 		Size		length;
 		shm_mq_result result;
 
-		if (link->out.length - before > TURN_OUTPUT)
-			return true;
 		result = shm_mq_receive(job->queue, &length, &data, true);
 		if (result == SHM_MQ_WOULD_BLOCK)
-			return false;
+			break;
 		if (result == SHM_MQ_SUCCESS && length > 0)
 			on_message(job, data, length, link);
 		else
 			job_fail(job, "the snapshot was not completed: its process has ended");
 	}
-	return false;
 }
 
 /*
@@ -715,20 +771,19 @@ start_jobs(int running)
 }
 
 /*
- * Let snapshots go on, and start others; returns true if there is more to do
- * at once.  Called outside of any transaction.
+ * Let snapshots go on, and start others.  Called outside of any transaction.
+ * What it waits for (the worker, the gateway) wakes the engine.
  */
-bool
+void
 snapshot_run(Link *link)
 {
 	MemoryContext old;
-	bool		more = false;
 	int			running = 0;
 	int			waiting = 0;
 	dlist_mutable_iter iter;
 
 	if (dlist_is_empty(&jobs))
-		return false;
+		return;
 	old = MemoryContextSwitchTo(TurnContext);
 	dlist_foreach_modify(iter, &jobs)
 		waiting += dlist_container(SnapshotJob, node, iter.cur)->segment == NULL;
@@ -739,7 +794,7 @@ snapshot_run(Link *link)
 		if (job->segment != NULL && overdue(job, waiting > 0))
 			job_fail(job, "the snapshot was not read in time");
 		if (job->segment != NULL && !dlist_is_empty(&job->channels))
-			more |= job_turn(job, link);
+			job_turn(job, link);
 		if (dlist_is_empty(&job->channels))
 			job_end(job);
 		else if (job->segment != NULL)
@@ -748,7 +803,6 @@ snapshot_run(Link *link)
 	start_jobs(running);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(TurnContext);
-	return more;
 }
 
 /* Snapshots that run or wait */

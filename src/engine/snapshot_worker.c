@@ -104,9 +104,10 @@ typedef struct RowReceiver
 	bool	   *nulls;
 	MemoryContext row_context;
 	StringInfoData page;
-	int			count_at;		/* where the page has the number of its rows */
+	int			size_at;		/* where the page has its size ... */
+	int			count_at;		/* ... and the number of its rows */
 	uint32		nrows;
-	Size		size;			/* of the messages it will become, about */
+	uint32		size;			/* of the messages it will become, about */
 	bool		small;			/* values were left out of its rows */
 } RowReceiver;
 
@@ -292,6 +293,8 @@ begin_page(RowReceiver *receiver, bool small)
 	resetStringInfo(page);
 	appendStringInfoChar(page, SNAPSHOT_ROWS);
 	put_u32(page, receiver->table);
+	receiver->size_at = page->len;
+	put_u32(page, 0);
 	put_text(page, render_rows_head(receiver->renderer));
 	put_text(page, render_rows_tail(small));
 	receiver->count_at = page->len;
@@ -306,6 +309,8 @@ send_page(RowReceiver *receiver)
 {
 	if (receiver->nrows == 0)
 		return;
+	memcpy(receiver->page.data + receiver->size_at, &receiver->size,
+		   sizeof(uint32));
 	memcpy(receiver->page.data + receiver->count_at, &receiver->nrows,
 		   sizeof(uint32));
 	outlet_put(receiver->outlet, receiver->page.data, receiver->page.len);
@@ -623,15 +628,26 @@ read_snapshot(Outlet *outlet, const Request *request)
 	CommitTransactionCommand();
 }
 
+/* Send what has been read and not been taken meanwhile. */
+static void
+send_rest(Outlet *outlet)
+{
+	char		end = SNAPSHOT_END;
+
+	MemoryContextSwitchTo(SendContext);
+	pgstat_report_activity(STATE_RUNNING, "sending a snapshot");
+	outlet_put(outlet, &end, 1);
+	(void) send_waiting(outlet, true);
+}
+
 /* Read and send everything, or why that cannot be. */
 static void
 serve(Outlet *outlet, const Request *request)
 {
-	char		end = SNAPSHOT_END;
-
 	PG_TRY();
 	{
 		read_snapshot(outlet, request);
+		send_rest(outlet);
 	}
 	PG_CATCH();
 	{
@@ -647,10 +663,6 @@ serve(Outlet *outlet, const Request *request)
 		proc_exit(0);
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(SendContext);
-	pgstat_report_activity(STATE_RUNNING, "sending a snapshot");
-	outlet_put(outlet, &end, 1);
-	(void) send_waiting(outlet, true);
 }
 
 /*

@@ -17,7 +17,7 @@
  *					transaction is in the snapshot if it committed before the
  *					LSN, and its number is below xmax and not among the n.
  *	SNAPSHOT_ROWS	u32 number of the table in the request, then as from
- *					"string before" on in LINK_ROWS.
+ *					"u32 size" on in LINK_ROWS.
  *	SNAPSHOT_END	all rows have been sent.
  *	SNAPSHOT_ERROR	string message, in the server's encoding: there is no more.
  *

@@ -1587,6 +1587,17 @@ handle_stats(Link *link, LinkReader *body)
 }
 
 static void
+handle_rows_taken(Link *link, LinkReader *body)
+{
+	uint32		size = link_get_u32(body);
+
+	if (!link_finished(body))
+		link->broken = true;
+	else
+		snapshot_taken(link, size);
+}
+
+static void
 dispatch(Link *link, LinkType type, LinkReader *body)
 {
 	switch (type)
@@ -1626,6 +1637,9 @@ dispatch(Link *link, LinkType type, LinkReader *body)
 			break;
 		case LINK_HEARTBEAT:
 			handle_heartbeat(link, body);
+			break;
+		case LINK_ROWS_TAKEN:
+			handle_rows_taken(link, body);
 			break;
 		case LINK_STATS:
 			handle_stats(link, body);

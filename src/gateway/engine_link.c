@@ -327,10 +327,12 @@ on_rows(LinkReader *reader)
 	LinkReader	groups = *reader;
 	PhoenixRows rows;
 	uint32_t	n_rows;
+	uint32_t	size;
 	Slice	   *texts;
 
 	for (uint32_t i = 0; i < n_groups; i++)
 		link_get_u32(reader);
+	size = link_get_u32(reader);
 	rows.before = get_slice(reader);
 	rows.behind = get_slice(reader);
 	n_rows = link_get_count(reader, sizeof(uint32_t));
@@ -345,7 +347,11 @@ on_rows(LinkReader *reader)
 	rows.n_rows = n_rows;
 	if (link_finished(reader) && rows.before.data != NULL &&
 		rows.behind.data != NULL)
+	{
 		fanout_rows(&groups, n_groups, &rows);
+		link_put_u32(engine_link_begin(LINK_ROWS_TAKEN), size);
+		engine_link_end();
+	}
 	else
 		reader->failed = true;
 	free(texts);

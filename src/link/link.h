@@ -142,9 +142,10 @@ typedef enum LinkType
 
 	/*
 	 * Rows of a snapshot, each for all members of the groups named.  u32 n, n
-	 * times u32 group, string before, string behind, u32 n, n times string
-	 * row: "before", the row and "behind" in a row are the JSON text of a
-	 * message's "data" object.
+	 * times u32 group, u32 size, string before, string behind, u32 n, n times
+	 * string row: "before", the row and "behind" in a row are the JSON text
+	 * of a message's "data" object.  "size" is about what the messages will
+	 * have; the gateway answers it with LINK_ROWS_TAKEN.
 	 */
 	LINK_ROWS,
 
@@ -242,6 +243,9 @@ typedef enum LinkType
 	 * number, u32 n, n times u64 channel.
 	 */
 	LINK_HEARTBEAT,
+
+	/* A LINK_ROWS has been handled.  u32 its size. */
+	LINK_ROWS_TAKEN,
 
 	/*
 	 * A private channel's client wants to have the broadcast stored that it
