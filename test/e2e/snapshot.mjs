@@ -113,3 +113,273 @@ for (const version of versions) {
     note(`${commits} commits, ${subs.length} snapshots`);
   });
 }
+
+const apikey = token('snap_reader', { sub: 'u1' });
+const isRow = (f) => f.event === 'postgres_changes' && f.payload.rtsync?.snapshot === true;
+const isSystem = (name) => (f) => f.event === 'system' && f.payload.extension === 'rtsync' && f.payload.status === name;
+
+// A client that has joined one topic with these bindings.
+async function raw(topic, bindings, { key = apikey, config = {} } = {}) {
+  const client = await RawClient.open({ apikey: key });
+  atEnd(() => client.close());
+  const { response } = await client.joinOk(topic, bindings, { config });
+  return Object.assign(client, {
+    response,
+    rows: () => client.frames.filter(isRow),
+    ended: () => client.frame('snapshot_end', isSystem('snapshot_end')),
+    refetch: () => client.frame('refetch', isSystem('refetch')),
+  });
+}
+
+test('a row of a snapshot has the form of its INSERT, whatever the types', async () => {
+  await sql(`DROP TABLE IF EXISTS shapes CASCADE; DROP TYPE IF EXISTS pair CASCADE; DROP DOMAIN IF EXISTS short CASCADE;
+    CREATE TYPE pair AS (a int, b text); CREATE DOMAIN short AS varchar(9)`);
+  await createTable('shapes', `id int PRIMARY KEY, gone int, s smallint, b bigint, n numeric, r real, d double precision, t text,
+    c char(5), bo boolean, by bytea, da date, ti time, ts timestamp, tz timestamptz, iv interval, u uuid, j json, jb jsonb,
+    ia int[], ta text[][], p pair, sh short, ip inet, ra int4range, bi bit(5), "Odd ""name" text,
+    g int GENERATED ALWAYS AS (id * 2) STORED, big text`, { roles: ['snap_reader'] });
+  await sql('ALTER TABLE shapes DROP COLUMN gone; ALTER TABLE shapes ALTER big SET STORAGE EXTERNAL');
+  const live = await raw('shapes-live', [{ event: '*', schema: 'public', table: 'shapes' }]);
+  await sql(`INSERT INTO shapes VALUES (1, -3, 9007199254740993, 1.50, 1.25, 0.1, E'q"\\u00e9\\n', 'ab', true, '\\xdead', '2026-01-02',
+      '03:04:05.6', '2026-01-02 03:04', '2026-01-02 03:04+05', '1 day 2 h', '6f1ed002-ab55-4b1c-9c6b-000000000001', '{"a": [1]}',
+      '{"a": [1]}', '{1,NULL}', '{{a,b},{c,d}}', '(1,x)', 'abc', '10.0.0.1/8', '[1,5)', '10101', 'odd', DEFAULT, repeat('x', 100000))`);
+  await sql('INSERT INTO shapes (id) VALUES (2)');
+  await sql("INSERT INTO shapes (id, d, n, tz, big) VALUES (3, 'NaN', 'NaN', 'infinity', repeat('y', 2000000))");
+  await live.frame('the third row', (f) => f.event === 'postgres_changes' && f.payload.data.record.id === 3);
+  const shot = await raw('shapes-shot', [{ event: '*', schema: 'public', table: 'shapes', rtsync: { snapshot: true } }]);
+  await shot.ended();
+  const plain = (data) => ({ ...data, commit_timestamp: null });
+  assert.deepEqual(shot.rows().map((f) => plain(f.payload.data)), live.changes().map(plain));
+  assert.equal(shot.rows().length, 3);
+  assert.deepEqual(shot.rows()[2].payload.data.errors, ['Error 413: Payload Too Large']);
+  assert.deepEqual(Object.keys(shot.rows()[0].payload), ['ids', 'data', 'rtsync']);
+  const cut = (f) => /"data":\{.*?"record":(\{.*\}),"errors"/s.exec(f.text)[1];
+  const one = (client) => client.frames.find((f) => f.payload?.data?.record?.id === 1);
+  assert.equal(cut(one(shot)), cut(one(live)), 'the same text');
+});
+
+test('selected and permitted columns, filters and the publication decide as for changes', async () => {
+  await createTable('cols', 'id int PRIMARY KEY, open text, secret text, kind int', {});
+  await sql(`GRANT SELECT (id, open, kind) ON cols TO snap_reader;
+    ALTER PUBLICATION rtsync SET TABLE cols WHERE (id < 90), shot, shapes;
+    INSERT INTO cols SELECT g, 'o' || g, 's', g % 3 FROM generate_series(1, 100) g`);
+  const shot = await raw('cols', [
+    { event: '*', schema: 'public', table: 'cols', filter: 'kind=eq.1', rtsync: { snapshot: true } },
+    { event: 'INSERT', schema: 'public', table: 'cols', select: ['open'], rtsync: { snapshot: true, where: "open like 'o1%'" } },
+  ]);
+  await shot.ended();
+  const ids = shot.response.postgres_changes.map((b) => b.id);
+  const of = (n) => shot.rows().filter((f) => f.payload.ids[0] === ids[n]).map((f) => f.payload.data);
+  assert.deepEqual(of(0).map((d) => d.record), await sql('SELECT id, open, kind FROM cols WHERE kind = 1 AND id < 90 ORDER BY id'));
+  assert.deepEqual(of(1).map((d) => d.record), await sql("SELECT open FROM cols WHERE open LIKE 'o1%' AND id < 90 ORDER BY id"));
+  assert.deepEqual(of(1)[0].columns.map((c) => c.name), ['id', 'open']);
+  await sql("INSERT INTO cols VALUES (0, 'o1new', 's', 1)");
+  await shot.frame('the change, once for both', (f) => f.payload?.data?.record?.open === 'o1new' && !f.payload.rtsync);
+});
+
+test('a partitioned table is read through its root, with the root\'s policies', async () => {
+  await sql(`DROP TABLE IF EXISTS parts CASCADE; CREATE TABLE parts (id int PRIMARY KEY, owner text) PARTITION BY RANGE (id);
+    CREATE TABLE parts_b (owner text, id int NOT NULL); ALTER TABLE parts ATTACH PARTITION parts_b FOR VALUES FROM (100) TO (200);
+    CREATE TABLE parts_a PARTITION OF parts FOR VALUES FROM (0) TO (100);
+    ALTER TABLE parts ENABLE ROW LEVEL SECURITY; GRANT SELECT ON parts TO snap_reader;
+    CREATE POLICY own ON parts FOR SELECT USING (owner = rtsync.jwt() ->> 'sub');
+    INSERT INTO parts SELECT g, 'u' || g % 2 FROM generate_series(1, 199) g;
+    ALTER PUBLICATION rtsync SET (publish_via_partition_root = true); ALTER PUBLICATION rtsync ADD TABLE parts`);
+  try {
+    const shot = await raw('parts', [{ event: '*', schema: 'public', table: 'parts', rtsync: { snapshot: true } }]);
+    await shot.ended();
+    const records = shot.rows().map((f) => f.payload.data.record).sort((a, b) => a.id - b.id);
+    assert.deepEqual(records, await selectAs('snap_reader', { sub: 'u1' }, 'SELECT * FROM parts ORDER BY id'));
+    assert.equal(records.length, 100);
+  } finally {
+    await sql('DROP TABLE parts; ALTER PUBLICATION rtsync SET (publish_via_partition_root = false)');
+  }
+});
+
+test('what cannot be had is refused, with the reason', async () => {
+  const client = await RawClient.open({ apikey });
+  for (const [more, reason] of [
+    [{ table: undefined }, '"snapshot" needs a schema and a table'],
+    [{ event: 'DELETE' }, '"snapshot" needs the event INSERT or *'],
+    [{ rtsync: { snapshot: 'yes' } }, 'invalid rtsync option "snapshot"'],
+    [{ table: 'nowhere' }, 'Please check Realtime is enabled'],
+  ]) {
+    const topic = `refused-${reason}`;
+    await client.join(topic, [binding(more.rtsync ? {} : more, more.rtsync ?? {})]);
+    const { payload } = await client.frame('the reason', (f) => f.event === 'system' && f.payload.channel === topic);
+    assert.equal(payload.status, 'error');
+    assert.ok(payload.message.includes(reason), payload.message);
+  }
+  client.close();
+});
+
+test('bindings without a snapshot get everything from the join on, at its place', async () => {
+  await createTable('beside', 'id int PRIMARY KEY', { roles: ['snap_reader'] });
+  const running = writers(3, ['u1']);
+  const beside = (async () => {
+    for (let id = 1; id <= 200; id++) await sql('INSERT INTO beside VALUES ($1)', [id]);
+  })();
+  await sleep(30);
+  const shot = await raw('beside', [binding(), { event: '*', schema: 'public', table: 'beside' }]);
+  const [{ max }] = await sql('SELECT max(id) FROM beside');
+  await shot.ended();
+  await Promise.all([running.stop(), beside]);
+  await shot.frame('the last one', (f) => f.payload?.data?.table === 'beside' && f.payload.data.record.id === 200);
+  const ids = shot.changes().filter((d) => d.table === 'beside').map((d) => d.record.id);
+  assert.ok(ids[0] <= max + 1, `${ids[0]} ${max}`);
+  assert.deepEqual(ids, Array.from({ length: ids.length }, (_, i) => ids[0] + i));
+  assert.ok(shot.frames.findIndex(isSystem('snapshot_end')) < shot.frames.findIndex((f) => f.payload?.data?.table === 'beside'));
+});
+
+// A gate in a policy: its snapshot stops at row 500 while the test holds it.
+await sql(`CREATE OR REPLACE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS
+  $$ BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN true; END $$`);
+async function gated(name, rows = 1000) {
+  await createTable(name, 'id int PRIMARY KEY, filler text', { roles: ['snap_reader'], full: true });
+  await sql(`INSERT INTO ${name} SELECT g, repeat('x', 1000) FROM generate_series(1, ${rows}) g;
+    ALTER TABLE ${name} ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY gate ON ${name} FOR SELECT TO snap_reader USING (id <> 500 OR gate())`);
+  const connection = await database.connect();
+  await connection.query('SELECT pg_advisory_lock(42)');
+  let open = false;
+  return async () => {
+    if (open) return;
+    open = true;
+    await connection.query('SELECT pg_advisory_unlock(42)');
+    connection.release();
+  };
+}
+const workers = () => sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'rtsync snapshot'");
+const gone = () => until('the worker to end', async () => (await workers()).length === 0);
+const gatedBinding = (table) => ({ event: '*', schema: 'public', table, rtsync: { snapshot: true } });
+
+for (const [what, end] of [
+  ['REVOKE', (t) => sql(`REVOKE SELECT ON ${t} FROM snap_reader`)],
+  ['another policy', (t) => sql(`CREATE POLICY more ON ${t} AS RESTRICTIVE FOR SELECT USING (id < 10)`)],
+  ['pg_terminate_backend', async () => sql('SELECT pg_terminate_backend($1)', [(await workers())[0].pid])],
+]) {
+  test(`${what} in the middle of a snapshot ends it, and the client is told`, async () => {
+    const table = `gate_${what.length}`;
+    const release = await gated(table);
+    const shot = await raw(table, [gatedBinding(table)]);
+    await shot.frame('its beginning', isSystem('snapshot_begin'));
+    await end(table);
+    await shot.refetch();
+    const rows = shot.rows().length;
+    await release();
+    await gone();
+    assert.equal(shot.rows().length, rows);
+    assert.ok(!shot.frames.some(isSystem('snapshot_end')));
+    shot.close();
+  });
+}
+
+test('rows that a policy reads change in the middle: refetch, and no more rows of before', async () => {
+  await sql(`DROP TABLE IF EXISTS members; CREATE TABLE members (sub text); GRANT SELECT ON members TO snap_reader;
+    INSERT INTO members VALUES ('u1')`);
+  const release = await gated('gate_members');
+  await sql(`CREATE POLICY member ON gate_members AS RESTRICTIVE FOR SELECT
+    USING (EXISTS (SELECT FROM members WHERE sub = rtsync.jwt() ->> 'sub'))`);
+  const shot = await raw('members', [gatedBinding('gate_members')]);
+  await shot.frame('its beginning', isSystem('snapshot_begin'));
+  await sql('DELETE FROM members');
+  await shot.refetch();
+  await release();
+  await gone();
+  assert.ok(!shot.frames.some(isSystem('snapshot_end')));
+  shot.close();
+});
+
+test('a client that vanishes takes its worker with it', async () => {
+  const release = await gated('gate_gone');
+  const shot = await raw('gone', [gatedBinding('gate_gone')]);
+  await shot.frame('its beginning', isSystem('snapshot_begin'));
+  shot.close();
+  await gone();
+  await release();
+});
+
+test('an error in a policy, or a query that takes too long, is told', async () => {
+  await createTable('failing', 'id int PRIMARY KEY', { roles: ['snap_reader'] });
+  await sql(`INSERT INTO failing SELECT generate_series(0, 10); ALTER TABLE failing ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY div ON failing FOR SELECT USING (1 / id > -1)`);
+  const failing = await raw('failing', [gatedBinding('failing')]);
+  assert.match((await failing.refetch()).payload.message, /not completed: division by zero/);
+  await sql("ALTER SYSTEM SET rtsync.snapshot_timeout = '500ms'");
+  await sql('SELECT pg_reload_conf()');
+  const release = await gated('gate_late');
+  try {
+    const late = await raw('late', [gatedBinding('gate_late')]);
+    assert.match((await late.refetch()).payload.message, /not completed: canceling statement/);
+    await gone();
+  } finally {
+    await release();
+    await sql('ALTER SYSTEM RESET rtsync.snapshot_timeout');
+    await sql('SELECT pg_reload_conf()');
+  }
+});
+
+test('DROP TABLE and ALTER TABLE wait for the query and not for the client', async () => {
+  await createTable('large', 'id int PRIMARY KEY, filler text', { roles: ['snap_reader'] });
+  await sql("INSERT INTO large SELECT g, repeat(md5(g::text), 30) FROM generate_series(1, 30000) g");
+  const shot = await raw('large', [gatedBinding('large')]);
+  shot.socket.pause();
+  await until('the query to end', async () =>
+    (await sql("SELECT FROM pg_stat_activity WHERE backend_type = 'rtsync snapshot' AND query = 'sending a snapshot'")).length > 0);
+  await sql("SET lock_timeout = '2s'; ALTER TABLE large ADD more int; RESET lock_timeout");
+  shot.socket.resume();
+  await until('the snapshot to end either way', () => shot.frames.some(isSystem('snapshot_end')) || shot.frames.some(isSystem('refetch')));
+  note(`${shot.rows().length} rows, ${shot.frames.some(isSystem('refetch')) ? 'refetch' : 'completed'}`);
+  await gone();
+  shot.close();
+});
+
+test('equal snapshots that wait are shared, and a slow client holds up nobody', async () => {
+  await createTable('common', 'id int PRIMARY KEY, filler text', { roles: ['snap_reader'] });
+  await sql("INSERT INTO common SELECT g, repeat('x', 1000) FROM generate_series(1, 12000) g");
+  const release = await gated('gate_common');
+  const blockers = [await raw('b1', [gatedBinding('gate_common')]), await raw('b2', [gatedBinding('gate_common')])];
+  await Promise.all(blockers.map((b) => b.frame('its beginning', isSystem('snapshot_begin'))));
+  const many = [];
+  for (let i = 0; i < 10; i++) many.push(await raw(`many-${i}`, [gatedBinding('common')]));
+  assert.equal((await workers()).length, 2, 'no more than rtsync.max_snapshot_workers');
+  many[0].socket.pause(); // it takes nothing
+  await release();
+  await Promise.all(many.slice(1).map((c) => c.ended()));
+  for (const c of many.slice(1)) assert.equal(c.rows().length, 12000);
+  many[0].socket.resume();
+  await many[0].ended();
+  const frames = many[0].frames;
+  const begun = frames.map((f, i) => [f, i]).filter(([f]) => isSystem('snapshot_begin')(f));
+  assert.equal(frames.slice(begun.at(-1)[1]).filter(isRow).length, 12000, `${begun.length} beginnings`);
+  note(`${begun.length} beginnings for the slow one`);
+  for (const c of [...many, ...blockers]) c.close();
+});
+
+test('who can go on from a cursor gets no snapshot, who cannot gets one', async () => {
+  const first = await raw('cursors', [binding()], { config: { rtsync: { cursor: true } } });
+  await first.ended();
+  await sql("INSERT INTO shot VALUES (300000, 'u1', 0, '')");
+  const { payload: { rtsync: { cursor } } } = await first.frame('a change', (f) => f.payload?.rtsync?.cursor && f.event === 'postgres_changes');
+  first.close();
+  await sql("INSERT INTO shot VALUES (300001, 'u1', 0, '')");
+  const second = await raw('cursors', [binding()], { config: { rtsync: { since: cursor } } });
+  await second.frame('what it missed', (f) => f.payload?.data?.record?.id === 300001);
+  assert.equal(second.rows().length, 0);
+  second.close();
+  const third = await raw('cursors', [binding()], { config: { rtsync: { since: '1:1:1' } } });
+  await third.ended();
+  assert.ok(third.rows().length > 0);
+  await sql('DELETE FROM shot WHERE id >= 300000');
+  third.close();
+});
+
+test('a new token in the middle begins anew, with its rows', async () => {
+  const shot = await raw('token', [binding()]);
+  shot.send('realtime:token', 'access_token', { access_token: token('snap_reader', { sub: 'u2' }) }, '1');
+  await shot.ended();
+  const last = shot.frames.map(isSystem('snapshot_begin')).lastIndexOf(true);
+  const owners = new Set(shot.frames.slice(last).filter(isRow).map((f) => f.payload.data.record.owner));
+  assert.equal(owners.size, 1, [...owners].join());
+  shot.close();
+});
