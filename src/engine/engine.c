@@ -62,6 +62,7 @@
 #include "engine/subscription.h"
 #include "engine/tables.h"
 #include "engine/wal.h"
+#include "engine/watch.h"
 
 /* Decoding rests while this much history waits for being routed. */
 #define DECODE_AHEAD ((Size) 4 * 1024 * 1024)
@@ -636,6 +637,7 @@ housekeeping_turn(void)
 	subscription_tell_late();
 	budget_sweep();
 	publish_state();
+	watch_thresholds(shared_my_engine);
 	send_monitor();
 	pgstat_report_stat(false);
 }

@@ -1,5 +1,6 @@
 // What an operator sees: the statistics views, /health and /metrics.
 
+import { readFile } from 'node:fs/promises';
 import { assert, atEnd, sleep, test, until } from './lib/tap.mjs';
 import { RawClient } from './lib/raw.mjs';
 import { createRole, createTable, database, httpUrl, sql, token } from './lib/server.mjs';
@@ -140,6 +141,27 @@ test('pg_stat_rtsync counts, and counts anew after a reset', async () => {
     const now = await engine();
     return now.lag_s === 0 && now.lag_bytes === '0';
   });
+});
+
+test('each setting is in the README, with its default', async () => {
+  const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8');
+  const documented = new Map();
+  for (const [, names, value] of readme.matchAll(/^\| ((?:`rtsync\.\w+`(?:, )?)+) \| (?:`([^`]*)`)? ?\|/gm))
+    for (const [name] of names.matchAll(/rtsync\.\w+/g)) documented.set(name, value ?? '');
+  const settings = await sql("SELECT name, boot_val FROM pg_settings WHERE name LIKE 'rtsync.%'");
+  assert.ok(settings.length > 30);
+  const session = await database.connect();
+  try {
+    for (const { name, boot_val } of settings) {
+      assert.ok(documented.has(name), `${name} is not in the README`);
+      await session.query('SELECT set_config($1, $2, false)', [name, documented.get(name)]);
+      const { rows } = await session.query('SELECT setting FROM pg_settings WHERE name = $1', [name]);
+      assert.equal(rows[0].setting, boot_val, name);
+    }
+    for (const name of documented.keys()) await session.query('SELECT current_setting($1)', [name]);
+  } finally {
+    session.release(true);
+  }
 });
 
 //

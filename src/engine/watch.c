@@ -1,0 +1,93 @@
+/*-------------------------------------------------------------------------
+ *
+ * watch.c
+ *	  Says in the log when something crosses a threshold.
+ *
+ * For who reads the log at night and not the views: once when it begins, with
+ * what to look at, and once when it is over.
+ *
+ * Called by engine.c about once a second.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "engine/settings.h"
+#include "engine/watch.h"
+
+/* So late is worth a line. */
+#define LAG_SECONDS 10
+
+/*
+ * The slot lags behind the history on purpose, and restart_lsn behind that
+ * while transactions run: only what is clearly above the limit is news.
+ */
+#define RETAINED_TOO_MUCH(limit) ((limit) + (limit) / 4)
+
+#define MB_OF(bytes) ((unsigned long long) (bytes) / (1024 * 1024))
+
+static void
+watch_lag(const EngineEntry *entry)
+{
+	static TimestampTz behind_since;	/* since when, if that was said */
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (behind_since == 0 && entry->behind_since != 0 &&
+		now - entry->behind_since > LAG_SECONDS * USECS_PER_SEC)
+	{
+		behind_since = entry->behind_since;
+		ereport(LOG,
+				(errmsg("rtsync engine for database \"%s\" is %d seconds behind",
+						NameStr(entry->dbname), LAG_SECONDS),
+				 errdetail("%llu MB of WAL are not delivered yet.",
+						   MB_OF(entry->flushed_lsn - entry->routed_lsn)),
+				 errhint("A large transaction, slow policies, or a commit that waits for a standby can be the cause.")));
+	}
+	else if (behind_since != 0 &&
+			 (entry->behind_since == 0 ||
+			  now - entry->behind_since < USECS_PER_SEC))
+	{
+		ereport(LOG,
+				(errmsg("rtsync engine for database \"%s\" has caught up after %lld seconds",
+						NameStr(entry->dbname),
+						(long long) ((now - behind_since) / USECS_PER_SEC))));
+		behind_since = 0;
+	}
+}
+
+static void
+watch_retained_wal(const EngineEntry *entry)
+{
+	static bool said;
+	uint64		limit = (uint64) rtsync_max_retained_wal * 1024 * 1024;
+	uint64		retained = entry->flushed_lsn > entry->restart_lsn ?
+		entry->flushed_lsn - entry->restart_lsn : 0;
+
+	if (!said && retained > RETAINED_TOO_MUCH(limit))
+	{
+		said = true;
+		ereport(WARNING,
+				(errmsg("replication slot of the rtsync engine for database \"%s\" keeps %llu MB of WAL",
+						NameStr(entry->dbname), MB_OF(retained)),
+				 errdetail("The setting \"rtsync.max_retained_wal\" is %d MB, but what is not decoded or not delivered yet must be kept.",
+						   rtsync_max_retained_wal),
+				 errhint("Look for transactions that run for long, and at the lag in rtsync.pg_stat_rtsync.")));
+	}
+	else if (said && retained <= limit)
+	{
+		said = false;
+		ereport(LOG,
+				(errmsg("replication slot of the rtsync engine for database \"%s\" keeps %llu MB of WAL, within the limit again",
+						NameStr(entry->dbname), MB_OF(retained))));
+	}
+}
+
+/* Look at the engine's state, as it is published. */
+void
+watch_thresholds(const EngineEntry *entry)
+{
+	watch_lag(entry);
+	watch_retained_wal(entry);
+}

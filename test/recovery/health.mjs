@@ -1,0 +1,99 @@
+// What monitoring hears while the engine starts, hangs, falls behind and goes
+// away: never "ready" when clients are not served, and lines in the log.
+
+import { assert, note, sleep, test, until } from '../e2e/lib/tap.mjs';
+import { RawClient } from '../e2e/lib/raw.mjs';
+import { createRole, createTable, httpUrl, sql, status, token } from '../e2e/lib/server.mjs';
+import { log, restart, running, server } from './lib/cluster.mjs';
+
+await createRole('reader');
+await createTable('watched', 'id int PRIMARY KEY, filler text', { roles: ['reader'] });
+const apikey = token('reader');
+const binding = { event: 'INSERT', schema: 'public', table: 'watched' };
+
+// { status, ready, reason }; status 0: nobody answers
+async function health() {
+  try {
+    const answer = await fetch(`${httpUrl}/health`, { signal: AbortSignal.timeout(2000) });
+    return { status: answer.status, ...(await answer.json()) };
+  } catch {
+    return { status: 0, ready: false };
+  }
+}
+
+for (const mode of ['fast', 'immediate']) {
+  test(`restart -m ${mode}: ready means that a join succeeds at once`, async () => {
+    await sql("INSERT INTO watched SELECT coalesce(max(id), 0) + n, repeat('x', 1000) FROM watched, generate_series(1, 20000) AS n GROUP BY n");
+    await until('ready', async () => (await health()).ready, { every: 50 });
+    const seen = [];
+    const restarted = restart(mode);
+    await until('not ready', async () => !(await health()).ready, { every: 5 });
+    await until('ready again', async () => {
+      const now = await health();
+      seen.push(now.reason ?? now.status);
+      return now.status === 200;
+    }, { timeout: 60_000, every: 5 });
+    const client = await RawClient.open({ apikey });
+    const began = performance.now();
+    await client.joinOk('ready', [binding]);
+    const took = performance.now() - began;
+    client.close();
+    await restarted;
+    note(`heard ${seen.length} times, of these ${seen.filter((s) => /history/.test(s)).length} that the history is read; the join took ${took.toFixed(0)} ms`);
+    assert.ok(took < 2000, `${took} ms`);
+  }, { timeout: 120_000 });
+}
+
+test('an engine that hangs is not ready', async () => {
+  const { pid } = await running();
+  await until('ready', async () => (await health()).ready, { every: 50 });
+  process.kill(pid, 'SIGSTOP');
+  try {
+    const { reason } = await until('not ready', async () => {
+      const now = await health();
+      return now.status === 503 && now;
+    }, { timeout: 30_000, every: 200 });
+    assert.match(reason, /^the engine has not been heard of for \d+ seconds$/);
+  } finally {
+    process.kill(pid, 'SIGCONT');
+  }
+  await until('ready again', async () => (await health()).ready, { every: 50 });
+}, { timeout: 60_000 });
+
+test('an engine that falls behind and keeps WAL says so in the log, and when it is over', async () => {
+  await running();
+  await sql('ALTER SYSTEM SET rtsync.max_retained_wal = 16');
+  // a commit that waits for a standby is in the WAL, but visible to nobody
+  await sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+  await sql('SELECT pg_reload_conf()');
+  await sleep(1000);
+  const waiting = sql("INSERT INTO watched VALUES (-1, 'late')").catch(() => {});
+  try {
+    await sql(`SET synchronous_commit = local;
+      SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) FROM generate_series(1, 30)`);
+    await until('the lag to be logged', async () =>
+      /LOG: {2}rtsync engine for database "postgres" is 10 seconds behind/.test(await log()), { timeout: 30_000, every: 200 });
+    await until('the WAL to be logged', async () =>
+      /WARNING: {2}replication slot of the rtsync engine for database "postgres" keeps \d+ MB of WAL/.test(await log()), { every: 200 });
+    const [row] = await sql('SELECT extract(epoch FROM lag)::float AS lag, lag_bytes::int FROM rtsync.pg_stat_rtsync');
+    assert.ok(row.lag >= 10 && row.lag < 60, `${row.lag} s`);
+    assert.ok(row.lag_bytes > 30_000_000);
+    assert.equal((await health()).status, 200);
+  } finally {
+    await sql('ALTER SYSTEM RESET synchronous_standby_names');
+    await sql('SELECT pg_reload_conf()');
+  }
+  await waiting;
+  await until('the end of the lag to be logged', async () =>
+    /LOG: {2}rtsync engine for database "postgres" has caught up after \d+ seconds/.test(await log()), { every: 200 });
+  await sql('CHECKPOINT');
+  await until('the end of the WAL to be logged', async () => {
+    await sql("SELECT pg_log_standby_snapshot()").catch(() => {});
+    return /keeps \d+ MB of WAL, within the limit again/.test(await log());
+  }, { timeout: 60_000, every: 1000 });
+}, { timeout: 150_000 });
+
+test('without a server nobody answers', async () => {
+  await server('sh', '-c', 'pg_ctl stop -w -m fast >/dev/null 2>&1');
+  await until('nobody to answer', async () => (await health()).status === 0, { every: 50 });
+});
