@@ -39,12 +39,10 @@
 #include "engine/compat.h"
 #include "engine/filter.h"
 #include "engine/filter_parse.h"
+#include "engine/settings.h"
 #include "engine/where.h"
 
 #define SYNTAX_ERROR_PREFIX "Error parsing `filter` params: "
-
-/* As many items may an "in" list have */
-#define MAX_LIST_ITEMS 100
 
 /* As many conditions may a filter have */
 #define MAX_CONDITIONS 100
@@ -423,11 +421,11 @@ compile_list(const FilterColumn *column, const char *value)
 						format_type_be(column->type))));
 	constant = parse_value(arraytype, column->collation, value);
 	array = DatumGetArrayTypeP(constant->constvalue);
-	if (ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)) > MAX_LIST_ITEMS)
+	if (ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)) > rtsync_max_in_list_size)
 		ereport(ERROR,
 				(errcode(ERRCODE_RAISE_EXCEPTION),
 				 errmsg_internal("too many values for `in` filter. Maximum %d",
-								 MAX_LIST_ITEMS)));
+								 rtsync_max_in_list_size)));
 
 	expr->opno = comparison_operator(column->type, FILTER_EQ);
 	expr->opfuncid = get_opcode(expr->opno);

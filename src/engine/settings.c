@@ -47,6 +47,7 @@ int			rtsync_coalesce_delay;
 int			rtsync_history_size;
 int			rtsync_max_retained_wal;
 int			rtsync_max_event_size;
+int			rtsync_max_in_list_size = 100;
 int			rtsync_resume_window;
 int			rtsync_max_filter_time;
 int			rtsync_max_bindings_per_channel;
@@ -73,6 +74,7 @@ int			rtsync_max_payload_size;
 static int	max_connections_per_address;
 static int	max_joins_per_second;
 static int	max_messages_per_second;
+static int	max_requests_per_second;
 static int	max_message_size;
 static int	max_presence_size;
 static int	max_presence_calls;
@@ -394,6 +396,11 @@ define_engine_settings(void)
 			   &rtsync_max_event_size, MEGABYTE, KILOBYTE, 64 * MEGABYTE,
 			   GUC_UNIT_BYTE);
 
+	define_int("rtsync.max_in_list_size",
+			   "Sets the maximum number of values in a filter \"in\".",
+			   NULL,
+			   &rtsync_max_in_list_size, 100, 1, 10000, 0);
+
 	define_int("rtsync.resume_window",
 			   "Sets the time for which it is remembered what a client has received.",
 			   "It goes on from there if it comes back with its session.  0 turns sessions off.",
@@ -448,6 +455,10 @@ const GatewayNumber gateway_numbers[] = {
 		"Sets the maximum number of messages per second on a connection.",
 		"A connection that exceeds it is closed.  0 sets no limit.",
 	&max_messages_per_second, 1000, 0, 1000 * 1000, 0},
+	{"rtsync.max_requests_per_second",
+		"Sets the maximum number of requests per second that broadcast by HTTP.",
+		"All clients share it.  0 sets no limit.",
+	&max_requests_per_second, 1000, 0, 1000 * 1000, 0},
 	{"rtsync.max_message_size",
 		"Sets the maximum size of a message from a client.",
 		NULL,

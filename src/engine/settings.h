@@ -39,6 +39,7 @@ extern int	rtsync_coalesce_delay;	/* us */
 extern int	rtsync_history_size;	/* kB */
 extern int	rtsync_max_retained_wal;	/* MB */
 extern int	rtsync_max_event_size;	/* bytes */
+extern int	rtsync_max_in_list_size;
 extern int	rtsync_resume_window;	/* seconds */
 extern int	rtsync_max_filter_time; /* percent */
 extern int	rtsync_max_bindings_per_channel;

@@ -339,6 +339,9 @@ begin_rest(Pending *pending, const Request *request, size_t head_length)
 
 	if (!rest_read_head(request, &gateway.config, rest, &error))
 		refuse_rest(pending, error.status, buffer_slice(&error.body));
+	else if (!rate_allows(&admission()->requests, now(),
+						  gateway.config.max_requests_per_second, 1000))
+		refuse_rest(pending, 429, SLICE("{\"message\":\"Too many requests\"}"));
 	else if (in->length - head_length > rest->body_length)
 		refuse_rest(pending, 400, SLICE("{\"error\":\"Malformed request\"}"));
 	else

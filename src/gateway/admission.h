@@ -12,6 +12,7 @@
 
 #include "gateway/list.h"
 #include "gateway/memory.h"
+#include "gateway/rate.h"
 #include "gateway/table.h"
 
 #define ADMISSION_MAX_LISTENERS 64
@@ -28,6 +29,7 @@ typedef struct Admission
 	uint64_t	last_id;
 	uint32_t	n_pending;
 	size_t		body_bytes;		/* of bodies that we agreed to take */
+	Rate		requests;		/* that broadcast */
 
 	/* Lists of pending sockets, each by deadline */
 	List		reading;		/* the request is being read */

@@ -54,6 +54,7 @@ static const NumberSetting number_settings[] = {
 	SETTING(max_connections_per_address, 0, 0, 1000000),
 	SETTING(max_joins_per_second, 500, 0, 1000000),
 	SETTING(max_messages_per_second, 1000, 0, 1000000),
+	SETTING(max_requests_per_second, 1000, 0, 1000000),
 	SETTING(max_message_size, 1024 * 1024, 1024, 64 * 1024 * 1024),
 	SETTING(max_payload_size, 1000 * 1000, 100, 64 * 1024 * 1024),
 	SETTING(max_presence_size, 10 * 1024, 100, 1024 * 1024),

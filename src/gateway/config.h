@@ -33,6 +33,7 @@ typedef struct Config
 	uint32_t	max_connections_per_address;
 	uint32_t	max_joins_per_second;	/* of one connection */
 	uint32_t	max_messages_per_second;	/* likewise, of all kinds */
+	uint32_t	max_requests_per_second;	/* of all, that broadcast by HTTP */
 	uint32_t	max_message_size;	/* of a message from a client */
 	uint32_t	max_payload_size;	/* of a broadcast */
 	uint32_t	max_presence_size;	/* of what a member says about itself */

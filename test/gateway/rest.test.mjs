@@ -186,6 +186,17 @@ test('clients that leave at each point, and verdicts for nobody', () => withEngi
   client.close()
 }))
 
+test('max_requests_per_second: 429, and soon again accepted', () => withEngine({ max_requests_per_second: 5 }, async engine => {
+  const answers = []
+  for (let i = 0; i < 12; i++) answers.push(await post(engine, '/api/broadcast/t/events/e', '{}'))
+  assert.deepEqual(answers.slice(0, 5).map(a => a.status), [202, 202, 202, 202, 202])
+  const refused = answers.filter(a => a.status === 429)
+  assert.ok(refused.length > 0)
+  assert.equal(refused[0].body, '{"message":"Too many requests"}')
+  assert.equal(refused[0].headers['access-control-allow-origin'], '*')
+  await until(async () => (await post(engine, '/api/broadcast/t/events/e', '{}')).status === 202, 'a request')
+}))
+
 test('origins', () => withEngine({ allowed_origins: 'https://app.example' }, async engine => {
   const cors = async Origin => (await post(engine, '/api/broadcast', { messages: [] }, { headers: { Origin } })).headers['access-control-allow-origin']
   assert.equal(await cors('https://app.example'), 'https://app.example')
