@@ -1,5 +1,6 @@
 // Presence in all its turns, with the real clients; and a thousand of them.
 
+import { availableParallelism, loadavg } from 'node:os';
 import WebSocket from 'ws';
 import { assert, atEnd, note, test, until } from './lib/tap.mjs';
 import { connect, versions } from './lib/clients.mjs';
@@ -167,7 +168,11 @@ test('1,000 clients join at once and agree; half are killed, and the rest agree'
     return some.every((one) => one.refs?.size === n) && some.every((one) => [...one.refs].every((ref) => refs.has(ref)));
   };
   await until('all to agree', () => same(members, N), { timeout: 40_000, every: 50 });
-  note(`${N} members agreed after ${Math.round(performance.now() - start)} ms; ${counts.messages} messages, ${(counts.bytes / 1e6).toFixed(1)} MB`);
+  const joined = performance.now() - start;
+  note(`${N} members agreed after ${Math.round(joined)} ms; ${counts.messages} messages, ${(counts.bytes / 1e6).toFixed(1)} MB`);
+  // A machine that is busy with other things has longer.
+  const busy = Math.max(1, loadavg()[0] / availableParallelism());
+  assert.ok(joined < 5000 * busy, `${joined} ms`);
   assert.ok(counts.messages < N * 150, `${counts.messages} messages`);
   const killed = performance.now();
   const rest = members.filter((_, n) => n % 2);
