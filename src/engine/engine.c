@@ -817,6 +817,27 @@ check_requirements(void)
 	proc_exit(0);
 }
 
+/* What ended engines before this one must not end it at once. */
+static void
+take_blame(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	principal_on_give_up(shared_engine_blame);
+	for (int i = 0; i < MAX_BLAMED; i++)
+	{
+		BlamedTable *table = &shared_my_engine->blamed[i];
+
+		if (!OidIsValid(table->relid) || table->until <= now)
+			continue;
+		policy_blame(table->relid, table->preparing, table->until);
+		ereport(LOG,
+				(errmsg("rtsync suspends the row security of table with OID %u for %d seconds, because the engine could only be ended in it",
+						table->relid, (int) ((table->until - now) / 1000000)),
+				 errhint("Its policies call code that catches its own cancellation.  Changing them ends the suspension.")));
+	}
+}
+
 /* Open the slot; to make one, transactions that run may have to end first. */
 static void
 open_slot(void)
@@ -863,6 +884,7 @@ engine_main(Datum main_arg)
 	wal_init(retained_limit());
 	open_slot();
 	policy_init();
+	take_blame();
 	render_init();
 	budget_init();
 	subscription_init();

@@ -153,7 +153,16 @@ typedef struct Call
 	ParamListInfo params;
 } Call;
 
+/* Policies that ended the process before this one */
+typedef struct BlamedPolicies
+{
+	Oid			relid;
+	bool		preparing;
+	TimestampTz until;
+} BlamedPolicies;
+
 static HTAB *accesses = NULL;
+static List *blamed = NIL;
 static MemoryContext PolicyContext = NULL;
 
 /* An error left this half-built, if it is not NULL */
@@ -166,6 +175,7 @@ static uint64 last_generation = 0;
 
 static Verdict check_row(TableAccess *access, const PolicyRow *row);
 static TableAccess *get_access(Oid relid, Oid roleid, CmdType command);
+static void suspend_blamed(TableAccess *access);
 static void require_principal(TableAccess *access);
 static void call_check(Call *call);
 static void call_prepare(Call *call);
@@ -266,14 +276,51 @@ get_access(Oid relid, Oid roleid, CmdType command)
 	AccessKey	key = {relid, roleid, command};
 	TableAccess *access;
 	bool		found;
+	bool		first;
 
 	access = hash_search(accesses, &key, HASH_ENTER, &found);
 	if (!found)
 		memset((char *) access + sizeof(AccessKey), 0,
 			   sizeof(TableAccess) - sizeof(AccessKey));
+	first = access->generation == 0;
 	if (!access->valid)
 		build_access(access);
+	if (first)
+		suspend_blamed(access);
 	return access;
+}
+
+/*
+ * An earlier process had to end because of the policies of this table: they
+ * rest until then, or until they are changed.
+ */
+void
+policy_blame(Oid relid, bool preparing, TimestampTz until)
+{
+	MemoryContext old = MemoryContextSwitchTo(PolicyContext);
+	BlamedPolicies *entry = palloc(sizeof(BlamedPolicies));
+
+	entry->relid = relid;
+	entry->preparing = preparing;
+	entry->until = until;
+	blamed = lappend(blamed, entry);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+suspend_blamed(TableAccess *access)
+{
+	ListCell   *lc;
+
+	foreach(lc, blamed)
+	{
+		BlamedPolicies *entry = lfirst(lc);
+
+		if (entry->relid != access->relid)
+			continue;
+		access->suspended_until = entry->until;
+		access->slow_to_prepare |= entry->preparing;
+	}
 }
 
 /*
@@ -323,12 +370,15 @@ call_check(Call *call)
 static void
 call_limited(void (*function) (Call *call), Call *call, bool preparing)
 {
+	principal_run_policies(call->access->relid, preparing);
 	PG_TRY();
 	{
 		function(call);
+		principal_run_policies(InvalidOid, false);
 	}
 	PG_CATCH();
 	{
+		principal_run_policies(InvalidOid, false);
 		if (principal_timed_out())
 		{
 			call->access->slow_to_prepare |= preparing;

@@ -62,6 +62,7 @@ typedef struct TableAccess
 } TableAccess;
 
 extern void policy_init(void);
+extern void policy_blame(Oid relid, bool preparing, TimestampTz until);
 extern TableAccess *policy_table_access(Oid relid, Oid roleid);
 extern TableAccess *policy_insert_access(Oid relid, Oid roleid);
 extern uint64 policy_invalidations(void);

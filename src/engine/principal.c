@@ -56,6 +56,11 @@ static volatile uint32 evaluation = 0;
 static volatile uint32 seen_evaluation = 0;
 static volatile int cancels = 0;
 
+/* Whose policies run, and whom to tell if they do not let themselves be ended */
+static volatile Oid running_policies_of = InvalidOid;
+static volatile bool running_in_preparation = false;
+static PrincipalGaveUp gave_up = NULL;
+
 static void forbid_nesting(void);
 static void save_topic(const char *topic);
 static void enter(Oid roleid, PrincipalScope *scope);
@@ -231,6 +236,28 @@ principal_limit(int ms)
 				  ms : rtsync_policy_timeout);
 }
 
+/*
+ * From here on the policies of this table run, or are prepared, until
+ * InvalidOid is given.
+ */
+void
+principal_run_policies(Oid relid, bool preparing)
+{
+	running_policies_of = InvalidOid;
+	running_in_preparation = preparing;
+	running_policies_of = relid;
+}
+
+/*
+ * Have a function called, in a signal handler, when policies cannot be ended
+ * but with the process.
+ */
+void
+principal_on_give_up(PrincipalGaveUp function)
+{
+	gave_up = function;
+}
+
 bool
 principal_timed_out(void)
 {
@@ -295,7 +322,12 @@ timer_cb(void)
 	}
 
 	if (++cancels > CANCELS_BEFORE_EXIT)
+	{
+		if (gave_up != NULL && !ProcDiePending &&
+			OidIsValid(running_policies_of))
+			gave_up(running_policies_of, running_in_preparation);
 		ProcDiePending = true;
+	}
 	else
 		QueryCancelPending = true;
 	InterruptPending = true;
@@ -310,6 +342,7 @@ forget_scopes(void)
 		return;
 	depth = 0;
 	current_principal = NULL;
+	running_policies_of = InvalidOid;
 	stop_timer();
 	release_session_locks();
 }

@@ -42,6 +42,9 @@ typedef struct PrincipalScope
 	const Principal *save_principal;
 } PrincipalScope;
 
+/* Told which table's policies had to be ended with the process */
+typedef void (*PrincipalGaveUp) (Oid relid, bool preparing);
+
 extern void principal_enter(const Principal *principal, PrincipalScope *scope);
 extern void principal_leave(PrincipalScope *scope);
 
@@ -65,6 +68,8 @@ extern void principal_progress(void);
 extern void principal_limit(int ms);
 
 /* Was the last query cancel caused by the timeout?  (For the error's text.) */
+extern void principal_run_policies(Oid relid, bool preparing);
+extern void principal_on_give_up(PrincipalGaveUp function);
 extern bool principal_timed_out(void);
 
 #endif							/* RTSYNC_PRINCIPAL_H */

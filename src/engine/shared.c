@@ -32,6 +32,13 @@
 /* An engine that ran for this long does not count as a failed start. */
 #define STABLE_SECONDS 60
 
+/*
+ * Policies that ended an engine rest for a minute, the next time for two, and
+ * so on up to about an hour.
+ */
+#define BLAME_MS 60000
+#define MAX_BLAME_DOUBLED 6
+
 SharedState *shared_state = NULL;
 EngineEntry *shared_my_engine = NULL;
 
@@ -172,6 +179,7 @@ initialize_entry(EngineEntry *entry, Oid dboid)
 	entry->failures = 0;
 	set_message(entry, NULL, NULL);
 	clear_counters(entry);
+	memset(entry->blamed, 0, sizeof(entry->blamed));
 
 	entry->latch = NULL;
 	pg_atomic_write_u32(&entry->sleeping, 0);
@@ -358,6 +366,37 @@ shared_engine_attach(Oid dboid)
 		emit_log_hook = emit_log_cb;
 	}
 	return mine;
+}
+
+/* No lock is taken: nobody else writes there, and nobody reads it now. */
+void
+shared_engine_blame(Oid relid, bool preparing)
+{
+	EngineEntry *entry = shared_my_engine;
+	BlamedTable *table;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (entry == NULL)
+		return;
+	table = &entry->blamed[0];
+	for (int i = 0; i < MAX_BLAMED; i++)
+	{
+		/* its own place, or that of the one which is over, or over first */
+		if (entry->blamed[i].relid == relid)
+		{
+			table = &entry->blamed[i];
+			break;
+		}
+		if (entry->blamed[i].until < table->until)
+			table = &entry->blamed[i];
+	}
+	if (table->relid != relid)
+		table->times = 0;
+	table->relid = relid;
+	table->preparing = preparing;
+	table->until = TimestampTzPlusMilliseconds(now,
+											   (int64) BLAME_MS << Min(table->times, MAX_BLAME_DOUBLED));
+	table->times++;
 }
 
 void

@@ -43,6 +43,7 @@
 #define MAX_ENGINES 64
 #define STATUS_MESSAGE_SIZE 512
 #define STATUS_LISTEN_SIZE 128
+#define MAX_BLAMED 16
 
 typedef enum EngineState
 {
@@ -69,6 +70,15 @@ typedef struct EngineCounts
 	uint64		bytes_sent;
 	uint64		closed_slow;
 } EngineCounts;
+
+/* A table whose policies ended an engine */
+typedef struct BlamedTable
+{
+	Oid			relid;			/* InvalidOid: not used */
+	bool		preparing;		/* that happened while they were prepared */
+	int			times;
+	TimestampTz until;			/* they are to rest for so long */
+} BlamedTable;
 
 typedef struct EngineEntry
 {
@@ -122,6 +132,12 @@ typedef struct EngineEntry
 	pg_atomic_uint32 reports_done;	/* by the engine: the last one that it has
 									 * written for */
 	ConditionVariable report_written;
+
+	/*
+	 * tables whose policies could only be ended with the engine: written by
+	 * the engine alone, in a signal handler, for the next one
+	 */
+	BlamedTable blamed[MAX_BLAMED];
 
 	/* written by the engine through shared_engine_listening */
 	char		listen_addresses[STATUS_LISTEN_SIZE];	/* empty: nowhere */
@@ -193,6 +209,12 @@ extern void shared_engine_listening(const char *addresses, int port);
  */
 extern void shared_engine_sleep_begin(void);
 extern void shared_engine_sleep_end(void);
+
+/*
+ * The policies of a table can only be ended with this process: remember it for
+ * the next one.  Called in a signal handler.
+ */
+extern void shared_engine_blame(Oid relid, bool preparing);
 
 /* To be asked in every turn of the engine's loop */
 extern bool shared_engine_stop_requested(void); /* then: proc_exit(0) */

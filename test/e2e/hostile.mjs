@@ -243,18 +243,28 @@ test('filters are held to the same limits', async () => {
   client.close();
 });
 
-test('code that catches the cancel costs a restart of the engine, and no event', async () => {
+test('code that catches the cancel costs a restart of the engine, once, and no event', async () => {
   const { pid } = await status();
   await arm('BEGIN LOOP BEGIN PERFORM pg_sleep(3600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END');
   last++;
   await sql(`BEGIN; INSERT INTO prey VALUES (${last}); INSERT INTO calm VALUES (${last * 2}, 'ann'); COMMIT`);
-  await until('the engine to be another', async () => {
-    const now = await status();
-    return now.pid !== null && now.pid !== pid && now.state === 'running';
+  const now = await until('the engine to be another', async () => {
+    const row = await status();
+    return row.pid !== null && row.pid !== pid && row.state === 'running' && row;
   }, { timeout: 30_000, every: 100 });
-  await disarm();
   await bystander.waitClosed();
   bystander = await until('the bystander to be back', () => listener('calm').catch(() => null), { timeout: 20_000, every: 200 });
+
+  // its subscriber is back, too, and the policy as it was
   victim = await listener('prey');
   await strike();
+  await strike(20);
+  await until('its subscriber to be told', () => victim.errors().some((f) => /took too long and is suspended/.test(f.payload.message)), { timeout: LIMIT });
+  assert.equal((await status()).pid, now.pid, 'the engine is the same process');
+  await disarm();
+  await until('its subscriber to be served again', async () => {
+    await strike();
+    return victim.ids().includes(last);
+  }, { timeout: 10_000, every: 200 });
+  assert.equal((await status()).pid, now.pid);
 }, { timeout: 90_000 });
