@@ -375,6 +375,7 @@ shared_engine_blame(Oid relid, bool preparing)
 	EngineEntry *entry = shared_my_engine;
 	BlamedTable *table;
 	TimestampTz now = GetCurrentTimestamp();
+	int64		rest_ms;
 
 	if (entry == NULL)
 		return;
@@ -394,8 +395,8 @@ shared_engine_blame(Oid relid, bool preparing)
 		table->times = 0;
 	table->relid = relid;
 	table->preparing = preparing;
-	table->until = TimestampTzPlusMilliseconds(now,
-											   (int64) BLAME_MS << Min(table->times, MAX_BLAME_DOUBLED));
+	rest_ms = (int64) BLAME_MS << Min(table->times, MAX_BLAME_DOUBLED);
+	table->until = TimestampTzPlusMilliseconds(now, rest_ms);
 	table->times++;
 }
 
