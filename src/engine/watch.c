@@ -21,10 +21,11 @@
 #define LAG_SECONDS 10
 
 /*
- * The slot lags behind the history on purpose, and restart_lsn behind that
- * while transactions run: only what is clearly above the limit is news.
+ * The history is cut at half of rtsync.max_retained_wal, and the slot given up
+ * at all of it (engine.c): between the two something holds it back.
  */
-#define RETAINED_TOO_MUCH(limit) ((limit) + (limit) / 4)
+#define TOO_MUCH_RETAINED(limit) ((limit) / 4 * 3)
+#define ENOUGH_RETAINED(limit) ((limit) / 8 * 5)
 
 #define MB_OF(bytes) ((unsigned long long) (bytes) / (1024 * 1024))
 
@@ -65,21 +66,21 @@ watch_retained_wal(const EngineEntry *entry)
 	uint64		retained = entry->flushed_lsn > entry->restart_lsn ?
 		entry->flushed_lsn - entry->restart_lsn : 0;
 
-	if (!said && retained > RETAINED_TOO_MUCH(limit))
+	if (!said && retained > TOO_MUCH_RETAINED(limit))
 	{
 		said = true;
 		ereport(WARNING,
 				(errmsg("replication slot of the rtsync engine for database \"%s\" keeps %llu MB of WAL",
 						NameStr(entry->dbname), MB_OF(retained)),
-				 errdetail("The setting \"rtsync.max_retained_wal\" is %d MB, but what is not decoded or not delivered yet must be kept.",
+				 errdetail("At %d MB it is given up, and clients are told to fetch their rows again.",
 						   rtsync_max_retained_wal),
-				 errhint("Look for transactions that run for long, and at the lag in rtsync.pg_stat_rtsync.")));
+				 errhint("Look for transactions that have been open for long, in pg_stat_activity and pg_prepared_xacts, or increase \"rtsync.max_retained_wal\".")));
 	}
-	else if (said && retained <= limit)
+	else if (said && retained <= ENOUGH_RETAINED(limit))
 	{
 		said = false;
 		ereport(LOG,
-				(errmsg("replication slot of the rtsync engine for database \"%s\" keeps %llu MB of WAL, within the limit again",
+				(errmsg("replication slot of the rtsync engine for database \"%s\" keeps only %llu MB of WAL again",
 						NameStr(entry->dbname), MB_OF(retained))));
 	}
 }
