@@ -85,6 +85,7 @@ static int	handshake_timeout;
 static int	idle_timeout;
 static int	no_channel_timeout;
 static int	error_delay;
+static int	shutdown_spread;
 
 static const struct config_enum_entry delete_visibility_options[] = {
 	{"policy", DELETE_VISIBILITY_POLICY, false},
@@ -505,6 +506,10 @@ const GatewayNumber gateway_numbers[] = {
 		"Sets the delay of answers that refuse something.",
 		"Slows down clients that try again without end.",
 	&error_delay, 1000, 0, 60 * 1000, GUC_UNIT_MS},
+	{"rtsync.shutdown_spread",
+		"Sets the maximum time in which clients are told that the server stops.",
+		"At most a thousand are told in a second, so that they do not return together.",
+	&shutdown_spread, 10 * 1000, 0, 60 * 1000, GUC_UNIT_MS},
 	{NULL}
 };
 

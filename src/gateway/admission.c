@@ -1049,3 +1049,29 @@ admission_start(int first_fd, uint32_t n_listeners)
 	}
 	return true;
 }
+
+static void
+close_pending(const List *list)
+{
+	ListLink   *link = list_first(list);
+
+	for (; link != NULL; link = list_next(list, link))
+		close(LIST_OWNER(Pending, link, link)->fd);
+}
+
+/*
+ * Give up the listening sockets and those that are not admitted yet, in a
+ * process that does nothing more with them.
+ */
+void
+admission_stop(void)
+{
+	for (uint32_t i = 0; i < admission()->n_listeners; i++)
+		close(LINK_LISTEN_FD + (int) i);
+	close_pending(&admission()->reading);
+	close_pending(&admission()->asking);
+	close_pending(&admission()->receiving);
+	close_pending(&admission()->delaying);
+	close_pending(&admission()->sending);
+	close_pending(&admission()->lingering);
+}

@@ -42,6 +42,7 @@ typedef struct Admission
 
 extern bool admission_start(int first_fd, uint32_t n_listeners);
 extern void admission_accept(void);
+extern void admission_stop(void);
 extern void admission_verdict(uint64_t id, int status, Slice error,
 							  uint64_t api_key);
 extern void admission_rest_verdict(uint64_t id, int status, uint8_t rights);

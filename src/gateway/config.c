@@ -66,6 +66,7 @@ static const NumberSetting number_settings[] = {
 	SETTING(idle_timeout, 60000, 0, 24 * 3600 * 1000),
 	SETTING(no_channel_timeout, 600000, 0, 24 * 3600 * 1000),
 	SETTING(error_delay, 1000, 0, 60000),
+	SETTING(shutdown_spread, 10000, 0, 60000),
 	SETTING(allow_anonymous, 0, 0, 1),
 	SETTING(ssl, 0, 0, 1),
 };

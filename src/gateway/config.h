@@ -45,6 +45,7 @@ typedef struct Config
 	uint32_t	idle_timeout;	/* without any message from the client */
 	uint32_t	no_channel_timeout; /* of a connection that joined nothing */
 	uint32_t	error_delay;	/* before a refusal of a join */
+	uint32_t	shutdown_spread;	/* in which clients are told that we end */
 	uint32_t	allow_anonymous;	/* 1: clients may show no token */
 	uint32_t	ssl;			/* 1: speak nothing but TLS */
 } Config;

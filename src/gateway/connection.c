@@ -37,8 +37,11 @@
  */
 #include "gateway/connection.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <time.h>
 #include <sys/socket.h>
 
 #include "gateway/gateway.h"
@@ -814,26 +817,76 @@ connections_revoke(uint64_t api_key)
 	}
 }
 
+/* Send all that waits for the client, as far as it is taken, and a Close frame. */
+static void
+say_goodbye(Connection *connection, Slice frame)
+{
+	char		unread[4096];
+	int			fd = socket_of(connection);
+
+	while (connection->queue_count > 0 && !is_blocked(connection))
+		if (!write_once(connection))
+			break;
+	if (connection->queue_count == 0 && !is_blocked(connection))
+		write_frames(connection, frame);
+	/* A socket that is closed with something unread takes back what it sent. */
+	while (recv(fd, unread, sizeof(unread), MSG_DONTWAIT) > 0)
+		continue;
+	shutdown(fd, SHUT_WR);
+}
+
+/* Has the client closed its end already, or gone? */
+static bool
+has_left(const Connection *connection)
+{
+	char		byte;
+	ssize_t		received = recv(socket_of(connection), &byte, 1,
+								MSG_PEEK | MSG_DONTWAIT);
+
+	return received == 0 ||
+		(received < 0 && errno != EAGAIN && errno != EWOULDBLOCK);
+}
+
+/* Wait until this time, and a part of the time between two clients more. */
+static void
+sleep_until(uint64_t time, uint64_t step)
+{
+	uint64_t	now_ns = uv_hrtime();
+	struct timespec wait;
+
+	time += step > 0 ? (uint64_t) rand() % step : 0;
+	if (time <= now_ns)
+		return;
+	wait.tv_sec = (time_t) ((time - now_ns) / 1000000000);
+	wait.tv_nsec = (long) ((time - now_ns) % 1000000000);
+	nanosleep(&wait, NULL);
+}
+
 /*
- * Tell every client that we end, without waiting for anything: the process
- * exits after this.
+ * Tell every client that we end, one after the other within so many ms; the
+ * process exits after this.  Nothing else is done meanwhile.
  */
 void
-connections_close_all(uint16_t code)
+connections_close_all(uint16_t code, uint32_t spread)
 {
 	Frame	   *frame = frame_close(code, code == 1001 ? "service removed" :
 									"service restart");
+	Slice		bytes = {(char *) frame->data, frame->length};
 	ListLink   *link = list_first(&connections()->by_activity);
+	uint64_t	step = gateway.stats.connections == 0 ? 0 :
+		(uint64_t) spread * 1000000 / gateway.stats.connections;
+	uint64_t	time = uv_hrtime();
 
 	for (; link != NULL; link = list_next(&connections()->by_activity, link))
 	{
 		Connection *connection = LIST_OWNER(Connection, activity_link, link);
 
-		while (connection->queue_count > 0 && !is_blocked(connection))
-			if (!write_once(connection))
-				break;
-		if (connection->queue_count == 0 && !is_blocked(connection))
-			write_frames(connection, (Slice) {(char *) frame->data, frame->length});
+		if (step > 0 && has_left(connection))
+			continue;
+		if (step > 0)
+			sleep_until(time, step);
+		time += step;
+		say_goodbye(connection, bytes);
 	}
 	frame_release(frame);
 }

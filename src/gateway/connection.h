@@ -109,7 +109,7 @@ extern void connections_init(void);
 extern void connections_end_turn(void);
 extern void connections_check_timeouts(void);
 extern void connections_check_paused(void);
-extern void connections_close_all(uint16_t code);
+extern void connections_close_all(uint16_t code, uint32_t spread);
 extern void connections_revoke(uint64_t api_key);
 extern Connection *connections_next(const Connection *connection);
 extern int	connection_socket(const Connection *connection);

@@ -13,6 +13,7 @@
  *
  *-------------------------------------------------------------------------
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +28,8 @@
 
 #define HOUSEKEEPING_INTERVAL 1000	/* ms */
 #define SPARE_DESCRIPTORS 64	/* besides those of clients */
+#define FAREWELLS_PER_MS 1		/* at most, on average */
+#define MIN_FAREWELL_TIME 50	/* ms; what is over sooner is done at once */
 #define DESCRIPTORS_FOR_TLS 3	/* of a client, see tls.c */
 
 Gateway		gateway;
@@ -93,13 +96,61 @@ on_terminate(uv_signal_t *handle, int number)
 	gateway_stop(1012);
 }
 
+/*
+ * In how many ms the clients are to be told.  Clients come back a fixed time
+ * after they were: those who are told together come back together.
+ */
+static uint32_t
+farewell_time(uint16_t close_code)
+{
+	uint32_t	time = gateway.stats.connections / FAREWELLS_PER_MS;
+
+	if (time > gateway.config.shutdown_spread)
+		time = gateway.config.shutdown_spread;
+	return close_code == 1012 && time >= MIN_FAREWELL_TIME ? time : 0;
+}
+
+/*
+ * Go on in a process that nobody waits for: the engine does for this one, and
+ * the server's shutdown for the engine.  The ports are free at once.  Returns
+ * false, and nothing has happened, if that is not possible.
+ */
+static bool
+detach(void)
+{
+	pid_t		pid = fork();
+	int			null;
+
+	if (pid > 0)
+		_exit(EXIT_SUCCESS);
+	if (pid < 0)
+		return false;
+	setsid();
+	signal(SIGTERM, SIG_DFL);
+	admission_stop();
+	close(LINK_FD);
+	null = open("/dev/null", O_RDWR);
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		dup2(null, fd);
+	return true;
+}
+
 /* Tell the clients and end.  Never returns. */
 void
 gateway_stop(uint16_t close_code)
 {
-	if (running)
-		connections_close_all(close_code);
-	exit(EXIT_SUCCESS);
+	uint32_t	time;
+
+	if (!running)
+		exit(EXIT_SUCCESS);
+	time = farewell_time(close_code);
+	if (time == 0 || !detach())
+	{
+		connections_close_all(close_code, 0);
+		exit(EXIT_SUCCESS);
+	}
+	connections_close_all(close_code, time);
+	_exit(EXIT_SUCCESS);
 }
 
 /* LINK_HELLO: take over the listening sockets. */

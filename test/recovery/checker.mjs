@@ -6,8 +6,8 @@
 //	CHECKER_SEED	the same faults and writes again, as far as time allows
 //	CHECKER_CLIENTS	default 200
 
-import { assert, note, sleep, test, until } from '../e2e/lib/tap.mjs';
-import { url } from '../e2e/lib/server.mjs';
+import { assert, atEnd, note, sleep, test, until } from '../e2e/lib/tap.mjs';
+import { sql, url } from '../e2e/lib/server.mjs';
 import { Random } from '../oracle/random.mjs';
 import { FAULTS, Link, inject } from './checker/faults.mjs';
 import { Follower } from './checker/follower.mjs';
@@ -21,14 +21,18 @@ const random = new Random(seed);
 // Two in five go on from a cursor, two leave it to the server, one begins anew.
 const kindOf = (number) => ['cursor', 'session', 'cursor', 'session', 'plain'][Math.floor(number / 3) % 5];
 
-// One client in ten is slow, and all of them come and go.
+// One client in ten is slow, among them those who see all, and all of them come
+// and go; some stay away for longer than the history lasts.
 async function disturb(followers, links, over) {
   const slow = followers.filter(({ number }) => number % 10 === 7);
+  const large = followers.filter(({ number }) => number % 50 === 0);
   while (!over()) {
     const dice = random.next();
     if (dice < 0.6) random.pick(followers).drop();
-    else if (dice < 0.98) random.pick(slow).freeze(100 + random.int(3000));
-    else links.cut(4000);
+    else if (dice < 0.7) random.pick(followers).vanish(2000 + random.int(15_000));
+    else if (dice < 0.95) random.pick(slow).freeze(100 + random.int(3000));
+    else if (dice < 0.98) random.pick(large).freeze(4000 + random.int(6000));
+    else links.cut(3000);
     await sleep(50 + random.int(150));
   }
 }
@@ -58,12 +62,16 @@ function reasons(followers) {
 
 test(`${many} clients hold what SELECT shows after ${seconds} s of faults (seed ${seed})`, async () => {
   await createWorld();
+  // a few seconds of the load
+  await sql("ALTER SYSTEM SET rtsync.history_size = '1MB'");
+  await sql('SELECT pg_reload_conf()');
   const links = await new Link().open();
   const followers = Array.from({ length: many }, (_, number) =>
     new Follower(number, kindOf(number), viewOf(number), {
       heartbeat: kindOf(number) === 'session' ? 400 : 5000,
       address: () => (number % 4 === 0 ? links.url : url),
     }));
+  atEnd(() => followers.forEach((f) => f.stop()));
   const ends = followers.map((f) => f.run());
   await until('all clients to be there', () => followers.every((f) => f.live), { timeout: 60_000 });
 

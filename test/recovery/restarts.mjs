@@ -48,10 +48,32 @@ for (const mode of ['fast', 'immediate']) {
     if (mode === 'fast') assert.deepEqual(codes, [1012]);
     const after = (await processes()).map((p) => p.pid);
     assert.deepEqual(after.filter((pid) => before.includes(pid)), []);
-    assert.equal((await gatewayPids()).length, 1);
+    await until('the old gateway to have told all', async () => (await gatewayPids()).length === 1);
     await works();
   }, { timeout: 90_000 });
 }
+
+test('many clients are not told in the same moment, and the shutdown does not wait for that', async () => {
+  const clients = await connectMany(500);
+  const beats = setInterval(() => clients.forEach((c) => !c.closed && c.send('phoenix', 'heartbeat')), 100);
+  const closed = [];
+  for (const client of clients) client.socket.once('close', () => closed.push(performance.now()));
+  const start = performance.now();
+  await server('sh', '-c', 'pg_ctl stop -w -m fast >/dev/null 2>&1');
+  const stopped = performance.now();
+  assert.equal(await listening(port), false, 'the port is free');
+  await until('all clients to be told', () => clients.every((c) => c.closed));
+  clearInterval(beats);
+  note(`the server stopped after ${(stopped - start).toFixed(0)} ms, and the clients were told within ` +
+    `${(closed.at(-1) - closed[0]).toFixed(0)} ms`);
+  assert.deepEqual([...new Set(clients.map((c) => c.closed.code))], [1012]);
+  assert.ok(closed.at(-1) - closed[0] > 400);
+  for (let from = 0; from + 100 < closed.length; from += 100)
+    assert.ok(closed[from + 100] - closed[from] > 20, 'evenly');
+  await restart('fast');
+  await running();
+  await works();
+}, { timeout: 90_000 });
 
 test('a stopped server holds no port and leaves no process', async () => {
   await connectMany(100);

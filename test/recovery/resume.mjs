@@ -108,6 +108,29 @@ test('20 clients get each of the rows once and in order over drops, kills and re
   }
 }, { timeout: 180_000 });
 
+test('what is read again from the WAL has the cursors that it had before', async () => {
+  const client = await RawClient.open({ apikey });
+  const { response: { rtsync: { cursor } } } = await join(client, { cursor: true });
+  const from = written;
+  for (let n = 1; n <= 40; n++) {
+    const rows = 1 + (n % 7);
+    await sql('INSERT INTO journal SELECT g FROM generate_series($1::int, $2::int) g', [written + 1, written + rows]);
+    written += rows;
+  }
+  const received = (c) => c.frames.filter((f) => f.event === 'postgres_changes')
+    .map(({ payload }) => [payload.data.record.id, payload.rtsync.cursor]);
+  await until('all rows', () => received(client).length === written - from);
+  for (const mode of ['immediate', 'fast']) {
+    await restart(mode);
+    await running();
+    const again = await until('to be served', () => RawClient.open({ apikey }).catch(() => null), { every: 50 });
+    assert.equal((await join(again, { since: cursor })).response.rtsync.resumed, true);
+    await until('all rows again', () => received(again).length === written - from);
+    assert.deepEqual(received(again), received(client));
+    again.close();
+  }
+}, { timeout: 90_000 });
+
 test('a cursor that cannot be gone on from is answered with the reason', async () => {
   const client = await RawClient.open({ apikey });
   const { response: { rtsync: { cursor } } } = await join(client, { cursor: true });

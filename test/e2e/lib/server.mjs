@@ -43,8 +43,9 @@ export async function selectAs(role, claims, text) {
     const { rows } = await connection.query(text);
     return rows;
   } finally {
-    await connection.query('ROLLBACK');
-    connection.release();
+    // A broken connection must not go back to the pool, nor be missed there.
+    const broken = await connection.query('ROLLBACK').then(() => false, () => true);
+    connection.release(broken);
   }
 }
 

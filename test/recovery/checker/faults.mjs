@@ -92,13 +92,14 @@ export class Link {
     }
   }
 
-  // Cuts all connections; the ends learn of it only after a while, the client first.
+  // Cuts all connections: what the server sends is lost, what the clients send
+  // still arrives for a while.  The ends learn of it later, the client first.
   cut(ms) {
     for (const pair of this.#pairs) {
       pair.cut = true;
-      pair.client.unpipe(pair.server);
       pair.server.unpipe(pair.client);
-      setTimeout(() => pair.client.destroy(), ms * Math.random());
+      pair.server.resume();
+      setTimeout(() => pair.client.destroy(), ms * (0.2 + 0.8 * Math.random()));
       setTimeout(() => pair.server.destroy(), ms * (1 + Math.random()));
     }
     this.#pairs.clear();

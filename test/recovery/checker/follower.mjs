@@ -21,6 +21,7 @@ export class Follower {
   problems = [];
   wanted = true;
   live = false; // joined, and answered
+  away = 0; // how long it stays so when its connection has ended
 
   constructor(number, kind, view, { heartbeat, address }) {
     Object.assign(this, { number, kind, view, heartbeat, address });
@@ -36,13 +37,20 @@ export class Follower {
     while (this.wanted) {
       await this.#connection().catch(() => {});
       this.live = false;
-      await sleep(20 + Math.random() * 100);
+      await sleep(20 + Math.random() * 100 + this.away);
+      this.away = 0;
     }
   }
 
   // Ends the connection without a word.
   drop() {
     this.socket?.terminate();
+  }
+
+  // Likewise, and stays away for a while.
+  vanish(ms) {
+    this.away = ms;
+    this.drop();
   }
 
   // Reads nothing for a while.
@@ -56,6 +64,7 @@ export class Follower {
 
   stop() {
     this.wanted = false;
+    this.away = 0;
     this.drop();
   }
 
