@@ -52,7 +52,7 @@
 #define UUID_LENGTH 36
 
 /* Write the file so often, if something has changed. */
-#define SAVE_MS 5000
+#define SAVE_MS 2000
 
 #define FILE_MAGIC UINT64CONST(0x3173736573747472)
 

@@ -847,24 +847,21 @@ has_left(const Connection *connection)
 		(received < 0 && errno != EAGAIN && errno != EWOULDBLOCK);
 }
 
-/* Wait until this time, and a part of the time between two clients more. */
+/* Wait for some part of twice so many nanoseconds. */
 static void
-sleep_until(uint64_t time, uint64_t step)
+sleep_about(uint64_t duration)
 {
-	uint64_t	now_ns = uv_hrtime();
 	struct timespec wait;
 
-	time += step > 0 ? (uint64_t) rand() % step : 0;
-	if (time <= now_ns)
-		return;
-	wait.tv_sec = (time_t) ((time - now_ns) / 1000000000);
-	wait.tv_nsec = (long) ((time - now_ns) % 1000000000);
+	duration = duration * 2 * ((uint64_t) rand() % 1024) / 1024;
+	wait.tv_sec = (time_t) (duration / 1000000000);
+	wait.tv_nsec = (long) (duration % 1000000000);
 	nanosleep(&wait, NULL);
 }
 
 /*
- * Tell every client that we end, one after the other within so many ms; the
- * process exits after this.  Nothing else is done meanwhile.
+ * Tell every client that we end, one after the other within about so many ms;
+ * the process exits after this.  Nothing else is done meanwhile.
  */
 void
 connections_close_all(uint16_t code, uint32_t spread)
@@ -875,7 +872,6 @@ connections_close_all(uint16_t code, uint32_t spread)
 	ListLink   *link = list_first(&connections()->by_activity);
 	uint64_t	step = gateway.stats.connections == 0 ? 0 :
 		(uint64_t) spread * 1000000 / gateway.stats.connections;
-	uint64_t	time = uv_hrtime();
 
 	for (; link != NULL; link = list_next(&connections()->by_activity, link))
 	{
@@ -884,8 +880,7 @@ connections_close_all(uint16_t code, uint32_t spread)
 		if (step > 0 && has_left(connection))
 			continue;
 		if (step > 0)
-			sleep_until(time, step);
-		time += step;
+			sleep_about(step);
 		say_goodbye(connection, bytes);
 	}
 	frame_release(frame);

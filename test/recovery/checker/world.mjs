@@ -79,7 +79,7 @@ export class Writer {
     const id = this.random.int(500);
     const owner = this.random.int(OWNERS);
     const grp = this.random.int(GROUPS);
-    const pad = this.random.int(10) === 0 ? `'${(randomUUID() + randomUUID()).repeat(30)}'` : `'${randomUUID()}'`;
+    const pad = this.random.int(3) === 0 ? `'${(randomUUID() + randomUUID()).repeat(30)}'` : `'${randomUUID()}'`;
     const dice = this.random.next();
     if (dice < 0.3) return `INSERT INTO journal VALUES (nextval('journal_id'), ${owner}, ${grp}, ${pad})`;
     if (dice < 0.4)
