@@ -265,6 +265,7 @@ create_channel(Connection *connection, const PhoenixMessage *message,
 	channel->is_private = request->is_private;
 	channel->broadcast_ack = request->broadcast_ack;
 	channel->broadcast_self = request->broadcast_self;
+	channel->replication_ready = request->replication_ready;
 	channel->presence = request->presence;
 	channel->wants_cursor = request->wants_cursor;
 	channel->has_session = request->has_session;
@@ -723,6 +724,11 @@ channel_joined(uint64_t id, uint8_t rights, Slice rtsync,
 	room_enter(&channel->topic->rooms[channel->is_private], channel);
 	/* The client waits for the state before it believes any presence. */
 	presence_enter(channel);
+	/* An engine that answers reads the WAL. */
+	if (channel->replication_ready)
+		send_system(channel, SLICE("system"), SLICE("ok"),
+					SLICE("Replication connection established"),
+					LINK_THEN_NOTHING);
 	if (channel->replaced_join_ref != NULL)
 		send_close(channel, channel->replaced_join_ref, "phx_close");
 	free(channel->replaced_join_ref);

@@ -52,6 +52,7 @@ typedef struct Channel
 	bool		is_private;
 	bool		broadcast_ack;
 	bool		broadcast_self;
+	bool		replication_ready;	/* is to be told, when it is joined */
 	bool		presence;		/* wants to know who is there */
 	uint8_t		rights;			/* a sum of LinkRights */
 	Room	   *room;

@@ -145,6 +145,8 @@ join_parse(json_t *payload, Slice session, JoinRequest *request)
 	request->wait = is_true(json_object_get(options, "wait"));
 	request->broadcast_ack = is_true(json_object_get(broadcast, "ack"));
 	request->broadcast_self = is_true(json_object_get(broadcast, "self"));
+	request->replication_ready =
+		is_true(json_object_get(broadcast, "replication_ready"));
 	parse_replay(json_object_get(broadcast, "replay"), request);
 	request->presence = is_true(json_object_get(presence, "enabled"));
 	request->presence_key = presence_key(json_object_get(presence, "key"));

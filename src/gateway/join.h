@@ -23,6 +23,7 @@ typedef struct JoinRequest
 	bool		wait;			/* refuse rather than serve a part */
 	bool		broadcast_ack;
 	bool		broadcast_self;
+	bool		replication_ready;	/* wants to be told of that */
 	LinkReplay	replay;
 	uint64_t	replay_since;	/* milliseconds of the Unix epoch */
 	uint32_t	replay_limit;

@@ -183,3 +183,51 @@ test('a role that is taken from rtsync_authenticator may not join any more', asy
   });
   client.close();
 });
+
+for (const version of versions) {
+  test(`${version.name}: expiry closes the channel alone; a new token, and a new channel is served`, async () => {
+    const client = connect(version, tokenOf(0));
+    atEnd(() => client.disconnect());
+    await client.setAuth(tokenOf(0, { exp: now() + 2 }));
+    const { statuses, systems } = await subscribe(client, 'ending', [onOwned]);
+    await until('CLOSED', () => statuses.at(-1).status === 'CLOSED', { timeout: 20_000 });
+    assert.match(systems.at(-1).message, /^Token has expired \d+ seconds ago$/);
+    assert.deepEqual([systems.at(-1).status, systems.at(-1).extension], ['error', 'system']);
+    assert.ok(client.isConnected());
+    await client.setAuth(tokenOf(0));
+    const again = await subscribe(client, 'ending', [onOwned]);
+    await sql(`TRUNCATE owned; INSERT INTO owned VALUES (1, '${users[0]}')`);
+    await until('the row', () => again.events.some((e) => e.new.id === 1));
+    assert.deepEqual(statuses.map(({ status }) => status), ['SUBSCRIBED', 'CLOSED']);
+    await client.disconnect();
+  }, { timeout: 40_000 });
+
+  test(`${version.name}: a token that is refreshed in time keeps the channel`, async () => {
+    const client = connect(version, tokenOf(0));
+    atEnd(() => client.disconnect());
+    const first = now() + 3;
+    await client.setAuth(tokenOf(0, { exp: first }));
+    const { statuses, events } = await subscribe(client, 'lasting', [onOwned]);
+    await client.setAuth(tokenOf(0));
+    await until('the end of the first token', () => now() > first + 1, { timeout: 20_000, every: 100 });
+    await sql(`TRUNCATE owned; INSERT INTO owned VALUES (1, '${users[0]}')`);
+    await until('the row', () => events.some((e) => e.new.id === 1));
+    assert.deepEqual(statuses.map(({ status }) => status), ['SUBSCRIBED']);
+    await client.disconnect();
+  }, { timeout: 40_000 });
+}
+
+test('access_token is not answered; null, the same one and API keys change nothing', async () => {
+  const client = await RawClient.open({ apikey: tokenOf(0) });
+  const accessToken = tokenOf(0, { n: 1 });
+  await client.joinOk('tokens', [onOwned], { accessToken });
+  await client.frame('the subscription', (f) => f.event === 'system');
+  const before = client.frames.length;
+  for (const one of [null, accessToken, 'sb_publishable_x', undefined, 5]) client.send('realtime:tokens', 'access_token', { access_token: one }, '1');
+  await client.heartbeat();
+  assert.equal(client.frames.length, before + 1);
+  client.send('realtime:tokens', 'access_token', { access_token: tokenOf(0, { n: 2 }) }, '1');
+  await until('the subscription to be told again', () => client.frames.length === before + 2);
+  assert.equal(client.frames.at(-1).payload.message, 'Subscribed to PostgreSQL');
+  client.close();
+});
