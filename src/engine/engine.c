@@ -11,8 +11,8 @@
  * Sleeping: committing backends signal only an engine that sleeps
  * (shared_engine_sleep_begin).  After a turn that found something to decode
  * it naps for rtsync.coalesce_delay without asking to be woken, so that busy
- * committers do not pay for signals; only when a turn finds nothing does it
- * go to sleep, for a second at most.
+ * committers do not pay for signals, and for longer if there are no clients;
+ * only when a turn finds nothing does it go to sleep, for a second at most.
  *
  *-------------------------------------------------------------------------
  */
@@ -81,6 +81,10 @@
 
 /* While a transaction is committed but not visible */
 #define BLOCKED_MS 5
+
+/* So often changes are decoded that nobody listens to.  A client that comes is
+ * noticed at once. */
+#define UNHEARD_MS 10
 
 /*
  * A gateway that takes nothing for so long hangs.  As long as it does, nothing
@@ -755,6 +759,16 @@ sleep_time(RouteState state)
 	return time;
 }
 
+/* Let work gather after some was done; no commit wakes the engine meanwhile. */
+static void
+nap(void)
+{
+	if (subscription_channel_count() == 0)
+		wait(UNHEARD_MS);
+	else if (rtsync_coalesce_delay > 0)
+		pg_usleep(rtsync_coalesce_delay);
+}
+
 static void
 engine_loop(void)
 {
@@ -791,8 +805,7 @@ engine_loop(void)
 			continue;
 		if (decoded)
 		{
-			if (rtsync_coalesce_delay > 0)
-				pg_usleep(rtsync_coalesce_delay);
+			nap();
 			continue;
 		}
 		shared_engine_sleep_begin();
