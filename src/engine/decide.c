@@ -39,6 +39,43 @@ static uint64 errors;
 /* For so many decisions a group that failed is asked with precautions. */
 #define FAILURE_CREDIT 64
 
+/* The columns that a group is shown; in the current memory context. */
+static ColumnSets *
+make_sets(RelSchema *schema, TableAccess *access, const BindingSpec *spec)
+{
+	ColumnSets *sets = palloc(sizeof(ColumnSets));
+	Bitmapset  *shown = bms_intersect(access->columns, schema->published);
+
+	sets->schema = schema;
+	sets->access_basis = access->basis;
+	sets->identity = bms_intersect(schema->identity, shown);
+	sets->key = bms_intersect(schema_key(schema), shown);
+	sets->record = sets->columns = shown;
+	if (spec != NULL && spec->nselect >= 0)
+	{
+		sets->record = binding_selected(spec, schema->desc, shown);
+		sets->columns = bms_union(sets->record, sets->key);
+	}
+	return sets;
+}
+
+/* The same ones for all groups of a role that select no columns.  Older ones
+ * may still be in use, and live as long as the role's context. */
+static const ColumnSets *
+shared_sets(TableRole *role, TableAccess *access)
+{
+	RelSchema  *schema = role->route->schema;
+	MemoryContext old;
+
+	if (role->sets != NULL && role->sets->schema == schema &&
+		role->sets->access_basis == access->basis)
+		return role->sets;
+	old = MemoryContextSwitchTo(role->context);
+	role->sets = make_sets(schema, access, NULL);
+	MemoryContextSwitchTo(old);
+	return role->sets;
+}
+
 /*
  * Make the compiled part of a table group, under its principal.  An error
  * leaves it invalid: it is raised again for the next change.
@@ -48,7 +85,6 @@ compile_group(TableGroup *tg, TableAccess *access)
 {
 	RelSchema  *schema = tg->role->route->schema;
 	const BindingSpec *spec = &tg->group->spec;
-	Bitmapset  *shown;
 	MemoryContext old;
 
 	if (tg->context == NULL)
@@ -59,19 +95,11 @@ compile_group(TableGroup *tg, TableAccess *access)
 		MemoryContextReset(tg->context);
 	tg->valid = tg->placed = tg->pure = tg->in_set = false;
 	tg->filter = NULL;
-	tg->columns = tg->record = tg->identity = tg->key = NULL;
+	tg->sets = NULL;
 
 	old = MemoryContextSwitchTo(tg->context);
-	shown = bms_intersect(access->columns, schema->published);
-	tg->identity = bms_intersect(schema->identity, shown);
-	tg->key = bms_intersect(schema_key(schema), shown);
-	if (spec->nselect >= 0)
-	{
-		tg->record = binding_selected(spec, schema->desc, shown);
-		tg->columns = bms_union(tg->record, tg->key);
-	}
-	else
-		tg->record = tg->columns = shown;
+	tg->sets = spec->nselect < 0 ? shared_sets(tg->role, access) :
+		make_sets(schema, access, spec);
 	if (spec->filter != NULL || tg->group->options.where != NULL)
 		tg->filter = filter_compile(spec->filter, tg->group->options.where,
 									schema->relid, access->columns,
@@ -1236,8 +1264,10 @@ decide_verdicts(TableGroup *tg, ChangeRows *rows,
 const Bitmapset *
 decide_old_columns(const Match *match)
 {
-	return match->old == OLD_KEY ? match->tg->key :
-		match->old == OLD_IDENTITY ? match->tg->identity : NULL;
+	const ColumnSets *sets = match->tg->sets;
+
+	return match->old == OLD_KEY ? sets->key :
+		match->old == OLD_IDENTITY ? sets->identity : NULL;
 }
 
 /* What of the change is to be shown */
@@ -1246,8 +1276,8 @@ decide_render_spec(const Match *match, RenderSpec *spec)
 {
 	spec->kind = match->outcome == OUTCOME_INSERT ? CHANGE_INSERT :
 		match->outcome == OUTCOME_UPDATE ? CHANGE_UPDATE : CHANGE_DELETE;
-	spec->columns = match->tg->columns;
-	spec->record = match->tg->record;
+	spec->columns = match->tg->sets->columns;
+	spec->record = match->tg->sets->record;
 	spec->old_record = decide_old_columns(match);
 }
 

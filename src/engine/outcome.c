@@ -101,7 +101,7 @@ outcome_passes(const Question *question, RowSide side)
 static int
 wanted_events(const Question *question)
 {
-	return question->tg->group->spec.events;
+	return question->tg->events;
 }
 
 /* What of the old row an UPDATE may show, its new row being visible */
@@ -189,7 +189,7 @@ decide_stay(const Question *question, OldPart *old)
 {
 	int			wanted = wanted_events(question);
 
-	if (question->tg->group->options.view && was_outside(question))
+	if (question->tg->view && was_outside(question))
 		return (wanted & EVENT_INSERT) ? OUTCOME_INSERT : OUTCOME_NOTHING;
 	if (!(wanted & EVENT_UPDATE))
 		return OUTCOME_NOTHING;

@@ -40,6 +40,7 @@
 #include "catalog/pg_collation.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "nodes/nodeFuncs.h"
@@ -48,7 +49,6 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/hsearch.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -70,37 +70,35 @@ typedef struct IndexColumn
 	FmgrInfo	finfo;
 } IndexColumn;
 
+/* What has the same key, in an open hash table: one access finds it */
+typedef struct Bucket
+{
+	IndexKey	key;			/* hash key */
+	IndexEntry *first;
+	char		status;			/* of simplehash.h */
+} Bucket;
+
+#define SH_PREFIX buckets
+#define SH_ELEMENT_TYPE Bucket
+#define SH_KEY_TYPE IndexKey
+#define SH_KEY key
+#define SH_HASH_KEY(tb, k) murmurhash32((k).hash ^ ((uint32) (k).column * 0x9e3779b9))
+#define SH_EQUAL(tb, a, b) ((a).hash == (b).hash && (a).column == (b).column)
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
 struct PredicateIndex
 {
 	MemoryContext context;
 	List	   *columns;		/* of IndexColumn */
-	HTAB	   *buckets;
+	buckets_hash *buckets;
 
 	/* to evaluate expressions; NULL at first */
 	ExprContext *econtext;
 	TupleTableSlot *slot;
 };
-
-/* A column, by its number in the list, and the hash of a value */
-typedef struct IndexKey
-{
-	int			column;
-	uint32		hash;
-} IndexKey;
-
-typedef struct Bucket
-{
-	IndexKey	key;			/* hash key */
-	dlist_head	entries;		/* IndexEntry.in_bucket */
-} Bucket;
-
-typedef struct IndexEntry
-{
-	dlist_node	in_bucket;
-	dlist_node	in_item;
-	Bucket	   *bucket;
-	IndexItem  *item;
-} IndexEntry;
 
 /* What is being found out about one item */
 typedef struct Cover
@@ -114,7 +112,8 @@ typedef struct Cover
 
 static bool cover_clause(Cover *cover, Node *clause);
 
-/* Make an empty index. */
+/* Make an empty index.  It goes with its parent context; the items that are
+ * still in it must not be removed any more then. */
 PredicateIndex *
 predicate_create(MemoryContext parent)
 {
@@ -123,23 +122,10 @@ predicate_create(MemoryContext parent)
 												  ALLOCSET_DEFAULT_SIZES);
 	PredicateIndex *index = MemoryContextAllocZero(context,
 												   sizeof(PredicateIndex));
-	HASHCTL		ctl = {
-		.keysize = sizeof(IndexKey),
-		.entrysize = sizeof(Bucket),
-		.hcxt = context
-	};
 
 	index->context = context;
-	index->buckets = hash_create("rtsync predicate index", 256, &ctl,
-								 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	index->buckets = buckets_create(context, 64, NULL);
 	return index;
-}
-
-/* Free it.  The items that are still in it must not be removed any more. */
-void
-predicate_delete(PredicateIndex *index)
-{
-	MemoryContextDelete(index->context);
 }
 
 /* The number of a column in the index, which gets to know it if need be */
@@ -554,16 +540,26 @@ cover_clause(Cover *cover, Node *clause)
 static void
 insert_key(PredicateIndex *index, IndexItem *item, IndexKey *key)
 {
-	IndexEntry *entry = MemoryContextAlloc(index->context,
-										   sizeof(IndexEntry));
+	IndexEntry *entry = &item->entry;
+	Bucket	   *bucket;
 	bool		found;
 
-	entry->item = item;
-	entry->bucket = hash_search(index->buckets, key, HASH_ENTER, &found);
+	if (entry->item != NULL)
+	{
+		entry = MemoryContextAlloc(index->context, sizeof(IndexEntry));
+		entry->more = item->entry.more;
+		item->entry.more = entry;
+	}
+	bucket = buckets_insert(index->buckets, *key, &found);
 	if (!found)
-		dlist_init(&entry->bucket->entries);
-	dlist_push_tail(&entry->bucket->entries, &entry->in_bucket);
-	dlist_push_tail(&item->entries, &entry->in_item);
+		bucket->first = NULL;
+	entry->item = item;
+	entry->key = *key;
+	entry->prev = NULL;
+	entry->next = bucket->first;
+	if (entry->next != NULL)
+		entry->next->prev = entry;
+	bucket->first = entry;
 }
 
 /*
@@ -584,7 +580,7 @@ predicate_insert(PredicateIndex *index, IndexItem *item, List *quals,
 	covered = cover_and(cover, quals);
 	if (covered)
 	{
-		dlist_init(&item->entries);
+		memset(&item->entry, 0, sizeof(IndexEntry));
 		for (int i = 0; i < cover->nkeys; i++)
 			insert_key(index, item, &cover->keys[i]);
 		item->indexed = true;
@@ -604,22 +600,36 @@ predicate_may_cover(List *quals)
 	return result;
 }
 
+static void
+remove_entry(PredicateIndex *index, IndexEntry *entry)
+{
+	if (entry->next != NULL)
+		entry->next->prev = entry->prev;
+	if (entry->prev != NULL)
+		entry->prev->next = entry->next;
+	else if (entry->next != NULL)
+		buckets_lookup(index->buckets, entry->key)->first = entry->next;
+	else
+		buckets_delete(index->buckets, entry->key);
+}
+
 /* Take an item out of the index that it is in. */
 void
 predicate_remove(PredicateIndex *index, IndexItem *item)
 {
-	dlist_mutable_iter iter;
+	IndexEntry *entry = item->entry.item != NULL ? &item->entry : NULL;
 
-	dlist_foreach_modify(iter, &item->entries)
+	while (entry != NULL)
 	{
-		IndexEntry *entry = dlist_container(IndexEntry, in_item, iter.cur);
-		Bucket	   *bucket = entry->bucket;
+		IndexEntry *more = entry->more;
 
-		dlist_delete(&entry->in_bucket);
-		if (dlist_is_empty(&bucket->entries))
-			hash_search(index->buckets, &bucket->key, HASH_REMOVE, NULL);
-		pfree(entry);
+		remove_entry(index, entry);
+		if (entry != &item->entry)
+			pfree(entry);
+		entry = more;
 	}
+	item->entry.item = NULL;
+	item->entry.more = NULL;
 	item->indexed = false;
 }
 
@@ -627,15 +637,13 @@ static void
 visit_bucket(PredicateIndex *index, IndexKey *key, uint64 visit,
 			 void (*function) (IndexItem *item, void *arg), void *arg)
 {
-	Bucket	   *bucket = hash_search(index->buckets, key, HASH_FIND, NULL);
-	dlist_iter	iter;
+	Bucket	   *bucket = buckets_lookup(index->buckets, *key);
 
 	if (bucket == NULL)
 		return;
-	dlist_foreach(iter, &bucket->entries)
+	for (IndexEntry *entry = bucket->first; entry != NULL; entry = entry->next)
 	{
-		IndexItem  *item = dlist_container(IndexEntry, in_bucket,
-										   iter.cur)->item;
+		IndexItem  *item = entry->item;
 
 		if (item->visit == visit)
 			continue;

@@ -10,7 +10,6 @@
 
 #include "postgres.h"
 
-#include "lib/ilist.h"
 #include "nodes/params.h"
 #include "nodes/pg_list.h"
 
@@ -25,16 +24,33 @@
 /* Opaque: a hash from (column, value) to items */
 typedef struct PredicateIndex PredicateIndex;
 
+/* A column, by its number in the index, and the hash of a value */
+typedef struct IndexKey
+{
+	int			column;
+	uint32		hash;
+} IndexKey;
+
+/* An item's place in the hash; private */
+typedef struct IndexEntry
+{
+	struct IndexItem *item;
+	struct IndexEntry *next;	/* with the same key */
+	struct IndexEntry *prev;
+	struct IndexEntry *more;	/* of the same item */
+	IndexKey	key;
+} IndexEntry;
+
 /* To be embedded in what is indexed; zero it before the first use */
 typedef struct IndexItem
 {
-	dlist_head	entries;		/* private */
+	IndexEntry	entry;			/* private: the first; item is NULL if there
+								 * is none */
 	bool		indexed;
 	uint64		visit;			/* the last visit that came by */
 } IndexItem;
 
 extern PredicateIndex *predicate_create(MemoryContext parent);
-extern void predicate_delete(PredicateIndex *index);
 extern bool predicate_insert(PredicateIndex *index, IndexItem *item,
 							 List *quals, ParamListInfo params);
 extern bool predicate_may_cover(List *quals);

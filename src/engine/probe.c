@@ -147,6 +147,7 @@ make_group(Probe *probe, const BindingSpec *spec)
 	probe->role.roleid = probe->principal.roleid;
 	dlist_init(&probe->role.groups);
 	dlist_init(&probe->role.scan);
+	probe->role.context = CurrentMemoryContext;
 	probe->role.index = predicate_create(CurrentMemoryContext);
 
 	group->context = CurrentMemoryContext;
@@ -159,6 +160,9 @@ make_group(Probe *probe, const BindingSpec *spec)
 	dlist_init(&group->tables);
 
 	probe->tg.group = group;
+	probe->tg.id = group->id;
+	probe->tg.events = group->spec.events;
+	probe->tg.view = group->options.view;
 	probe->tg.role = &probe->role;
 	dlist_push_tail(&probe->role.groups, &probe->tg.in_role);
 	dlist_push_tail(&probe->role.scan, &probe->tg.in_scan);

@@ -96,11 +96,16 @@ route_init(XLogRecPtr confirmed)
 static bool
 same_rendering(const Match *a, const Match *b)
 {
-	return a->outcome == b->outcome && a->old == b->old &&
-		a->tg->group->principal->roleid == b->tg->group->principal->roleid &&
-		bms_equal(a->tg->columns, b->tg->columns) &&
-		bms_equal(a->tg->record, b->tg->record) &&
-		bms_equal(decide_old_columns(a), decide_old_columns(b));
+	const ColumnSets *one = a->tg->sets;
+	const ColumnSets *other = b->tg->sets;
+
+	if (a->outcome != b->outcome || a->old != b->old ||
+		a->tg->role->roleid != b->tg->role->roleid)
+		return false;
+	return one == other ||
+		(bms_equal(one->columns, other->columns) &&
+		 bms_equal(one->record, other->record) &&
+		 bms_equal(decide_old_columns(a), decide_old_columns(b)));
 }
 
 typedef struct RenderAttempt
@@ -120,7 +125,7 @@ attempt_render(void *arg)
 
 	decide_render_spec(match, &spec);
 	initStringInfo(&what->buf);
-	principal_enter_role(match->tg->group->principal->roleid, &scope);
+	principal_enter_role(match->tg->role->roleid, &scope);
 	render_event(&what->buf, what->change->place.txn.commit_time, &what->change->rows,
 				 &spec);
 	principal_leave(&scope);
@@ -146,7 +151,7 @@ send_event(Link *link, RoutedChange *change, Match *first, StringInfo data)
 	{
 		if (match->sent || !same_rendering(first, match))
 			continue;
-		link_put_u32(&link->out, match->tg->group->id);
+		link_put_u32(&link->out, match->tg->id);
 		if (match != first)
 			match->sent = true;
 	}

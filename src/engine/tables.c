@@ -199,7 +199,9 @@ table_role_find(TableRoute *route, Oid roleid)
 	role->roleid = roleid;
 	dlist_init(&role->groups);
 	dlist_init(&role->scan);
-	role->index = predicate_create(TablesContext);
+	role->context = AllocSetContextCreate(TablesContext, "rtsync role",
+										  ALLOCSET_SMALL_SIZES);
+	role->index = predicate_create(role->context);
 	dlist_push_tail(&route->roles, &role->in_route);
 
 	/* its signature and dependencies are found out by the next recheck */
@@ -213,6 +215,9 @@ table_group_create(TableRoute *route, SubscriptionGroup *group)
 	TableGroup *tg = MemoryContextAllocZero(group->context, sizeof(TableGroup));
 
 	tg->group = group;
+	tg->id = group->id;
+	tg->events = group->spec.events;
+	tg->view = group->options.view;
 	tg->role = table_role_find(route, group->principal->roleid);
 	dlist_push_tail(&tg->role->groups, &tg->in_role);
 	tg->role->ngroups++;
@@ -240,7 +245,7 @@ table_group_free(TableGroup *tg)
 	if (dlist_is_empty(&role->groups))
 	{
 		table_role_watch(role, NIL);
-		predicate_delete(role->index);
+		MemoryContextDelete(role->context);
 		dlist_delete(&role->in_route);
 		pfree(role);
 	}
@@ -793,8 +798,9 @@ tables_reset_index(TableRole *role)
 {
 	dlist_iter	iter;
 
-	predicate_delete(role->index);
-	role->index = predicate_create(TablesContext);
+	MemoryContextReset(role->context);
+	role->index = predicate_create(role->context);
+	role->sets = NULL;
 	role->access_basis = 0;
 	dlist_foreach(iter, &role->groups)
 	{

@@ -40,6 +40,17 @@ typedef struct TableRoute
 	struct RoutedChange *last;
 } TableRoute;
 
+/* Which columns a group is shown */
+typedef struct ColumnSets
+{
+	RelSchema  *schema;			/* that they are made of ... */
+	uint64		access_basis;	/* ... and of this TableAccess */
+	Bitmapset  *columns;		/* attnums described in "columns" */
+	Bitmapset  *record;			/* attnums in "record" */
+	Bitmapset  *identity;		/* identity that may be shown */
+	Bitmapset  *key;			/* the part of it that identifies the row */
+} ColumnSets;
+
 /* A role whose groups listen to a table */
 typedef struct TableRole
 {
@@ -50,7 +61,11 @@ typedef struct TableRole
 	int			ngroups;
 	dlist_head	scan;			/* TableGroup.in_scan: those of them that must
 								 * be asked about each row */
+	MemoryContext context;		/* of the index, and what the groups share; it
+								 * is reset when all have to be compiled anew */
 	PredicateIndex *index;		/* of the others, but for late ones */
+	ColumnSets *sets;			/* of groups that select no columns; NULL: not
+								 * made yet */
 	uint64		access_basis;	/* of the TableAccess that the index was made
 								 * from */
 	uint64		access_signature;	/* what the role could see when its groups
@@ -66,7 +81,10 @@ typedef struct TableRole
 	bool		tell_later;		/* ... and it changed again since */
 } TableRole;
 
-/* A group's view of one table */
+/*
+ * A group's view of one table.  Whatever a change needs of the group that it is
+ * for is close together: with very many groups, memory is what takes the time.
+ */
 typedef struct TableGroup
 {
 	dlist_node	in_role;
@@ -74,6 +92,9 @@ typedef struct TableGroup
 	dlist_node	in_scan;		/* unless it is late, or item is indexed */
 	IndexItem	item;
 	SubscriptionGroup *group;
+	uint32		id;				/* of the group ... */
+	int			events;			/* ... and what it wants */
+	bool		view;			/* likewise */
 	TableRole  *role;
 
 	/* compiled from the catalogs and the route's schema */
@@ -89,13 +110,10 @@ typedef struct TableGroup
 	ParamListInfo params;		/* ... with these parameters of the policies */
 	bool		open;			/* there is nothing to decide */
 	bool		query;			/* its policies have sub-queries */
+	const ColumnSets *sets;		/* the role's, or its own */
 	uint64		set_turn;		/* private to decide.c */
 	int			failures;		/* likewise; above 0: it failed lately, and is
 								 * asked by itself and in a subtransaction */
-	Bitmapset  *columns;		/* attnums described in "columns" */
-	Bitmapset  *record;			/* attnums in "record" */
-	Bitmapset  *identity;		/* identity that may be shown */
-	Bitmapset  *key;			/* the part of it that identifies the row */
 } TableGroup;
 
 extern void tables_init(void);

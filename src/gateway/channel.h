@@ -35,18 +35,24 @@ typedef struct Binding
  */
 typedef struct Channel
 {
+	/* what each change needs, close together */
+	uint64_t	hit_by;			/* the last change for any of its bindings */
+	struct Connection *connection;
+	Topic	   *topic;
+	Binding    *bindings;
+	uint32_t	n_bindings;
+	bool		wants_cursor;	/* with each change */
+	uint64_t	changes_sent;
+
 	TableNode	by_id;
 	TableNode	by_topic;		/* and connection */
 	ListLink	link;			/* in the connection's channels */
 	uint64_t	id;				/* on the link; never used again */
-	struct Connection *connection;
-	Topic	   *topic;
 	char	   *join_ref;		/* JSON text, as are the other two */
 	char	   *join_request;
 	char	   *replaced_join_ref;	/* of the instance that this one replaces */
 	uint64_t	token_hash;
 	bool		joined;
-	bool		wants_cursor;	/* with each change */
 	bool		has_session;	/* the engine remembers how far it got */
 	bool		paused;			/* LINK_PAUSE was sent, LINK_CONTINUE not yet */
 	bool		is_private;
@@ -62,11 +68,7 @@ typedef struct Channel
 	Rate		presence_calls;
 	Slice	   *replayed;		/* ids of broadcasts that it got as past ones */
 	uint32_t	n_replayed;
-	uint32_t	n_bindings;
 	char	  **entry_texts;
-	Binding    *bindings;
-	uint64_t	hit_by;			/* the last change for any of its bindings */
-	uint64_t	changes_sent;
 } Channel;
 
 typedef struct Channels

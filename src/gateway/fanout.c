@@ -28,6 +28,7 @@ typedef struct Group
 	uint32_t	n_members;
 	uint32_t	capacity;
 	Binding   **members;
+	Binding    *only;			/* "members" of most groups */
 } Group;
 
 /* A frame for one version and one set of ids, shared during a change */
@@ -64,8 +65,22 @@ create_group(uint32_t number)
 	Group	   *group = allocate_zero(sizeof(Group));
 
 	group->number = number;
+	group->members = &group->only;
+	group->capacity = 1;
 	table_insert(&gateway.fanout.groups, &group->node, hash_number(number));
 	return group;
+}
+
+static void
+make_room(Group *group)
+{
+	bool		first = group->members == &group->only;
+
+	group->capacity *= 4;
+	group->members = reallocate(first ? NULL : group->members,
+								group->capacity * sizeof(Binding *));
+	if (first)
+		group->members[0] = group->only;
 }
 
 /* Make the binding a member of the group, and of no other; 0 is no group. */
@@ -83,11 +98,7 @@ fanout_subscribe(Binding *binding, uint32_t number)
 	if (group == NULL)
 		group = create_group(number);
 	if (group->n_members == group->capacity)
-	{
-		group->capacity = group->capacity > 0 ? group->capacity * 2 : 4;
-		group->members = reallocate(group->members,
-									group->capacity * sizeof(Binding *));
-	}
+		make_room(group);
 	binding->group = number;
 	binding->position = group->n_members;
 	group->members[group->n_members++] = binding;
@@ -110,7 +121,8 @@ fanout_unsubscribe(Binding *binding)
 	if (group->n_members > 0)
 		return;
 	table_remove(&gateway.fanout.groups, &group->node);
-	free(group->members);
+	if (group->members != &group->only)
+		free(group->members);
 	free(group);
 }
 
