@@ -79,7 +79,7 @@ test(`${many} clients hold what SELECT shows after ${seconds} s of faults (seed 
   const writing = writers.map((w) => w.run());
   const deadline = Date.now() + seconds * 1000;
   const over = () => Date.now() > deadline;
-  const [faults] = await Promise.all([break_({ writers }, over), disturb(followers, links, over)]);
+  const [faults] = await Promise.all([break_({ writers, followers }, over), disturb(followers, links, over)]);
   for (const writer of writers) writer.stopped = true;
   await Promise.all(writing);
 

@@ -47,7 +47,21 @@ async function restartSmart({ writers }) {
   for (const writer of writers) writer.paused = false;
 }
 
+// Some clients are away while more is written than the history holds: they must
+// be told.
+async function overrunHistory({ followers }) {
+  const gone = followers.filter(({ number }) => number % 15 === 1 || number % 15 === 4);
+  for (const follower of gone) follower.vanish(60_000);
+  await sleep(200);
+  for (let n = 0; n < 8; n++)
+    await sql(`INSERT INTO journal SELECT nextval('journal_id'), g % 20, g % 10, repeat(md5(g::text), 40)
+      FROM generate_series(1, 200) g`);
+  await sleep(1000);
+  for (const follower of gone) follower.come();
+}
+
 export const FAULTS = [
+  { name: 'history overrun', often: 1, run: overrunHistory },
   { name: 'gateway killed', often: 4, run: killGateway },
   { name: 'gateway frozen', often: 3, run: () => freezeGateway(500 + Math.random() * 2000) },
   { name: 'gateway frozen for long', often: 1, long: true, run: () => freezeGateway(14_000) },

@@ -21,7 +21,7 @@ export class Follower {
   problems = [];
   wanted = true;
   live = false; // joined, and answered
-  away = 0; // how long it stays so when its connection has ended
+  away = 0; // it stays so until then
 
   constructor(number, kind, view, { heartbeat, address }) {
     Object.assign(this, { number, kind, view, heartbeat, address });
@@ -37,8 +37,8 @@ export class Follower {
     while (this.wanted) {
       await this.#connection().catch(() => {});
       this.live = false;
-      await sleep(20 + Math.random() * 100 + this.away);
-      this.away = 0;
+      await sleep(20 + Math.random() * 100);
+      while (performance.now() < this.away) await sleep(20);
     }
   }
 
@@ -49,8 +49,12 @@ export class Follower {
 
   // Likewise, and stays away for a while.
   vanish(ms) {
-    this.away = ms;
+    this.away = performance.now() + ms;
     this.drop();
+  }
+
+  come() {
+    this.away = 0;
   }
 
   // Reads nothing for a while.
