@@ -605,7 +605,7 @@ publish_state(void)
 	entry->history_since = history_oldest();
 	entry->decoded_lsn = wal_decoded_lsn();
 	entry->routed_lsn = route_unread() == 0 ? wal_decoded_lsn() :
-		route_done_lsn();
+		Max(route_done_lsn(), wal_confirmed_lsn());
 	entry->history_lsn = history_resume_lsn(wal_decoded_lsn());
 	count(&entry->counts);
 	entry->gateways = gateway_link != NULL ? 1 : 0;
