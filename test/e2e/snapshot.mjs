@@ -274,6 +274,43 @@ for (const [what, end] of [
   });
 }
 
+test('what commits while the snapshot is read, and began before, comes once and behind it', async () => {
+  const release = await gated('gate_open');
+  const open = await database.connect();
+  await open.query("BEGIN; INSERT INTO gate_open VALUES (5000, 'open')");
+  await sql("INSERT INTO gate_open VALUES (4999, 'done')"); // a later transaction, which the snapshot sees
+  const shot = await raw('open', [gatedBinding('gate_open')]);
+  await shot.frame('its beginning', isSystem('snapshot_begin'));
+  await sql("INSERT INTO gate_open VALUES (5001, 'later')");
+  await open.query('COMMIT');
+  open.release();
+  await release();
+  await shot.ended();
+  for (const id of [5000, 5001]) await shot.frame(`row ${id}`, (f) => f.payload?.data?.record?.id === id);
+  assert.deepEqual(shot.changes().slice(1001).map((d) => d.record.id).sort(), [5000, 5001]);
+  assert.equal(shot.rows().length, 1001);
+  shot.close();
+});
+
+test('what commits after the join, and before the snapshot is taken, comes once', async () => {
+  await createTable('waits', 'id int PRIMARY KEY', { roles: ['snap_reader'] });
+  await createTable('waits_beside', 'id int PRIMARY KEY', { roles: ['snap_reader'] });
+  const release = await gated('gate_queue');
+  const blockers = [await raw('q1', [gatedBinding('gate_queue')]), await raw('q2', [gatedBinding('gate_queue')])];
+  await Promise.all(blockers.map((b) => b.frame('its beginning', isSystem('snapshot_begin'))));
+  const shot = await raw('waits', [gatedBinding('waits'), { event: '*', schema: 'public', table: 'waits_beside' }]);
+  await sql('INSERT INTO waits VALUES (1)');
+  await sql('INSERT INTO waits_beside VALUES (1)');
+  assert.equal(shot.rows().length, 0, 'it waits for a worker');
+  await release();
+  await shot.ended();
+  await shot.frame('the change beside', (f) => f.payload?.data?.table === 'waits_beside');
+  await sql('INSERT INTO waits VALUES (2)');
+  await shot.frame('the change', (f) => f.payload?.data?.record?.id === 2);
+  assert.deepEqual(shot.changes().map((d) => `${d.table} ${d.record.id}`), ['waits 1', 'waits_beside 1', 'waits 2']);
+  for (const c of [shot, ...blockers]) c.close();
+});
+
 test('rows that a policy reads change in the middle: refetch, and no more rows of before', async () => {
   await sql(`DROP TABLE IF EXISTS members; CREATE TABLE members (sub text); GRANT SELECT ON members TO snap_reader;
     INSERT INTO members VALUES ('u1')`);
