@@ -759,6 +759,11 @@ start_jobs(int running)
 
 		if (job->segment != NULL || dlist_is_empty(&job->channels))
 			continue;
+		if (rtsync_max_snapshot_workers == 0)
+		{
+			job_fail(job, "snapshots are turned off");
+			continue;
+		}
 		if (running++ >= rtsync_max_snapshot_workers)
 			return;
 		if (!job_start(job))
