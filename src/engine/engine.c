@@ -79,6 +79,9 @@
 /* While there is no slot, because transactions have to end first */
 #define NO_SLOT_MS 100
 
+/* While somebody is to be told of something once more WAL is flushed */
+#define UNTOLD_MS 20
+
 /* While a transaction is committed but not visible */
 #define BLOCKED_MS 5
 
@@ -778,6 +781,7 @@ engine_loop(void)
 		bool		more;
 		bool		decoded;
 		bool		cut = false;	/* there is more to decode */
+		bool		untold;
 		RouteState	state;
 
 		ResetLatch(MyLatch);
@@ -789,6 +793,7 @@ engine_loop(void)
 		subscription_recheck_rights();
 		tables_recheck_access();
 		state = route_turn();
+		untold = tables_tell_again();
 		if (route_unread() == 0 && !cut)
 			delivered_until = begun;
 		more |= cut;
@@ -811,7 +816,7 @@ engine_loop(void)
 		shared_engine_sleep_begin();
 		if (state == ROUTE_CONGESTED || state == ROUTE_BLOCKED ||
 			!wal_has_more())
-			wait(sleep_time(state));
+			wait(untold ? UNTOLD_MS : sleep_time(state));
 		shared_engine_sleep_end();
 	}
 }

@@ -113,6 +113,13 @@ late_begun(Channel *channel)
 		}
 }
 
+static void
+tell_access_changed(Channel *channel)
+{
+	subscription_tell(channel, "rtsync", "refetch",
+					  "access to tables has changed");
+}
+
 /* Send the channel no more changes, but keep its place. */
 void
 late_pause(Channel *channel)
@@ -154,8 +161,10 @@ late_continue(Channel *channel)
 
 	/* nobody told it in the meantime */
 	if (channel->access_signature != access_signature(channel))
-		subscription_tell(channel, "rtsync", "refetch",
-						  "access to tables has changed");
+	{
+		channel->access_changed = true;
+		tell_access_changed(channel);
+	}
 	else
 		late_begun(channel);
 }
@@ -240,6 +249,9 @@ go_live(Channel *channel, bool lost)
 	if (lost)
 		subscription_tell(channel, "rtsync", "refetch",
 						  "changes were missed because they were not read in time");
+	else if (channel->access_changed)
+		tell_access_changed(channel);	/* behind what it got meanwhile */
+	channel->access_changed = false;
 	subscription_detach(channel);
 	subscription_attach(channel, false);
 	subscription_send_bindings(channel);

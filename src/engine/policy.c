@@ -47,9 +47,11 @@
 
 #include <math.h>
 
+#include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_enum.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
 #include "jit/jit.h"
@@ -64,6 +66,7 @@
 #include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
 #include "utils/acl.h"
+#include "utils/catcache.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/hsearch.h"
@@ -202,6 +205,7 @@ static bool same_basis(TableAccess *old, TableAccess *new);
 static void take_promise(CompiledPolicy *from, CompiledPolicy *to);
 static bool keeps_plan_promise(CompiledPolicy *compiled);
 static bool keeps_set_promise(CompiledPolicy *compiled);
+static void remember_functions(TableAccess *access, List *items);
 static void make_plan(TableAccess *access, CompiledPolicy *compiled);
 static void fold_plan(CompiledPolicy *compiled, RowPlan *plan);
 static void fold_query_plan(CompiledPolicy *compiled, RowPlan *plan);
@@ -239,6 +243,7 @@ policy_init(void)
 	CacheRegisterSyscacheCallback(NAMESPACEOID, invalidate_all_cb, (Datum) 0);
 	CacheRegisterSyscacheCallback(OPEROID, invalidate_all_cb, (Datum) 0);
 	CacheRegisterSyscacheCallback(AMOPOPID, invalidate_all_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(ENUMOID, invalidate_all_cb, (Datum) 0);
 }
 
 /*
@@ -532,6 +537,8 @@ build_access(TableAccess *access)
 		.roleid = access->roleid,
 		.command = access->command,
 		.function_changes = access->function_changes,
+		.functions = access->functions,
+		.nfunctions = access->nfunctions,
 	};
 
 	if (building != NULL)
@@ -574,10 +581,11 @@ build_access(TableAccess *access)
 	}
 	MemoryContextSwitchTo(oldcontext);
 
-	/* from here on nothing can fail */
+	/* from here on nothing can fail; changes may have been counted meanwhile */
 	oldown = access->context;
 	new.context = context;
 	new.valid = invalidations == invalidations_before;
+	new.function_changes = access->function_changes;
 	*access = new;
 	building = NULL;
 	if (oldown != NULL)
@@ -645,6 +653,27 @@ keeps_set_promise(CompiledPolicy *compiled)
 		   equal(promise->set_quals, setcheck_quals(compiled->set)))));
 }
 
+/* The labels of an enum, or of an array of one, which can be renamed */
+static void
+append_labels(StringInfo buf, Oid type)
+{
+	Oid			element = get_base_element_type(type);
+	CatCList   *labels;
+
+	type = OidIsValid(element) ? getBaseType(element) : getBaseType(type);
+	if (!type_is_enum(type))
+		return;
+	labels = SearchSysCacheList1(ENUMTYPOIDNAME, ObjectIdGetDatum(type));
+	for (int i = 0; i < labels->n_members; i++)
+	{
+		HeapTuple	tuple = &labels->members[i]->tuple;
+		Form_pg_enum label = (Form_pg_enum) GETSTRUCT(tuple);
+
+		appendStringInfo(buf, "%u %s ", label->oid, NameStr(label->enumlabel));
+	}
+	ReleaseCatCacheList(labels);
+}
+
 /*
  * What a SELECT depends on, but for rows, as a number.  The names and types of
  * the columns are part of it: they change all rows, without any event.
@@ -664,6 +693,7 @@ access_signature(TableAccess *access, TupleDesc desc)
 
 		appendStringInfo(&buf, "%d %s %u %d ", attnum, NameStr(att->attname),
 						 att->atttypid, att->atttypmod);
+		append_labels(&buf, att->atttypid);
 	}
 	if (access->compiled != NULL)
 		appendStringInfoString(&buf, nodeToString(access->compiled->quals));
@@ -901,6 +931,7 @@ make_plan(TableAccess *access, CompiledPolicy *compiled)
 
 	compiled->relation_oids = plan.relation_oids;
 	compiled->inval_items = plan.inval_items;
+	remember_functions(access, compiled->inval_items);
 	compiled->planned = true;
 	if (!keeps_plan_promise(compiled))
 		access->basis = ++last_generation;
@@ -908,6 +939,35 @@ make_plan(TableAccess *access, CompiledPolicy *compiled)
 	/* what was read may be out of date already */
 	if (invalidations != invalidations_before)
 		access->valid = false;
+}
+
+/*
+ * Remember which functions a plan depends on, for as long as there is no other
+ * plan: one that changes while there is none must be noticed.
+ */
+static void
+remember_functions(TableAccess *access, List *items)
+{
+	uint32	   *functions = NULL;
+	int			n = 0;
+	ListCell   *lc;
+
+	if (access->context == NULL)
+		return;					/* policy_single's */
+	if (items != NIL)
+		functions = MemoryContextAlloc(PolicyContext,
+									   list_length(items) * sizeof(uint32));
+	foreach(lc, items)
+	{
+		PlanInvalItem *item = lfirst_node(PlanInvalItem, lc);
+
+		if (item->cacheId == PROCOID)
+			functions[n++] = item->hashValue;
+	}
+	if (access->functions != NULL)
+		pfree(access->functions);
+	access->functions = functions;
+	access->nfunctions = n;
 }
 
 /* Take out of planned conditions what depends on the session alone. */
@@ -1099,6 +1159,7 @@ make_set(TableAccess *access, CompiledPolicy *compiled)
 	compiled->inval_items = list_concat(compiled->inval_items,
 										plan.inval_items);
 	MemoryContextSwitchTo(oldcontext);
+	remember_functions(access, compiled->inval_items);
 	compiled->set = set;
 	if (!keeps_set_promise(compiled))
 		access->basis = ++last_generation;
@@ -1364,32 +1425,56 @@ invalidate_relation_cb(Datum arg, Oid relid)
 	}
 }
 
-/* A function or a type has changed. */
+static bool
+calls_function(const TableAccess *access, uint32 hashvalue)
+{
+	for (int i = 0; i < access->nfunctions; i++)
+		if (access->functions[i] == hashvalue)
+			return true;
+	return false;
+}
+
+static bool
+depends_on_item(const TableAccess *access, int cacheid, uint32 hashvalue)
+{
+	ListCell   *lc;
+
+	if (access->compiled == NULL)
+		return false;
+	foreach(lc, access->compiled->inval_items)
+	{
+		PlanInvalItem *item = lfirst_node(PlanInvalItem, lc);
+
+		if (item->cacheId == cacheid && item->hashValue == hashvalue)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A function or a type has changed.  That of a function counts whether or not
+ * the entry is valid, or planned, just now.
+ */
 static void
 invalidate_item_cb(Datum arg, int cacheid, uint32 hashvalue)
 {
 	HASH_SEQ_STATUS status;
 	TableAccess *access;
-	ListCell   *lc;
 
 	invalidations++;
 	hash_seq_init(&status, accesses);
 	while ((access = hash_seq_search(&status)) != NULL)
 	{
-		if (!access->valid || access->compiled == NULL)
-			continue;
-		if (hashvalue == 0)
-			access->valid = false;
-		foreach(lc, access->compiled->inval_items)
+		if (hashvalue != 0 && cacheid == PROCOID &&
+			calls_function(access, hashvalue))
 		{
-			PlanInvalItem *item = lfirst_node(PlanInvalItem, lc);
-
-			if (item->cacheId == cacheid && item->hashValue == hashvalue)
-			{
-				access->valid = false;
-				access->function_changes++;
-			}
+			access->function_changes++;
+			access->valid = false;
 		}
+		else if (access->compiled != NULL &&
+				 (hashvalue == 0 ||
+				  depends_on_item(access, cacheid, hashvalue)))
+			access->valid = false;
 	}
 }
 

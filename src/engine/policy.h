@@ -53,6 +53,10 @@ typedef struct TableAccess
 	const char *undecidable;	/* why policies cannot be evaluated on a
 								 * tuple, for the subscriber; NULL: they can */
 	/* private to policy.c */
+	uint32	   *functions;		/* hash values in PROCOID of those that the
+								 * policies called when they were last
+								 * planned; in PolicyContext */
+	int			nfunctions;
 	TimestampTz suspended_until;	/* policies took too long; 0: they did not */
 	bool		slow_to_prepare;	/* ... before they were asked about a row */
 	TimestampTz set_suspended_until;	/* likewise, for many principals */

@@ -106,6 +106,8 @@ typedef struct Channel
 	struct SnapshotJob *snapshot;	/* if CHANNEL_SNAPSHOT */
 	dlist_node	in_snapshot;	/* likewise: in the job's list */
 	bool		paused;			/* likewise: the client does not keep up */
+	bool		access_changed; /* if CHANNEL_PAUSED or CHANNEL_LATE: while it
+								 * was */
 	struct SnapshotView *seen;	/* if CHANNEL_PAUSED or CHANNEL_LATE: what its
 								 * snapshot bindings had already, or NULL */
 	int			nbindings;

@@ -20,6 +20,8 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "common/hashfn.h"
 #include "storage/procarray.h"
 #include "utils/hsearch.h"
@@ -34,6 +36,7 @@
 #include "engine/catalogs.h"
 #include "engine/policy.h"
 #include "engine/publication.h"
+#include "engine/route.h"
 #include "engine/settings.h"
 #include "engine/tables.h"
 #include "engine/wal.h"
@@ -74,6 +77,8 @@ static uint64 generation = 1;
 static bool recheck_all;		/* the access to all tables may have changed */
 static bool recheck_some;		/* some route has "recheck" set, or some
 								 * watched table "altered" */
+static bool some_again;			/* some role has "tell_again" set */
+static int	ndisplaced;			/* table groups that are */
 
 static void recheck_routes(void);
 
@@ -100,6 +105,8 @@ relcache_cb(Datum arg, Oid relid)
 			route->recheck = recheck_some = true;
 		if (entry != NULL)
 			entry->altered = recheck_some = true;
+		if (ndisplaced > 0)
+			recheck_some = true;	/* it may have the name that they wait for */
 	}
 }
 
@@ -130,6 +137,7 @@ tables_init(void)
 	CacheRegisterSyscacheCallback(TYPEOID, syscache_cb, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, syscache_cb, (Datum) 0);
 	CacheRegisterSyscacheCallback(OPEROID, syscache_cb, (Datum) 0);
+	CacheRegisterSyscacheCallback(ENUMOID, syscache_cb, (Datum) 0);
 }
 
 /*--------------------------------------------------------------------------
@@ -234,6 +242,8 @@ table_group_free(TableGroup *tg)
 
 	dlist_delete(&tg->in_role);
 	role->ngroups--;
+	if (tg->displaced)
+		ndisplaced--;
 	dlist_delete(&tg->in_group);
 	if (tg->item.indexed)
 		predicate_remove(role->index, &tg->item);
@@ -424,6 +434,95 @@ tell_role(TableRole *role, const char *extension, const char *status,
 	}
 }
 
+/* Up to where changes can have been committed */
+static XLogRecPtr
+written_lsn(void)
+{
+	XLogRecPtr	lsn;
+
+	if (RecoveryInProgress())
+		return wal_flushed_lsn();
+	lsn = GetXLogInsertRecPtr();
+
+	/* at the start of a page it counts the header, which nobody wrote yet */
+	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
+		lsn -= SizeOfXLogLongPHD;
+	else if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		lsn -= SizeOfXLogShortPHD;
+	return lsn;
+}
+
+/*
+ * The role's groups were told of a changed access.  Changes from before it may
+ * still come, in the layout that the table had then, and a client that has
+ * fetched its rows already must not keep these: it is told once more behind
+ * them.
+ */
+static void
+mark_tell_again(TableRole *role)
+{
+	XLogRecPtr	lsn = written_lsn();
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &role->groups)
+	{
+		SubscriptionGroup *group = dlist_container(TableGroup, in_role,
+												   iter.cur)->group;
+		dlist_iter	inner;
+
+		if (!group->late)
+			continue;
+		dlist_foreach(inner, &group->bindings)
+			dlist_container(Binding, in_group,
+							inner.cur)->channel->access_changed = true;
+	}
+	if (route_passed(lsn))
+		return;
+	role->tell_again = lsn;
+	some_again = true;
+
+	/* what was committed with synchronous_commit off comes soon, too */
+	if (!RecoveryInProgress())
+		XLogSetAsyncXactLSN(lsn);
+}
+
+static void
+tell_changed(TableRole *role)
+{
+	tell_role(role, "rtsync", "refetch",
+			  psprintf("access to table %s.%s has changed",
+					   role->route->nspname, role->route->relname));
+}
+
+static void
+role_tell_again(TableRole *role, void *arg)
+{
+	if (role->tell_again == InvalidXLogRecPtr)
+		return;
+	if (!route_passed(role->tell_again))
+	{
+		some_again = true;
+		return;
+	}
+	role->tell_again = InvalidXLogRecPtr;
+	tell_changed(role);
+}
+
+/*
+ * Tell once more of changed accesses where routing has passed what came before
+ * them; returns whether there are others.
+ */
+bool
+tables_tell_again(void)
+{
+	if (some_again)
+	{
+		some_again = false;
+		for_each_role(role_tell_again, NULL);
+	}
+	return some_again;
+}
+
 /* Tell a role's groups that its access to the table became another one. */
 static void
 tell_access(TableRole *role, bool published, bool readable)
@@ -439,9 +538,10 @@ tell_access(TableRole *role, bool published, bool readable)
 				  psprintf("permission denied for table %s.%s",
 						   route->nspname, route->relname));
 	else
-		tell_role(role, "rtsync", "refetch",
-				  psprintf("access to table %s.%s has changed",
-						   route->nspname, route->relname));
+	{
+		tell_changed(role);
+		mark_tell_again(role);
+	}
 }
 
 typedef struct PrepareAttempt
@@ -538,6 +638,94 @@ attempt_recheck(void *arg)
 	role->altered = false;
 }
 
+/*
+ * Does the table still have the name that the group asked for?  If no
+ * other has it either, say so; else group_find_successor does.
+ */
+static void
+table_group_check_name(TableGroup *tg, const char *nspname,
+					   const char *relname)
+{
+	const BindingSpec *spec = &tg->group->spec;
+	bool		displaced = relname == NULL || nspname == NULL ||
+		!binding_matches(spec, nspname, relname);
+
+	if (displaced == tg->displaced || spec->table == NULL ||
+		spec->schema == NULL)
+		return;
+	ndisplaced += displaced ? 1 : -1;
+	tg->displaced = displaced;
+	tg->successor = InvalidOid;
+	if (!displaced)
+	{
+		tell_changed(tg->role);
+		mark_tell_again(tg->role);
+	}
+	else if (relname != NULL && binding_tables(spec) == NIL)
+		subscription_tell_group(tg->group, "postgres_changes", "error",
+								psprintf("table %s.%s is no longer published",
+										 spec->schema, spec->table));
+}
+
+static void
+route_check_name(TableRoute *route)
+{
+	char	   *relname = get_rel_name(route->relid);
+	char	   *nspname = get_namespace_name(get_rel_namespace(route->relid));
+	dlist_iter	roles;
+	dlist_iter	groups;
+
+	dlist_foreach(roles, &route->roles)
+	{
+		TableRole  *role = dlist_container(TableRole, in_route, roles.cur);
+
+		dlist_foreach(groups, &role->groups)
+			table_group_check_name(dlist_container(TableGroup, in_role,
+												   groups.cur),
+								   nspname, relname);
+	}
+}
+
+/*
+ * If another table has the name that a displaced group asked for, the group
+ * listens to that one too, and fetches its rows.
+ */
+static void
+group_find_successor(TableGroup *tg)
+{
+	List	   *tables = binding_tables(&tg->group->spec);
+	Oid			relid = tables != NIL ? linitial_oid(tables) : InvalidOid;
+	TableGroup *next;
+
+	if (relid == tg->successor || relid == tg->role->route->relid)
+		return;
+	tg->successor = relid;
+	if (!OidIsValid(relid))
+		return;
+	listen_to_table(tg->group, relid);
+	subscription_tell_group(tg->group, "rtsync", "refetch",
+							psprintf("%s.%s is another table now",
+									 tg->group->spec.schema,
+									 tg->group->spec.table));
+	next = table_group_find(route_find(relid), tg->group);
+	if (next != NULL)
+		mark_tell_again(next->role);
+}
+
+static void
+role_find_successors(TableRole *role, void *arg)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &role->groups)
+	{
+		TableGroup *tg = dlist_container(TableGroup, in_role, iter.cur);
+
+		if (tg->displaced)
+			group_find_successor(tg);
+	}
+}
+
 static void
 route_recheck(TableRoute *route)
 {
@@ -545,6 +733,7 @@ route_recheck(TableRoute *route)
 	dlist_iter	iter;
 
 	route->recheck = false;
+	route_check_name(route);
 	dlist_foreach(iter, &route->roles)
 	{
 		ErrorData  *error;
@@ -605,6 +794,8 @@ recheck_routes(void)
 	while ((route = hash_seq_search(&scan)) != NULL)
 		if (all || route->recheck)
 			route_recheck(route);
+	if (ndisplaced > 0)
+		for_each_role(role_find_successors, NULL);
 }
 
 /* The access to all tables may have changed: look at them. */
@@ -728,7 +919,8 @@ tables_group_untold(SubscriptionGroup *group)
 		TableRole  *role = dlist_container(TableGroup, in_group,
 										   iter.cur)->role;
 
-		if (role->tell_later || TransactionIdIsValid(role->owed))
+		if (role->tell_later || TransactionIdIsValid(role->owed) ||
+			role->tell_again != InvalidXLogRecPtr)
 			return true;
 	}
 	return false;

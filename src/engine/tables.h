@@ -76,6 +76,9 @@ typedef struct TableRole
 	List	   *dependencies;	/* OIDs of tables that its policies read */
 	TransactionId owed;			/* changed a dependency, but was not seen yet
 								 * when the role began to depend on it */
+	XLogRecPtr	tell_again;		/* its groups are told once more of a changed
+								 * access when routing has passed this place;
+								 * invalid: no */
 	TimestampTz told_at;		/* its groups were told to refetch because a
 								 * dependency changed */
 	bool		tell_later;		/* ... and it changed again since */
@@ -96,6 +99,9 @@ typedef struct TableGroup
 	int			events;			/* ... and what it wants */
 	bool		view;			/* likewise */
 	TableRole  *role;
+	bool		displaced;		/* the table no longer has the name that the
+								 * group asked for ... */
+	Oid			successor;		/* ... which stands for this one, if for any */
 
 	/* compiled from the catalogs and the route's schema */
 	MemoryContext context;
@@ -134,5 +140,6 @@ extern void tables_touched(Oid relid);
 extern void tables_tell_late(XLogRecPtr oldest);
 extern void tables_recheck_all(void);
 extern void tables_recheck_access(void);
+extern bool tables_tell_again(void);
 
 #endif							/* RTSYNC_TABLES_H */

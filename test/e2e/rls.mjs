@@ -615,6 +615,45 @@ test('a change of what is published of a table is told', async () => {
   await until('to be told', () => refetches(one).length > 0);
 });
 
+test('a table that is renamed, replaced or made anew is told', async () => {
+  await createTable('swapped', 'id int PRIMARY KEY', { roles: ['e2e_viewer'] });
+  await createTable('rebuilt', 'id int PRIMARY KEY', { roles: ['e2e_viewer'] });
+  const one = await viewer(1, ['swapped']);
+  const errors = () => one.frames.filter((f) => f.event === 'system' && f.payload.status === 'error');
+  await sql('BEGIN; ALTER TABLE swapped RENAME TO former; ALTER TABLE rebuilt RENAME TO swapped; COMMIT');
+  await until('to be told', () => refetches(one).some((r) => /is another table now/.test(r.message)));
+  await sql('INSERT INTO swapped VALUES (1)');
+  await until('its change', () => one.changes().some((c) => c.table === 'swapped' && c.record.id === 1));
+  await sql('INSERT INTO former VALUES (2)');
+  assert.equal(errors().length, 0);
+  await sql('ALTER TABLE swapped RENAME TO gone');
+  await until('to be told', () => errors().some((r) => /swapped is no longer published/.test(r.payload.message)));
+  const before = refetches(one).length;
+  await createTable('swapped', 'id int PRIMARY KEY', { roles: ['e2e_viewer'] });
+  await until('to be told', () => refetches(one).length > before);
+  await sql('INSERT INTO swapped VALUES (3)');
+  await until('its change', () => one.changes().some((c) => c.record.id === 3));
+  assert.deepEqual(one.changes().map((c) => c.record.id), [1, 3]);
+});
+
+test('a function that a policy calls, and the labels of an enum, are told when they change', async () => {
+  await sql(`CREATE TYPE mood AS ENUM ('good', 'bad');
+    CREATE FUNCTION lets(int) RETURNS bool LANGUAGE plpgsql STABLE AS 'BEGIN RETURN true; END'`);
+  await createTable('called', 'id int PRIMARY KEY, mood mood', { roles: ['e2e_viewer'] });
+  await sql('ALTER TABLE called ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON called USING (lets(id))');
+  const one = await viewer(1, ['called']);
+  const told = async (change) => {
+    const before = refetches(one).length;
+    await sql(change);
+    await until(`to be told of ${change}`, () => refetches(one).length > before);
+  };
+  await told("ALTER TYPE mood RENAME VALUE 'bad' TO 'fair'");
+  // the policies have no plan after this, and nothing makes one
+  await sql('CREATE ROLE e2e_nobody; DROP ROLE e2e_nobody');
+  await sleep(200);
+  await told("CREATE OR REPLACE FUNCTION lets(int) RETURNS bool LANGUAGE plpgsql STABLE AS 'BEGIN RETURN false; END'");
+});
+
 test('a client that comes back hears that rows which its policies read have changed, though nobody was there', async () => {
   await dependent('absent');
   const join = async (rtsync) => {

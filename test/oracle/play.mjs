@@ -183,7 +183,8 @@ class Player {
     const { judge, run } = this;
     for (const view of run.views()) {
       const access = run.state.access[`${view.live.name} ${view.subscriber.role}`];
-      const waits = membership && access.reads;
+      // what changed who sees what is told again behind what came before it
+      const waits = !stable || (membership && access.reads);
       this.counts.events += view.received.length;
       this.counts.refetches += view.told.length;
       this.counts.checks++;
@@ -197,7 +198,7 @@ class Player {
       if (membership && access.hidden) await view.load();
       let difference = await judge.checkRows(view);
       if (difference && waits)
-        // that others' rows have changed is told at most once a second
+        // ... and that others' rows have changed at most once a second
         await until('a message to refetch', async () => {
           await this.settle();
           difference = await judge.checkRows(view);
