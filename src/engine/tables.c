@@ -363,6 +363,26 @@ listen_to_table(SubscriptionGroup *group, Oid relid)
 }
 
 /*
+ * A new group with a wildcard listens also to the tables that have a route but
+ * are not published: their names will be no news when they are again.
+ */
+static void
+listen_to_routes(SubscriptionGroup *group)
+{
+	HASH_SEQ_STATUS scan;
+	TableRoute *route;
+
+	if (group->spec.schema != NULL && group->spec.table != NULL)
+		return;
+	hash_seq_init(&scan, routes);
+	while ((route = hash_seq_search(&scan)) != NULL)
+		if (route->nspname != NULL &&
+			binding_matches(&group->spec, route->nspname, route->relname) &&
+			table_group_find(route, group) == NULL)
+			table_group_create(route, group);
+}
+
+/*
  * A new group: from now on it gets what is routed.  Called inside a
  * transaction on the present.
  */
@@ -374,6 +394,7 @@ tables_add_group(SubscriptionGroup *group)
 
 	foreach(lc, tables)
 		listen_to_table(group, lfirst_oid(lc));
+	listen_to_routes(group);
 	recheck_routes();
 }
 

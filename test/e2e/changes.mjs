@@ -314,3 +314,24 @@ test('many rows of every size arrive in order', async () => {
   assert.deepEqual(client.changes().map(({ record }) => record.id), Array.from({ length: rows }, (_, i) => i + 1));
   client.close();
 });
+
+test('a wildcard with a new token gets a table that was not published meanwhile', async () => {
+  await sql(`CREATE TABLE again (id int PRIMARY KEY); GRANT SELECT ON again TO e2e_reader;
+    ALTER PUBLICATION rtsync ADD TABLE again`);
+  const client = await RawClient.open({ apikey: reader });
+  const joinRef = await client.joinOk('again', [{ event: '*', schema: '*' }]).then(() => client.frames[0].joinRef);
+  const told = (text) => client.frame(text, (f) => f.event === 'system' && f.payload.message.includes(text));
+  await sql('INSERT INTO again VALUES (1)');
+  await client.frame('the row', (f) => f.payload?.data?.record?.id === 1);
+  await sql('ALTER PUBLICATION rtsync DROP TABLE again');
+  await told('table public.again is no longer published');
+  client.frames.length = 0;
+  client.send('realtime:again', 'access_token', { access_token: token('e2e_reader', { sub: 'another' }) }, joinRef);
+  await told('Subscribed to PostgreSQL');
+  await sql('ALTER PUBLICATION rtsync ADD TABLE again');
+  await sql('INSERT INTO again VALUES (2)');
+  await client.frame('the row', (f) => f.payload?.data?.table === 'again' && f.payload.data.record.id === 2);
+  assert.ok(client.frames.some((f) => f.event === 'system' && f.payload.status === 'refetch'));
+  client.close();
+  await sql('DROP TABLE again');
+});

@@ -95,15 +95,23 @@ test('no subscriber: tables that are published, tables that are not', async () =
 }, { timeout: 90_000 });
 
 test('a subscriber that reads', async () => {
+  // what was written so fast before may have cost the slot
+  await until('the slot to settle', async () => (await epoch()) && (await retained()) < LIMIT / 2, { timeout: 30_000, every: 20 });
   const client = await connect();
+  await arrives(client);
+  const received = client.changes().length;
   const before = await epoch();
   await bounded('with a subscriber', async () => {
-    await write('live', 40);
+    // as fast as the engine decodes: one that cannot follow gives up the slot
+    for (let mb = 0; mb < 40; mb++) {
+      await write('live', 1);
+      await until('the engine to follow', async () => (await retained()) < LIMIT * 0.7, { every: 20 });
+    }
     await arrives(client);
   });
   assert.equal(await epoch(), before, 'the same epoch');
   note(`${client.changes().length} changes, ${client.refetches()} refetches`);
-  assert.ok(client.changes().length === 40_001 || client.refetches() > 0, 'everything, or a refetch');
+  assert.ok(client.changes().length - received === 40_001 || client.refetches() > 0, 'everything, or a refetch');
   client.close();
 }, { timeout: 90_000 });
 
@@ -113,7 +121,7 @@ test('only another database writes', async () => {
   await another.query('CREATE TABLE unpublished (filler text)');
   await bounded('another database', async () => {
     // nobody wakes the engine for it: it looks about once a second
-    for (let i = 0; i < 40; i++) await another.query(fill('unpublished', 1)).then(() => sleep(100));
+    for (let i = 0; i < 40; i++) await another.query(fill('unpublished', 1)).then(() => sleep(200));
     await until('the slot to move on', async () => (await retained()) < LIMIT / 2, { timeout: 30_000, every: 100 });
   });
 }, { timeout: 90_000 });
