@@ -634,7 +634,7 @@ settings_fix_session(void)
 		{"default_transaction_isolation", "read committed"},
 		{"statement_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
-		{"deadlock_timeout", "10ms"}, /* rather we than whom we wait for */
+		{"deadlock_timeout", "10ms"},	/* rather we than whom we wait for */
 		{"jit", "off"},
 		{"max_parallel_workers_per_gather", "0"},
 	};
