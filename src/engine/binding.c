@@ -11,6 +11,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
@@ -18,6 +20,7 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/numeric.h"
 #include "utils/rel.h"
 
 #include "engine/attempt.h"
@@ -103,12 +106,31 @@ option_string(const char *name, const JsonbValue *value)
 	return pnstrdup(value->val.string.val, value->val.string.len);
 }
 
+static int
+option_interval(const JsonbValue *value)
+{
+	double		number;
+
+	if (value->type != jbvNumeric)
+		unknown_option("interval");
+	number = DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow,
+												NumericGetDatum(value->val.numeric)));
+	if (!(number >= MIN_INTERVAL && number <= MAX_INTERVAL) ||
+		number != floor(number))
+		ereport(ERROR,
+				(errcode(ERRCODE_RAISE_EXCEPTION),
+				 errmsg("\"interval\" must be a whole number of milliseconds from %d to %d",
+						MIN_INTERVAL, MAX_INTERVAL)));
+	return (int) number;
+}
+
 /*
  * Read the binding's options, which are
  *
  *		view	boolean: an UPDATE that brings a row into the view is an INSERT
  *		where	string: a condition over the row, in SQL (where.c)
  *		snapshot	boolean: the rows that there are, before the changes
+ *		interval	number: milliseconds, in which there is one batch at most
  *
  * Anything else, or not of that type, is an error.
  */
@@ -143,6 +165,8 @@ binding_options(const BindingSpec *spec, BindingOptions *options)
 			options->where = option_string(name, &value);
 		else if (strcmp(name, "snapshot") == 0)
 			options->snapshot = option_bool(name, &value);
+		else if (strcmp(name, "interval") == 0)
+			options->interval = option_interval(&value);
 		else
 			unknown_option(name);
 	}

@@ -22,6 +22,10 @@
 #define EVENT_DELETE	4
 #define EVENT_ALL		(EVENT_INSERT | EVENT_UPDATE | EVENT_DELETE)
 
+/* Bounds of BindingOptions.interval, in milliseconds */
+#define MIN_INTERVAL	10
+#define MAX_INTERVAL	60000
+
 /* A binding as the client wrote it */
 typedef struct BindingSpec
 {
@@ -41,6 +45,7 @@ typedef struct BindingOptions
 	bool		view;			/* a row that enters the view is an INSERT */
 	char	   *where;			/* condition in SQL; NULL: none */
 	bool		snapshot;		/* first the rows that there are */
+	int			interval;		/* milliseconds between batches; 0: none */
 } BindingOptions;
 
 extern void binding_append_part(StringInfo key, const char *part);

@@ -751,9 +751,12 @@ static long
 sleep_time(RouteState state)
 {
 	long		time = HOUSEKEEPING_MS;
+	long		delay = late_delay();
 
 	if (state == ROUTE_BLOCKED)
 		time = BLOCKED_MS;
+	if (delay >= 0)
+		time = Min(time, Max(1, delay));
 	if (!wal_is_open())
 		time = Min(time, NO_SLOT_MS);
 	if (gateway_link == NULL)

@@ -18,6 +18,12 @@
  * If the history has meanwhile forgotten the place, the client is told to
  * refetch, and the channel goes on from now.
  *
+ * A channel that asked for an interval is late on purpose, and never goes live:
+ * when its time has come, it is served what is behind its place up to the
+ * present, the changes of one row merged into one (merge.c), and then waits
+ * again.  What it is still to get costs no memory but the history's; it is
+ * served before its time when it has fallen behind by a part of that.
+ *
  * Called by subscription.c for what the gateway says, and by engine.c.
  *
  *-------------------------------------------------------------------------
@@ -26,11 +32,13 @@
 
 #include "common/hashfn.h"
 #include "lib/ilist.h"
+#include "utils/timestamp.h"
 
 #include "engine/catalogs.h"
 #include "engine/cursor.h"
 #include "engine/late.h"
 #include "engine/route.h"
+#include "engine/settings.h"
 #include "engine/snapshot.h"
 #include "engine/tables.h"
 #include "engine/wal.h"
@@ -216,7 +224,9 @@ late_abandon(Channel *channel)
 	dlist_delete(&channel->in_late);
 	channel->pace = CHANNEL_LIVE;
 	subscription_detach(channel);
-	subscription_attach(channel, false);
+	if (channel->interval > 0)
+		late_throttle(channel);
+	subscription_attach(channel, channel->pace != CHANNEL_LIVE);
 }
 
 /* A channel that has had a snapshot, or was to have one, goes on behind it. */
@@ -227,7 +237,20 @@ late_follow(Channel *channel)
 	dlist_push_tail(&late, &channel->in_late);
 }
 
-/* The channel is about to be freed. */
+/*
+ * A channel that has an interval, and no groups, begins with what comes now.
+ */
+void
+late_throttle(Channel *channel)
+{
+	route_position(&channel->place);
+	channel->batch_end = channel->place.position;
+	channel->since = channel->place.txn.commit_lsn + 1;
+	late_follow(channel);
+}
+
+/* The channel gets no more from its place: it is about to be freed, or to
+ * have a snapshot. */
 void
 late_forget(Channel *channel)
 {
@@ -265,6 +288,54 @@ must_compare(const Channel *channel)
 	return channel->seen != NULL && !route_passed(channel->seen->lsn);
 }
 
+/* Has a channel with an interval fallen far behind? */
+static bool
+far_behind(const Channel *channel, uint64 head)
+{
+	return head - channel->place.position > (uint64) rtsync_history_size * 1024 / 8;
+}
+
+/* Is there anything to do for a channel with an interval? */
+static bool
+batch_is_due(const Channel *channel, TimestampTz now)
+{
+	RoutePosition live;
+
+	if (channel->paused)
+		return true;
+	if (route_caught_up(&channel->place))
+		return false;
+	if (channel->due <= now || channel->place.position < channel->batch_end)
+		return true;
+	route_position(&live);
+	return far_behind(channel, live.position);
+}
+
+/*
+ * How many milliseconds there is nothing to do for channels with an interval;
+ * -1: until there are other changes.
+ */
+long
+late_delay(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	long		result = -1;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &late)
+	{
+		Channel    *channel = dlist_container(Channel, in_late, iter.cur);
+		long		delay;
+
+		if (channel->interval == 0 || route_caught_up(&channel->place))
+			continue;
+		delay = TimestampDifferenceMilliseconds(now, channel->due);
+		if (result < 0 || delay < result)
+			result = delay;
+	}
+	return result;
+}
+
 /*
  * A channel that can be served now, or NULL: not one that has everything, and
  * cannot go live yet.
@@ -272,17 +343,62 @@ must_compare(const Channel *channel)
 static Channel *
 next_channel(void)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &late)
 	{
 		Channel    *channel = dlist_container(Channel, in_late, iter.cur);
 
-		if (!route_caught_up(&channel->place) || !must_compare(channel) ||
+		if (channel->interval > 0 ? batch_is_due(channel, now) :
+			!route_caught_up(&channel->place) || !must_compare(channel) ||
 			channel->paused)
 			return channel;
 	}
 	return NULL;
+}
+
+/* A channel with an interval has missed changes: it goes on from now. */
+static void
+skip_lost(Channel *channel)
+{
+	catalogs_begin(wal_decoded_lsn());
+	subscription_tell(channel, "rtsync", "refetch",
+					  "changes were missed because they were not read in time");
+	catalogs_commit();
+	route_position(&channel->place);
+	channel->batch_end = channel->place.position;
+}
+
+/* Serve a slice of a batch, which ends where the history did as it began. */
+static void
+serve_batch(Channel *channel)
+{
+	if (channel->place.position >= channel->batch_end)
+	{
+		RoutePosition now;
+
+		route_position(&now);
+		channel->batch_end = now.position;
+		channel->due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												   channel->interval);
+	}
+	if (!route_late(channel))
+		skip_lost(channel);
+	else if (channel->access_changed &&
+			 channel->place.position >= channel->batch_end)
+	{
+		channel->access_changed = false;
+		catalogs_begin(wal_decoded_lsn());
+		tell_access_changed(channel);	/* behind what it got meanwhile */
+		catalogs_commit();
+	}
+	if (channel->seen != NULL && !must_compare(channel) &&
+		route_caught_up(&channel->place))
+	{
+		pfree(channel->seen);
+		channel->seen = NULL;
+	}
 }
 
 /*
@@ -301,6 +417,13 @@ late_run(Link *link)
 	{
 		late_pause(channel);
 		return true;
+	}
+	if (channel->interval > 0)
+	{
+		serve_batch(channel);
+		dlist_delete(&channel->in_late);
+		dlist_push_tail(&late, &channel->in_late);
+		return next_channel() != NULL;
 	}
 	lost = !route_late(channel);
 	if (lost || (route_caught_up(&channel->place) && !must_compare(channel)))

@@ -22,6 +22,8 @@ extern void late_abandon(Channel *channel);
 extern void late_cursor(const Channel *channel, Cursor *cursor);
 extern bool late_access_signature(const Channel *channel, uint64 *signature);
 extern void late_follow(Channel *channel);
+extern void late_throttle(Channel *channel);
+extern long late_delay(void);
 extern void late_forget(Channel *channel);
 extern bool late_run(Link *link);
 

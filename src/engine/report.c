@@ -269,7 +269,7 @@ pace_of(const Channel *channel, const Binding *binding)
 		case CHANNEL_PAUSED:
 			return REPORT_PAUSED;
 		case CHANNEL_LATE:
-			return REPORT_LATE;
+			return channel->interval > 0 ? REPORT_THROTTLED : REPORT_LATE;
 		case CHANNEL_SNAPSHOT:
 			return REPORT_SNAPSHOT;
 		case CHANNEL_LIVE:

@@ -36,6 +36,7 @@ typedef enum ReportPace
 	REPORT_PAUSED,
 	REPORT_LATE,
 	REPORT_SNAPSHOT,
+	REPORT_THROTTLED,			/* live, but in batches */
 	REPORT_REFUSED				/* the binding cannot be served */
 } ReportPace;
 

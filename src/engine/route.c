@@ -8,6 +8,11 @@
  * (decide.c) and then sent change by change, in commit order; groups that see
  * the same of a change share its rendering.
  *
+ * A channel that has an interval is served in batches, and in each slice of
+ * these the changes of one row are merged (merge.c).  Such a slice is sent as
+ * a whole, and only its last event has the cursor of its end; the others have
+ * that of its beginning, so that whoever goes on from there gets all of it.
+ *
  * Broadcasts from SQL go to the gateway in their place among the changes.  They
  * are not among what a channel that is late gets again: it had them already.
  *
@@ -30,6 +35,7 @@
 #include "engine/attempt.h"
 #include "engine/catalogs.h"
 #include "engine/decide.h"
+#include "engine/merge.h"
 #include "engine/message.h"
 #include "engine/metrics.h"
 #include "engine/refill.h"
@@ -47,6 +53,10 @@
 /* Slices are this small, or larger, after one that had to be cut short. */
 #define MIN_SLICE_CHANGES 16
 
+/* Bounds of one in which changes are merged: of what comes out, and goes in */
+#define MERGED_CHANGES 2048
+#define MERGED_RECORDS 16384
+
 /* From PostgreSQL's epoch to the Unix one, in microseconds */
 #define UNIX_EPOCH_OFFSET \
 	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * USECS_PER_SEC)
@@ -56,15 +66,18 @@
 
 typedef struct Slice
 {
+	int			limit;			/* room for so many changes */
 	int			count;
 	int			sent;			/* the first so many of them */
 	Size		bytes;
-	RoutedChange changes[SLICE_CHANGES];
+	RoutedChange *changes;
 	List	   *routes;			/* of TableRoute with changes in it */
 	Link	   *link;
 	struct Channel *late;		/* for whom alone it is; NULL: for all */
 	bool		seen;			/* its transactions are in that channel's
 								 * snapshot */
+	MergeTable *merge;			/* or NULL: each change for itself */
+	RoutePosition begin;		/* if they are merged */
 } Slice;
 
 static MemoryContext SliceContext = NULL;
@@ -131,11 +144,39 @@ attempt_render(void *arg)
 	principal_leave(&scope);
 }
 
+/* Is the change the last in the slice that is an event? */
+static bool
+last_event(const Slice *slice, const RoutedChange *change)
+{
+	while (++change < slice->changes + slice->count)
+		for (Match *match = change->matches; match != NULL; match = match->next)
+			if (match->outcome != OUTCOME_REFETCH)
+				return false;
+	return true;
+}
+
+/* The cursor of an event */
+static void
+event_cursor(const Slice *slice, const RoutedChange *change, Cursor *result)
+{
+	if (slice->merge != NULL)
+	{
+		route_cursor(last_event(slice, change) ? &slice->late->place :
+					 &slice->begin, result);
+		return;
+	}
+	result->epoch = wal_epoch();
+	result->lsn = change->place.txn.commit_lsn;
+	result->seq = change->seq;
+}
+
 /* Send one rendering to the groups that share it, and mark them sent. */
 static void
-send_event(Link *link, RoutedChange *change, Match *first, StringInfo data)
+send_event(Slice *slice, RoutedChange *change, Match *first, StringInfo data)
 {
+	Link	   *link = slice->link;
 	uint32		ngroups = 0;
+	Cursor		at;
 	Match	   *match;
 
 	for (match = first; match != NULL; match = match->next)
@@ -143,9 +184,10 @@ send_event(Link *link, RoutedChange *change, Match *first, StringInfo data)
 			ngroups++;
 
 	link_begin(&link->out, LINK_EVENT);
-	link_put_u64(&link->out, wal_epoch());
-	link_put_u64(&link->out, change->place.txn.commit_lsn);
-	link_put_u32(&link->out, change->seq);
+	event_cursor(slice, change, &at);
+	link_put_u64(&link->out, at.epoch);
+	link_put_u64(&link->out, at.lsn);
+	link_put_u32(&link->out, at.seq);
 	link_put_u32(&link->out, ngroups);
 	for (match = first; match != NULL; match = match->next)
 	{
@@ -285,7 +327,8 @@ send_slice(Slice *slice, bool carefully)
 
 	slice->sent = 0;
 	while (slice->sent < slice->count &&
-		   slice->link->out.length - before < SLICE_OUTPUT)
+		   (slice->link->out.length - before < SLICE_OUTPUT ||
+			(slice->merge != NULL && slice->count == 1)))
 	{
 		RoutedChange *change = &slice->changes[slice->sent++];
 
@@ -321,7 +364,7 @@ send_slice(Slice *slice, bool carefully)
 				withhold_event(match, error);
 			else
 			{
-				send_event(slice->link, change, match, &what.buf);
+				send_event(slice, change, match, &what.buf);
 				pfree(what.buf.data);
 			}
 		}
@@ -390,6 +433,11 @@ try_slice(Slice *slice, bool carefully)
 		metrics_decided(&started);
 		send_slice(slice, carefully);
 		catalogs_commit();
+		if (slice->merge != NULL && slice->sent < slice->count)
+		{
+			link->out.length = out_length;	/* as a whole, or not at all */
+			events = events_before;
+		}
 		done = true;
 	}
 	PG_CATCH();
@@ -436,6 +484,39 @@ slice_append(Slice *slice, const RoutePosition *place)
 	return added;
 }
 
+/* Put the change behind the others of its table. */
+static void
+link_change(Slice *slice, TableRoute *route, RoutedChange *added)
+{
+	added->next = NULL;
+	if (route->first == NULL)
+	{
+		route->first = added;
+		slice->routes = list_append_unique_ptr(slice->routes, route);
+	}
+	else
+		route->last->next = added;
+	route->last = added;
+}
+
+/* Merge a change into one that is in the slice; false if there is none. */
+static bool
+slice_merge(Slice *slice, const RoutePosition *place, HistoryChange *change)
+{
+	ChangeRows	rows;
+	int			number;
+
+	if (slice->merge == NULL)
+		return false;
+	history_rows(change, &rows);
+	number = merge_into(slice->merge, &rows);
+	if (number < 0)
+		return false;
+	slice->changes[number].place = *place;
+	slice->changes[number].seq = change->seq;
+	return true;
+}
+
 static void
 slice_add_change(Slice *slice, const RoutePosition *place,
 				 HistoryChange *change)
@@ -448,14 +529,45 @@ slice_add_change(Slice *slice, const RoutePosition *place,
 	added = slice_append(slice, place);
 	history_rows(change, &added->rows);
 	added->seq = change->seq;
-	if (route->first == NULL)
+	link_change(slice, route, added);
+	if (slice->merge != NULL)
+		merge_enter(slice->merge, slice->count - 1, &added->rows);
+}
+
+static int
+compare_places(const void *a, const void *b)
+{
+	uint64		one = ((const RoutedChange *) a)->place.position;
+	uint64		other = ((const RoutedChange *) b)->place.position;
+
+	return one < other ? -1 : one > other;
+}
+
+/*
+ * What was to be merged is: put the changes in the order of their places.
+ * (The rows are moved, so nothing more can be merged into them.)
+ */
+static void
+finish_merging(Slice *slice)
+{
+	int			count = 0;
+	ListCell   *lc;
+
+	for (int i = 0; i < slice->count; i++)
+		if (!merge_is_nothing(slice->merge, i))
+			slice->changes[count++] = slice->changes[i];
+	slice->count = count;
+	qsort(slice->changes, count, sizeof(RoutedChange), compare_places);
+	foreach(lc, slice->routes)
 	{
-		route->first = added;
-		slice->routes = lappend(slice->routes, route);
+		TableRoute *route = lfirst(lc);
+
+		route->first = route->last = NULL;
 	}
-	else
-		route->last->next = added;
-	route->last = added;
+	for (int i = 0; i < count; i++)
+		if (slice->changes[i].rows.schema != NULL)
+			link_change(slice, tables_route(slice->changes[i].rows.schema),
+						&slice->changes[i]);
 }
 
 /*
@@ -469,7 +581,11 @@ slice_add(Slice *slice, const RoutePosition *place, HistoryRecord *record)
 		subscription_channel_count() == 0 || slice->late != NULL :
 		subscription_group_count() == 0 || unwanted(slice))
 		return true;
-	if (slice->count >= slice_changes || slice->bytes > SLICE_BYTES)
+	if (record->type == HISTORY_CHANGE &&
+		!tables_route_pending(((HistoryChange *) record)->schema) &&
+		slice_merge(slice, place, (HistoryChange *) record))
+		return true;
+	if (slice->count >= slice->limit || slice->bytes > SLICE_BYTES)
 		return false;
 	if (record->type == HISTORY_MESSAGE)
 		slice_append(slice, place)->message = (HistoryMessage *) record;
@@ -552,11 +668,16 @@ static void
 collect_late(Slice *slice, HistoryCursor *from, RoutePosition *place)
 {
 	uint64		end = history_tell(&cursor);
+	int			records = 0;
 
+	if (slice->merge != NULL)
+		end = Min(end, slice->late->batch_end);
 	while (place->position < end)
 	{
 		HistoryRecord *record = history_peek(from);
 
+		if (slice->merge != NULL && ++records > MERGED_RECORDS)
+			break;
 		if (record->type == HISTORY_BEGIN)
 		{
 			if (!slice_accepts(slice, (HistoryTxn *) record))
@@ -576,6 +697,15 @@ slice_create(Link *link, struct Channel *late)
 {
 	Slice	   *slice = palloc(sizeof(Slice));
 
+	slice->merge = NULL;
+	slice->limit = slice_changes;
+	if (late != NULL && late->interval > 0)
+	{
+		slice->limit = late->batch_limit > 0 ? late->batch_limit : MERGED_CHANGES;
+		slice->merge = merge_create(slice->limit);
+		slice->begin = late->place;
+	}
+	slice->changes = palloc(sizeof(RoutedChange) * slice->limit);
 	slice->count = slice->sent = 0;
 	slice->bytes = 0;
 	slice->routes = NIL;
@@ -602,6 +732,14 @@ slice_route(Slice *slice)
 		TableRoute *route = lfirst(lc);
 
 		route->first = route->last = NULL;
+	}
+	if (slice->merge != NULL)
+	{
+		bool		whole = slice->sent == slice->count;
+
+		slice->late->batch_limit = whole ?
+			Min(slice->limit * 2, MERGED_CHANGES) : slice->sent;
+		return whole ? NULL : &slice->begin;
 	}
 	if (slice->sent == slice->count)
 	{
@@ -689,6 +827,8 @@ route_late(struct Channel *channel)
 	old = MemoryContextSwitchTo(SliceContext);
 	slice = slice_create(channel->link, channel);
 	collect_late(slice, &from, &channel->place);
+	if (slice->merge != NULL)
+		finish_merging(slice);
 	rest = slice_route(slice);
 	if (rest != NULL)
 		channel->place = *rest;

@@ -361,6 +361,8 @@ pace_name(uint8 pace)
 			return "catching up";
 		case REPORT_SNAPSHOT:
 			return "snapshot";
+		case REPORT_THROTTLED:
+			return "throttled";
 		case REPORT_REFUSED:
 			break;
 	}

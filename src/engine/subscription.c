@@ -615,6 +615,24 @@ asks_for_snapshot(const Binding *binding)
 }
 
 /*
+ * A binding can be served: see how often.  Returns why it cannot, because of
+ * the channel's others, or NULL.
+ */
+static char *
+take_interval(Channel *channel, const Binding *binding, bool *taken)
+{
+	BindingOptions options;
+
+	binding_options(&binding->spec, &options);
+	if (*taken && channel->interval != options.interval)
+		return pstrdup("Unable to subscribe to changes with given parameters: "
+					   "all postgres_changes of a channel need the same rtsync option \"interval\"");
+	channel->interval = options.interval;
+	*taken = true;
+	return NULL;
+}
+
+/*
  * See which bindings of a channel can be served, and put these into their
  * groups; with "snapshot", it begins with one if some of them ask for it.
  * problems[i] becomes the reason where one cannot be, else NULL, and
@@ -624,12 +642,16 @@ static void
 channel_subscribe(Channel *channel, bool snapshot, char **problems,
 				  char **hints)
 {
+	bool		taken = channel->interval > 0;
+
 	for (int i = 0; i < channel->nbindings; i++)
 	{
 		Binding    *binding = &channel->bindings[i];
 
 		problems[i] = binding_problem(&channel->principal, &binding->spec,
 									  &hints[i], &binding->filter_weight);
+		if (problems[i] == NULL)
+			problems[i] = take_interval(channel, binding, &taken);
 		binding->served = problems[i] == NULL;
 		binding->snapshot = asks_for_snapshot(binding);
 	}
@@ -637,6 +659,8 @@ channel_subscribe(Channel *channel, bool snapshot, char **problems,
 		snapshot_request(channel);
 	else if (channel->pace == CHANNEL_SNAPSHOT)
 		late_follow(channel);
+	if (channel->interval > 0 && channel->pace == CHANNEL_LIVE)
+		late_throttle(channel);
 	if (channel->pace != CHANNEL_PAUSED)
 		subscription_attach(channel, channel->pace != CHANNEL_LIVE);
 }
@@ -1160,6 +1184,7 @@ begin_with_snapshot(Channel *channel)
 	if (!snapshot_wanted(channel))
 		return;
 	subscription_detach(channel);
+	late_forget(channel);
 	snapshot_request(channel);
 	subscription_attach(channel, true);
 }
@@ -1199,7 +1224,8 @@ channel_begin(Channel *channel, char **problems, char **hints, JoinBegin *begin)
 		}
 		begin->refetch = problem;
 	}
-	if (problem != NULL || channel->pace != CHANNEL_LATE)
+	if (problem != NULL || channel->pace != CHANNEL_LATE ||
+		(options.since == NULL && options.session == NULL))
 		format_now(buf);
 	else if (options.since != NULL)
 		strlcpy(buf, options.since, sizeof(buf));

@@ -95,6 +95,11 @@ typedef struct Channel
 	TimestampTz joined;			/* 0: it is being joined */
 	ChannelPace pace;
 	dlist_node	in_late;		/* if CHANNEL_LATE: in late.c's list */
+	int			interval;		/* milliseconds between batches; 0: it has
+								 * none, and may be CHANNEL_LIVE */
+	TimestampTz due;			/* likewise: of the next batch */
+	uint64		batch_end;		/* likewise: of the last one, in the history */
+	int			batch_limit;	/* likewise: changes in one slice of it */
 	RoutePosition place;		/* unless CHANNEL_LIVE: what it got */
 	XLogRecPtr	since;			/* likewise: of what was committed from here
 								 * on it does not know if policies read it */

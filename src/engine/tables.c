@@ -474,6 +474,32 @@ written_lsn(void)
 }
 
 /*
+ * Channels with an interval were told with the others, but may get what came
+ * before only with their next batch.
+ */
+static void
+mark_throttled(TableRole *role)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &role->groups)
+	{
+		SubscriptionGroup *group = dlist_container(TableGroup, in_role,
+												   iter.cur)->group;
+		dlist_iter	inner;
+
+		dlist_foreach(inner, &group->bindings)
+		{
+			Channel    *channel = dlist_container(Binding, in_group,
+												  inner.cur)->channel;
+
+			if (channel->interval > 0 && channel->pace == CHANNEL_LATE)
+				channel->access_changed = !route_caught_up(&channel->place);
+		}
+	}
+}
+
+/*
  * The role's groups were told of a changed access.  Changes from before it may
  * still come, in the layout that the table had then, and a client that has
  * fetched its rows already must not keep these: it is told once more behind
@@ -498,7 +524,10 @@ mark_tell_again(TableRole *role)
 							inner.cur)->channel->access_changed = true;
 	}
 	if (route_passed(lsn))
+	{
+		mark_throttled(role);
 		return;
+	}
 	role->tell_again = lsn;
 	some_again = true;
 
@@ -527,6 +556,7 @@ role_tell_again(TableRole *role, void *arg)
 	}
 	role->tell_again = InvalidXLogRecPtr;
 	tell_changed(role);
+	mark_throttled(role);
 }
 
 /*

@@ -1,0 +1,298 @@
+// Throttling for dashboards: at most one batch in an interval, the changes of
+// one row merged into one.
+
+import { randomUUID } from 'node:crypto';
+import { assert, atEnd, note, sleep, test, until } from './lib/tap.mjs';
+import { connect, subscribe, versions } from './lib/clients.mjs';
+import { RawClient } from './lib/raw.mjs';
+import { createRole, createTable, database, selectAs, sql, token } from './lib/server.mjs';
+
+await createRole('slow_reader');
+const claims = { sub: 'u1' };
+const apikey = token('slow_reader', claims);
+const binding = (table, interval, more = {}) => ({ event: '*', schema: 'public', table, rtsync: { interval, ...more } });
+const isChange = (f) => f.event === 'postgres_changes';
+
+await createTable('hot', 'id int PRIMARY KEY, n int', { roles: ['slow_reader'] });
+await createTable('keyed', 'id int PRIMARY KEY, n int, big text', { roles: ['slow_reader'] });
+await createTable('whole', 'id int PRIMARY KEY, n int, big text', { roles: ['slow_reader'], full: true });
+await createTable('keyless', 'id int, n int', { roles: ['slow_reader'], full: true });
+await createTable('many', 'id int PRIMARY KEY, owner text, n int', { roles: ['slow_reader'], full: true });
+await sql(`ALTER TABLE many ENABLE ROW LEVEL SECURITY;
+  CREATE POLICY own ON many FOR SELECT TO slow_reader USING (owner = rtsync.jwt() ->> 'sub')`);
+
+for (const version of versions) {
+  test(`${version.name}: a row that changes 1,000 times costs a few events`, async () => {
+    await sql('DELETE FROM hot; INSERT INTO hot VALUES (1, 0)');
+    const client = connect(version, apikey);
+    atEnd(() => client.disconnect());
+    const sub = await subscribe(client, `hot-${version.name}`, [binding('hot', 300)]);
+    const begun = performance.now();
+    await sql('DO $$ BEGIN FOR i IN 1..1000 LOOP UPDATE hot SET n = i; COMMIT; END LOOP; END $$');
+    await until('the last state', () => sub.events.at(-1)?.new.n === 1000);
+    const batches = Math.ceil((performance.now() - begun) / 300) + 1;
+    assert.ok(sub.events.length <= batches, `${sub.events.length} events in ${batches} intervals`);
+    assert.ok(sub.events.every((e) => e.eventType === 'UPDATE'));
+    note(`${sub.events.length} events`);
+    await sub.channel.unsubscribe();
+  });
+}
+
+// What a client gets of one transaction, each event as [type, old id, new row].
+async function batch(table, topic, text) {
+  const client = connect(versions.at(-1), apikey);
+  const sub = await subscribe(client, topic, [binding(table, 20)]);
+  await sql(`BEGIN; ${text}; INSERT INTO ${table} VALUES (999, 0); COMMIT`);
+  await until('the end', () => sub.events.some((e) => e.new.id === 999));
+  client.disconnect();
+  await sql(`DELETE FROM ${table} WHERE id = 999`);
+  return sub.events.slice(0, -1);
+}
+const short = (events) => events.map((e) =>
+  [e.eventType, e.eventType === 'INSERT' ? null : e.old.id, e.eventType === 'DELETE' ? null : [e.new.id, e.new.n]]);
+
+for (const table of ['keyed', 'whole']) {
+  test(`${table}: how changes of one row are merged`, async () => {
+    const rules = [
+      ['INSERT, UPDATE', (t) => `INSERT INTO ${t} VALUES (1, 1); UPDATE ${t} SET n = 2 WHERE id = 1`, [['INSERT', null, [1, 2]]]],
+      ['INSERT, DELETE', (t) => `INSERT INTO ${t} VALUES (2, 1); DELETE FROM ${t} WHERE id = 2`, []],
+      ['INSERT, DELETE, INSERT', (t) => `INSERT INTO ${t} VALUES (2, 1); DELETE FROM ${t} WHERE id = 2; INSERT INTO ${t} VALUES (2, 5)`,
+        [['INSERT', null, [2, 5]]]],
+      ['UPDATE, UPDATE', (t) => `UPDATE ${t} SET n = 3 WHERE id = 1; UPDATE ${t} SET n = 4 WHERE id = 1`, [['UPDATE', 1, [1, 4]]]],
+      ['DELETE, INSERT', (t) => `DELETE FROM ${t} WHERE id = 1; INSERT INTO ${t} VALUES (1, 7)`, [['UPDATE', 1, [1, 7]]]],
+      ['DELETE, INSERT, UPDATE, DELETE', (t) => `DELETE FROM ${t} WHERE id = 2; INSERT INTO ${t} VALUES (2, 7);
+        UPDATE ${t} SET n = 8 WHERE id = 2; DELETE FROM ${t} WHERE id = 2`, [['DELETE', 2, null]]],
+      ['UPDATE, DELETE', (t) => `UPDATE ${t} SET n = 9 WHERE id = 1; DELETE FROM ${t} WHERE id = 1`, [['DELETE', 1, null]]],
+      ['another key', (t) => `INSERT INTO ${t} VALUES (3, 1); UPDATE ${t} SET n = 2 WHERE id = 3; UPDATE ${t} SET id = 4 WHERE id = 3;
+        INSERT INTO ${t} VALUES (3, 5); UPDATE ${t} SET n = 6 WHERE id = 4; UPDATE ${t} SET n = 7 WHERE id = 4`,
+        [['INSERT', null, [3, 2]], ['UPDATE', 3, [4, 2]], ['INSERT', null, [3, 5]], ['UPDATE', 4, [4, 7]]]],
+      ['the order is that of the last changes', (t) => `UPDATE ${t} SET n = 8 WHERE id = 3; UPDATE ${t} SET n = 8 WHERE id = 4;
+        UPDATE ${t} SET n = 9 WHERE id = 3`, [['UPDATE', 4, [4, 8]], ['UPDATE', 3, [3, 9]]]],
+    ];
+    for (const [name, text, expected] of rules) {
+      assert.deepEqual(short(await batch(table, `rule-${table}`, text(table))), expected, name);
+    }
+  });
+
+  test(`${table}: a large value that later changes leave alone is there`, async () => {
+    await sql(`INSERT INTO ${table} VALUES (10, 0, 'small')`);
+    const events = await batch(table, `big-${table}`, `UPDATE ${table} SET
+      big = (SELECT string_agg(md5(g::text), '') FROM generate_series(1, 2000) g) WHERE id = 10;
+      UPDATE ${table} SET n = 1 WHERE id = 10; UPDATE ${table} SET n = 2 WHERE id = 10`);
+    assert.equal(events.length, 1);
+    assert.equal(events[0].new.n, 2);
+    assert.equal(events[0].new.big.length, 64000);
+  });
+}
+
+test('the old record is the first one', async () => {
+  await sql("INSERT INTO whole VALUES (20, 1, 'a')");
+  const [event, ...rest] = await batch('whole', 'old', 'UPDATE whole SET n = 2 WHERE id = 20; UPDATE whole SET n = 3 WHERE id = 20');
+  assert.deepEqual(rest, []);
+  assert.deepEqual(event.old, { id: 20, n: 1, big: 'a' });
+});
+
+test('without a key nothing is merged', async () => {
+  const events = await batch('keyless', 'keyless', 'INSERT INTO keyless VALUES (1, 1); UPDATE keyless SET n = 2; UPDATE keyless SET n = 3');
+  assert.deepEqual(events.map((e) => e.eventType), ['INSERT', 'UPDATE', 'UPDATE']);
+});
+
+test('TRUNCATE is told in its place, and what came before is not merged with what follows', async () => {
+  const client = connect(versions.at(-1), apikey);
+  atEnd(() => client.disconnect());
+  const sub = await subscribe(client, 'truncate', [binding('hot', 20)]);
+  await sql('BEGIN; DELETE FROM hot; INSERT INTO hot VALUES (1, 1), (2, 2); TRUNCATE hot; INSERT INTO hot VALUES (1, 5); COMMIT');
+  await until('the refetch', () => sub.systems.some((s) => s.status === 'refetch'));
+  await until('the row', () => sub.events.some((e) => e.eventType === 'INSERT' && e.new.n === 5));
+});
+
+test('the stream ends in what SELECT gives, under random writers', async () => {
+  const owners = ['u1', 'u2'];
+  const subs = [];
+  for (const [interval, sub] of [[10, 'u1'], [100, 'u1'], [400, 'u2'], [700, 'u1']]) {
+    const client = connect(versions.at(-1), token('slow_reader', { sub }));
+    atEnd(() => client.disconnect());
+    subs.push({ sub, ...(await subscribe(client, `random-${interval}`, [binding('many', interval)])) });
+  }
+  const random = (n) => Math.floor(Math.random() * n);
+  const statement = () => {
+    const id = random(30);
+    const other = random(30);
+    const owner = owners[random(2)];
+    return [
+      `INSERT INTO many VALUES (${id}, '${owner}', 0) ON CONFLICT (id) DO UPDATE SET n = many.n + 1`,
+      `DELETE FROM many WHERE id = ${id}`,
+      `UPDATE many SET owner = '${owner}' WHERE id = ${id}`,
+      `UPDATE many SET n = n + 1 WHERE id = ${id}`,
+      `UPDATE many SET id = ${other} WHERE id = ${id} AND NOT EXISTS (SELECT FROM many m WHERE m.id = ${other})`,
+    ][random(5)];
+  };
+  let commits = 0;
+  const end = performance.now() + 4000;
+  await Promise.all([1, 2, 3].map(async () => {
+    const connection = await database.connect();
+    while (performance.now() < end) {
+      try {
+        await connection.query(`BEGIN; ${Array.from({ length: 1 + random(3) }, statement).join('; ')}; COMMIT`);
+        commits++;
+      } catch (error) {
+        await connection.query('ROLLBACK');
+        if (!['40P01', '23505'].includes(error.code)) throw error; // a deadlock, a key that is there
+      }
+    }
+    connection.release();
+  }));
+  await sql("INSERT INTO many VALUES (1001, 'u1', 0), (1002, 'u2', 0)");
+  for (const { sub, events, systems } of subs) {
+    await until('the last row', () => events.some((e) => e.new.id === (sub === 'u1' ? 1001 : 1002)));
+    const rows = new Map();
+    for (const { eventType, old, new: row } of events) {
+      if (old?.id !== undefined) rows.delete(old.id);
+      if (eventType !== 'DELETE') rows.set(row.id, row);
+    }
+    assert.deepEqual([...rows.values()].sort((a, b) => a.id - b.id),
+      await selectAs('slow_reader', { sub }, 'SELECT * FROM many ORDER BY id'));
+    assert.ok(!systems.some((s) => s.status === 'refetch'), JSON.stringify(systems));
+  }
+  note(`${commits} commits, ${subs.map((s) => s.events.length)} events`);
+});
+
+test('a right that is taken away within the interval takes what waits with it', async () => {
+  await sql("DELETE FROM many; INSERT INTO many VALUES (1, 'u1', 0), (2, 'u1', 0)");
+  const client = connect(versions.at(-1), apikey);
+  atEnd(() => client.disconnect());
+  const sub = await subscribe(client, 'revoked', [binding('many', 1000)]);
+  await sql('UPDATE many SET n = 1 WHERE id = 1');
+  await until('the first event', () => sub.events.length > 0);
+  const before = sub.events.length;
+  await sql('UPDATE many SET n = 2');
+  await sql('REVOKE SELECT ON many FROM slow_reader');
+  await until('the message', () => sub.systems.some((s) => s.extension === 'rtsync' || s.status === 'error'));
+  await sql('UPDATE many SET n = 3');
+  await sleep(1500);
+  assert.deepEqual(sub.events.slice(before), []);
+  await sql('GRANT SELECT ON many TO slow_reader');
+});
+
+test('of a changed table it is told behind the changes from before', async () => {
+  await sql('DELETE FROM hot; INSERT INTO hot VALUES (1, 0)');
+  const client = await RawClient.open({ apikey });
+  atEnd(() => client.close());
+  await client.joinOk('altered', [binding('hot', 1000)]);
+  await sql('UPDATE hot SET n = 1');
+  await until('the first change', () => client.changes().length > 0);
+  await sql('UPDATE hot SET n = 2');
+  await sql('ALTER TABLE hot ADD COLUMN more int');
+  const change = await client.frame('the change', (f) => isChange(f) && f.payload.data.record.n === 2);
+  const order = () => client.frames.slice(client.frames.indexOf(change)).filter((f) => f.payload?.status === 'refetch');
+  await until('the refetch behind it', () => order().length > 0);
+  await sql('UPDATE hot SET n = 3');
+  await client.frame('the next change', (f) => isChange(f) && f.payload.data.record?.n === 3);
+  assert.equal(order().length, 1);
+});
+
+async function raw(topic, bindings, options, key = apikey) {
+  const client = await RawClient.open({ apikey: key });
+  atEnd(() => client.close());
+  const { response } = await client.joinOk(topic, bindings, { config: { rtsync: options } });
+  const changes = () => client.frames.filter(isChange);
+  const ids = () => changes().map((f) => f.payload.data.record.id);
+  return Object.assign(client, { response, ids, cursors: () => changes().map((f) => f.payload.rtsync.cursor) });
+}
+
+test('a batch is repeated as a whole, or not at all', async () => {
+  await sql('DELETE FROM hot');
+  const bindings = [binding('hot', 10)];
+  const first = await raw('cursor', bindings, { cursor: true });
+  await sql('BEGIN; INSERT INTO hot VALUES (1, 0), (2, 0), (3, 0); UPDATE hot SET n = 1 WHERE id = 1; COMMIT');
+  await until('the batch', () => first.ids().length === 3);
+  assert.deepEqual(first.ids(), [2, 3, 1]);
+  const [a, b, c] = first.cursors();
+  assert.equal(a, b);
+  assert.notEqual(b, c);
+
+  const again = await raw('cursor', bindings, { since: a });
+  assert.equal(again.response.rtsync.resumed, true);
+  await until('it again', () => again.ids().length === 3);
+  assert.deepEqual(again.changes().map((d) => [d.type, d.record.id, d.record.n]), [['INSERT', 2, 0], ['INSERT', 3, 0], ['INSERT', 1, 1]]);
+
+  const behind = await raw('cursor', bindings, { since: c });
+  await sql('INSERT INTO hot VALUES (4, 0)');
+  await until('what follows', () => behind.ids().includes(4));
+  assert.deepEqual(behind.ids(), [4]);
+});
+
+test('batches larger than a slice', async () => {
+  await sql('DELETE FROM hot');
+  const client = await raw('large', [binding('hot', 200)], { cursor: true });
+  await sql('INSERT INTO hot SELECT g, 0 FROM generate_series(1, 5000) g');
+  await sql('UPDATE hot SET n = 1');
+  await until('all', () => new Set(client.changes().filter((d) => d.record.n === 1).map((d) => d.record.id)).size === 5000,
+    { timeout: 20_000 });
+  const inserted = client.changes().filter((d) => d.type === 'INSERT').map((d) => d.record.id);
+  assert.equal(inserted.length, 5000);
+  const resumed = await raw('large', [binding('hot', 200)], { since: client.response.rtsync.cursor });
+  await until('all again', () => resumed.changes().filter((d) => d.type === 'INSERT').length === 5000, { timeout: 20_000 });
+  note(`${client.ids().length} events`);
+});
+
+test('snapshot and interval together', async () => {
+  await sql('DELETE FROM hot; INSERT INTO hot SELECT g, 0 FROM generate_series(1, 10) g');
+  const client = connect(versions.at(-1), apikey);
+  atEnd(() => client.disconnect());
+  const sub = await subscribe(client, 'snapshot', [binding('hot', 50, { snapshot: true })]);
+  await until('the end of the snapshot', () => sub.systems.some((s) => s.status === 'snapshot_end'));
+  assert.equal(sub.events.length, 10);
+  await sql('BEGIN; UPDATE hot SET n = 1; UPDATE hot SET n = 2; COMMIT');
+  await until('the changes', () => sub.events.length === 20);
+  assert.ok(sub.events.slice(10).every((e) => e.new.n === 2));
+});
+
+for (const more of [{}, { snapshot: true }]) {
+  test(`a session goes on, or begins anew when claims have changed: ${JSON.stringify(more)}`, async () => {
+    await sql('DELETE FROM hot; INSERT INTO hot VALUES (1, 0)');
+    const session = randomUUID();
+    const bindings = [binding('hot', 20, more)];
+    const updates = (client) => client.changes().filter((d) => d.type === 'UPDATE').map((d) => d.record.n);
+    const first = await raw('session', bindings, { session });
+    if (more.snapshot) await first.frame('the end of the snapshot', (f) => f.payload?.status === 'snapshot_end');
+    await sql('UPDATE hot SET n = 1');
+    await until('the change', () => updates(first).includes(1));
+    for (let i = 0; i < 3; i++) await first.heartbeat();
+    await first.close();
+    await sql('UPDATE hot SET n = 2; UPDATE hot SET n = 3');
+
+    const second = await raw('session', bindings, { session });
+    assert.equal(second.response.rtsync.resumed, true);
+    await until('what was missed', () => updates(second).includes(3));
+    for (let i = 0; i < 3; i++) await second.heartbeat();
+    await second.close();
+
+    const third = await raw('session', bindings, { session }, token('slow_reader', { ...claims, team: 1 }));
+    assert.equal(third.response.rtsync.resumed, false);
+    if (more.snapshot) await third.frame('the end of the snapshot', (f) => f.payload?.status === 'snapshot_end');
+    await sql('BEGIN; UPDATE hot SET n = 4; UPDATE hot SET n = 5; COMMIT');
+    await until('the change', () => updates(third).includes(5));
+    assert.deepEqual(updates(third), [5]);
+    const [{ state }] = await sql(`SELECT state FROM rtsync.pg_stat_rtsync_subscription WHERE topic = 'session'`);
+    assert.equal(state, 'throttled');
+    await third.close();
+  });
+}
+
+test('what an interval cannot be', async () => {
+  const client = await RawClient.open({ apikey });
+  atEnd(() => client.close());
+  const refused = async (topic, bindings) => {
+    await client.joinOk(topic, bindings);
+    const { payload } = await client.frame('the error', (f) => f.topic === `realtime:${topic}` && f.event === 'system' &&
+      f.payload.status === 'error');
+    return payload.message;
+  };
+  for (const [i, wrong] of [9, 60_001, 10.5, -1].entries()) {
+    assert.match(await refused(`wrong-${i}`, [binding('hot', wrong)]), /"interval" must be a whole number of milliseconds from 10 to 60000/);
+  }
+  assert.match(await refused('wrong-type', [binding('hot', '100')]), /invalid rtsync option "interval"/);
+  assert.match(await refused('mixed', [binding('hot', 100), binding('many', 200)]), /all postgres_changes of a channel need the same/);
+  assert.match(await refused('none', [binding('hot', 100), { event: '*', schema: 'public', table: 'many' }]), /need the same/);
+});
