@@ -437,6 +437,7 @@ test('replay: each message once, whenever one joins', async () => {
     while (going) await sql(`SELECT rtsync.send('${n++}', 'ev', 'club', persist => true)`);
   })();
   const clients = [];
+  await until('something to replay', () => n > 1);
   for (let i = 0; i < 20; i++) {
     const client = await open(1);
     await client.joinOk('club', [], { config: { private: true, broadcast: { replay: { since, limit: 25 } } } });
