@@ -782,15 +782,21 @@ engine_loop(void)
 	{
 		TimestampTz begun = GetCurrentTimestamp();
 		bool		more;
-		bool		decoded;
+		bool		decoded = false;
 		bool		cut = false;	/* there is more to decode */
 		bool		untold;
 		RouteState	state;
 
 		ResetLatch(MyLatch);
 		obey();
+		if (subscription_channel_count() == 0)
+		{
+			/* What was committed before is not for who comes now. */
+			decoded = decode_turn(&cut);
+			route_turn();
+		}
 		more = gateway_turn();
-		decoded = decode_turn(&cut);
+		decoded |= decode_turn(&cut);
 		subscription_recheck_roles();
 		subscription_recheck_keys(gateway_link);
 		subscription_recheck_rights();
