@@ -376,10 +376,7 @@ listen_to_routes(SubscriptionGroup *group)
 		return;
 	hash_seq_init(&scan, routes);
 	while ((route = hash_seq_search(&scan)) != NULL)
-		if (route->nspname != NULL &&
-			binding_matches(&group->spec, route->nspname, route->relname) &&
-			table_group_find(route, group) == NULL)
-			table_group_create(route, group);
+		listen_to_table(group, route->relid);
 }
 
 /*
@@ -843,7 +840,7 @@ recheck_routes(void)
 	find_altered(all);
 	hash_seq_init(&scan, routes);
 	while ((route = hash_seq_search(&scan)) != NULL)
-		if (all || route->recheck)
+		if ((all || route->recheck) && !dlist_is_empty(&route->roles))
 			route_recheck(route);
 	if (ndisplaced > 0)
 		for_each_role(role_find_successors, NULL);
