@@ -51,7 +51,8 @@ reference_text(Slice reference)
 
 	if (reference.data == NULL || slice_equals(reference, "null"))
 		return copy_bytes("null", 4);
-	if (json_is_integer_text(reference) && reference.length <= 20)
+	if (json_is_integer_text(reference) &&
+		reference.length <= PHOENIX_MAX_INTEGER_REF)
 		return copy_bytes(reference.data, reference.length);
 	if (!json_is_string_text(reference) ||
 		!json_unquote(reference, &unquoted) || unquoted.length > PHOENIX_MAX_REF)

@@ -60,6 +60,9 @@ typedef struct PhoenixBroadcast
 #define PHOENIX_MAX_EVENT 255
 #define PHOENIX_MAX_REF 255
 
+/* Characters of a reference that is an integer: what 64 bits hold for sure */
+#define PHOENIX_MAX_INTEGER_REF 18
+
 /* Rows of a snapshot: JSON text, and what is around each as its "data" */
 typedef struct PhoenixRows
 {

@@ -144,6 +144,8 @@ test_decode_v2(void)
 	CHECK(!decodes(PHOENIX_V2, "[null,null,\"t\",\"e\"]"));
 	CHECK(!decodes(PHOENIX_V2, "[null,1.5,\"t\",\"e\",{}]"));
 	CHECK(!decodes(PHOENIX_V2, "{\"topic\":\"t\",\"event\":\"e\",\"payload\":{},\"ref\":null}"));
+	CHECK(decodes(PHOENIX_V2, "[-10000000000000000,100000000000000000,\"t\",\"e\",{}]"));
+	CHECK(!decodes(PHOENIX_V2, "[\"6\",83333333333333333333,\"t\",\"e\",{}]"));
 	CHECK(!decodes(PHOENIX_V2, ""));
 	CHECK(!decodes(PHOENIX_V2, "[null,null,\"t\",\"e\",{}] x"));
 }
