@@ -324,24 +324,23 @@ change_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 	RelEntry   *entry = rel_cache_lookup(state, relation);
 	PluginChange out;
 	MemoryContext oldcontext;
+	bool		given = false;
 
 	note_touch(ctx, txn, entry);
-	if (!publishes_action(entry, change->action))
-	{
-		compat_change_skipped(ctx);
-		return;
-	}
-
 	oldcontext = MemoryContextSwitchTo(state->change_context);
-	if (rel_make_change(state, entry, relation, change, &out))
+	for (; entry != NULL; entry = entry->above)
 	{
+		if (!publishes_action(entry, change->action) ||
+			!rel_make_change(state, entry, relation, change, &out))
+			continue;
+		given = true;
 		give_begin(ctx, txn);
 		if (state->sink != NULL)
 			state->sink->change_cb(txn, &out);
 		else
 			text_change(ctx, txn, entry, &out);
 	}
-	else
+	if (!given)
 		compat_change_skipped(ctx);
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(state->change_context);
@@ -364,9 +363,9 @@ publishes_action(const RelEntry *entry, ReorderBufferChangeType action)
 }
 
 /*
- * One change for each table.  A TRUNCATE of a partitioned table names its
- * partitions too; if they are published as the table itself, they say nothing
- * new.  Where only a partition is truncated, the built-in replication is
+ * One change for each table.  A TRUNCATE of a partitioned or inherited table
+ * names those below it too; as what is published as the table itself, they say
+ * nothing new.  Where only one below is truncated, the built-in replication is
  * silent, and so is the text format; the sink is told.
  */
 static void
@@ -379,27 +378,31 @@ truncate_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 	for (int i = 0; i < nrelations; i++)
 	{
 		RelEntry   *entry = rel_cache_lookup(state, relations[i]);
-		PluginChange out = {.kind = CHANGE_TRUNCATE};
 
 		note_touch(ctx, txn, entry);
-		if (!entry->pub.truncate)
-			continue;
-		if (entry->pub.publish_as != entry->relid &&
-			(state->sink == NULL ||
-			 truncates_too(nrelations, relations, entry->pub.publish_as)))
-			continue;
+		for (; entry != NULL; entry = entry->above)
+		{
+			bool		as_another = entry->pub.publish_as != entry->relid;
+			PluginChange out = {
+				.kind = CHANGE_TRUNCATE,
+				.lsn = change->lsn,
+				.schema = entry->schema,
+				.partial = as_another
+			};
 
-		out.lsn = change->lsn;
-		out.schema = entry->schema;
-		out.partial = entry->pub.publish_as != entry->relid;
-
-		give_begin(ctx, txn);
-		if (state->sink != NULL)
-			state->sink->change_cb(txn, &out);
-		else
-			text_truncate(ctx, txn, entry, change->lsn,
-						  change->data.truncate.cascade,
-						  change->data.truncate.restart_seqs);
+			if (!entry->pub.truncate ||
+				(as_another &&
+				 (state->sink == NULL ||
+				  truncates_too(nrelations, relations, entry->pub.publish_as))))
+				continue;
+			give_begin(ctx, txn);
+			if (state->sink != NULL)
+				state->sink->change_cb(txn, &out);
+			else
+				text_truncate(ctx, txn, entry, change->lsn,
+							  change->data.truncate.cascade,
+							  change->data.truncate.restart_seqs);
+		}
 	}
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(state->change_context);

@@ -51,8 +51,11 @@ typedef struct PluginChange
 								 * value the WAL does not hold, or that are
 								 * too large for a tuple (they read as NULL
 								 * but are unknown); usually NULL */
-	bool		partial;		/* TRUNCATE: only of a partition of the table;
-								 * some of its rows are gone, not all */
+	bool		partial;		/* TRUNCATE: of a table below this one, by
+								 * partitioning or inheritance, or another
+								 * change there that the WAL does not tell
+								 * enough of; some rows have changed or are
+								 * gone, not all */
 } PluginChange;
 
 /*
@@ -75,7 +78,7 @@ typedef struct PluginSink
 	/*
 	 * watches_cb hears of each table that a transaction changes, published or
 	 * not, before its first change; if it says so, touch_cb is called.  A
-	 * partition stands for the tables above it.
+	 * partition, or a table that inherits, stands for those above it.
 	 */
 	bool		(*watches_cb) (Oid relid, ReorderBufferTXN *txn);
 	void		(*touch_cb) (ReorderBufferTXN *txn, Oid relid);

@@ -47,6 +47,10 @@ typedef struct TextColumn
  * What the plugin knows of one table.  Made, remade and freed by plugin_rel.c
  * alone.  An entry stays where it is as long as the decoding session lives or
  * until it is swept out between two transactions.
+ *
+ * For the engine, the changes of a table that inherits from others appear as
+ * changes of these too: there is a list of further entries then, each with the
+ * same relid, but pub and what depends on it are those of a table above.
  */
 typedef struct RelEntry
 {
@@ -55,12 +59,13 @@ typedef struct RelEntry
 	bool		built;			/* what follows is complete ... */
 	bool		stale;			/* ... but something it depends on changed */
 	PublicationRel pub;
+	struct RelEntry *above;		/* next of the table's entries, or NULL */
 
 	TransactionId touched_by;	/* the last transaction whose touch was given
 								 * out */
 
 	/* what the entry depends on; in context */
-	Oid		   *ancestors;		/* partitioned tables above */
+	Oid		   *ancestors;		/* partitioned or inherited tables above */
 	int			nancestors;
 	uint32	   *type_hashes;	/* of the columns' types, in TYPEOID */
 	int			ntypes;
@@ -106,7 +111,7 @@ typedef struct PluginState
 	dlist_head	entries;
 	RelEntry   *last;			/* the entry found last, or NULL */
 	int			nstale;			/* entries marked since the last sweep */
-	int			npartitions;	/* entries that have ancestors */
+	int			nbelow;			/* entries that have ancestors */
 } PluginState;
 
 /* plugin_rel.c: tables */

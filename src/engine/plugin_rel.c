@@ -9,7 +9,7 @@
  * entry anew from the catalogs, under the historic snapshot of the change at
  * hand.  Entries depend on
  *
- * - the table and the partitioned tables above it (relcache),
+ * - the table and the partitioned or inherited tables above it (relcache),
  * - the publications (their three catalogs) and the schemas (pg_namespace),
  * - the types of its columns (pg_type), of which the name is published,
  * - casts to json (pg_cast), for the text format.
@@ -29,11 +29,16 @@
 #include "postgres.h"
 
 #include "access/detoast.h"
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
 #include "catalog/partition.h"
+#include "catalog/pg_inherits.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
 #include "optimizer/optimizer.h"
+#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -77,16 +82,25 @@ static void type_changed_cb(Datum arg, int cacheid, uint32 hashvalue);
 static void mark_stale(PluginState *state, RelEntry *entry);
 static void mark_relation_stale(PluginState *state, Oid relid);
 static bool is_below(const RelEntry *entry, Oid relid);
+static void unref_schemas(RelEntry *entry);
+static void free_above(PluginState *state, RelEntry **place);
 static bool depends_on_type(const RelEntry *entry, uint32 hashvalue);
 static void remove_entry(PluginState *state, RelEntry *entry);
 static void clear_entry(PluginState *state, RelEntry *entry);
 static void build_entry(PluginState *state, RelEntry *entry, Relation relation);
+static void build_above(PluginState *state, RelEntry *entry, Relation relation);
+static MemoryContext begin_entry(PluginState *state, RelEntry *entry,
+								 Relation relation);
+static void publish_entry(PluginState *state, RelEntry *entry,
+						  Relation relation);
 static void read_dependencies(PluginState *state, RelEntry *entry,
 							  Relation relation);
+static List *inheritance_ancestors(Oid relid);
 static void read_schema(PluginState *state, RelEntry *entry,
 						Relation relation, Relation root);
 static void prepare_tuples(RelEntry *entry, Relation relation, Relation root);
 static void prepare_filter(RelEntry *entry, Relation root);
+static bool tells_too_little(const RelEntry *entry);
 static bool is_plain(const RelEntry *entry, HeapTuple tuple);
 static void rebuild_tuples(PluginState *state, RelEntry *entry,
 						   Relation relation, PluginChange *out);
@@ -210,6 +224,13 @@ rel_make_change(PluginState *state, RelEntry *entry, Relation relation,
 			elog(ERROR, "unexpected change action %d", change->action);
 	}
 
+	if (out->kind != CHANGE_INSERT && tells_too_little(entry))
+	{
+		out->kind = CHANGE_TRUNCATE;
+		out->partial = true;
+		out->oldtuple = out->newtuple = NULL;
+		return true;
+	}
 	if (!is_plain(entry, out->newtuple) || !is_plain(entry, out->oldtuple))
 		rebuild_tuples(state, entry, relation, out);
 
@@ -247,12 +268,7 @@ session_reset_cb(void *arg)
 
 	dlist_delete(&state->node);
 	dlist_foreach(iter, &state->entries)
-	{
-		RelEntry   *entry = dlist_container(RelEntry, node, iter.cur);
-
-		if (entry->schema != NULL)
-			schema_unref(entry->schema);
-	}
+		unref_schemas(dlist_container(RelEntry, node, iter.cur));
 }
 
 static void
@@ -308,7 +324,7 @@ mark_stale(PluginState *state, RelEntry *entry)
 	entry->stale = true;
 }
 
-/* Mark the entry of a table, and of the partitions below it. */
+/* Mark the entry of a table, and of those below it. */
 static void
 mark_relation_stale(PluginState *state, Oid relid)
 {
@@ -317,7 +333,7 @@ mark_relation_stale(PluginState *state, Oid relid)
 
 	if (element != NULL)
 		mark_stale(state, element->entry);
-	if (state->npartitions == 0)
+	if (state->nbelow == 0)
 		return;
 	dlist_foreach(iter, &state->entries)
 	{
@@ -357,30 +373,59 @@ remove_entry(PluginState *state, RelEntry *entry)
 {
 	if (state->last == entry)
 		state->last = NULL;
+	free_above(state, &entry->above);
 	clear_entry(state, entry);
-	if (entry->schema != NULL)
-		schema_unref(entry->schema);
+	unref_schemas(entry);
 	relhash_delete(state->by_relid, entry->relid);
 	dlist_delete(&entry->node);
 	pfree(entry);
 }
 
-/* Back to the state of a new entry, but for the schema. */
+/* Give back the schemas of a table's entries. */
+static void
+unref_schemas(RelEntry *entry)
+{
+	for (; entry != NULL; entry = entry->above)
+		if (entry->schema != NULL)
+			schema_unref(entry->schema);
+}
+
+/* Free the rest of a table's entries, from that in "place" on. */
+static void
+free_above(PluginState *state, RelEntry **place)
+{
+	RelEntry   *entry = *place;
+
+	*place = NULL;
+	unref_schemas(entry);
+	while (entry != NULL)
+	{
+		RelEntry   *next = entry->above;
+
+		clear_entry(state, entry);
+		pfree(entry);
+		entry = next;
+	}
+}
+
+/* Back to the state of a new entry, but for the schema and the list. */
 static void
 clear_entry(PluginState *state, RelEntry *entry)
 {
 	dlist_node	node = entry->node;
 	Oid			relid = entry->relid;
 	RelSchema  *schema = entry->schema;
+	RelEntry   *above = entry->above;
 
 	if (entry->nancestors > 0)
-		state->npartitions--;
+		state->nbelow--;
 	if (entry->context != NULL)
 		MemoryContextDelete(entry->context);
 	memset(entry, 0, sizeof(*entry));
 	entry->node = node;
 	entry->relid = relid;
 	entry->schema = schema;
+	entry->above = above;
 }
 
 /*
@@ -390,70 +435,107 @@ clear_entry(PluginState *state, RelEntry *entry)
 static void
 build_entry(PluginState *state, RelEntry *entry, Relation relation)
 {
-	MemoryContext oldcontext;
-	Relation	root;
+	MemoryContext oldcontext = begin_entry(state, entry, relation);
 
+	publication_describe(state->publication, entry->relid, &entry->pub);
+	read_dependencies(state, entry, relation);
+
+	if (entry->pub.published)
+		publish_entry(state, entry, relation);
+	else if (entry->schema != NULL)
+	{
+		schema_unref(entry->schema);
+		entry->schema = NULL;
+	}
+	MemoryContextSwitchTo(oldcontext);
+
+	if (state->sink != NULL && !relation->rd_rel->relispartition)
+		build_above(state, entry, relation);
+	entry->built = true;
+}
+
+/*
+ * Fill the list of what else the table's changes appear as.  Its elements are
+ * used again, whatever table they were for.
+ */
+static void
+build_above(PluginState *state, RelEntry *entry, Relation relation)
+{
+	RelEntry  **place = &entry->above;
+
+	for (int i = 0; i < entry->nancestors; i++)
+	{
+		MemoryContext oldcontext;
+
+		if (*place == NULL)
+			*place = MemoryContextAllocZero(state->context, sizeof(RelEntry));
+		(*place)->relid = entry->relid;
+		oldcontext = begin_entry(state, *place, relation);
+		publication_describe(state->publication, entry->ancestors[i],
+							 &(*place)->pub);
+		if ((*place)->pub.published)
+		{
+			publish_entry(state, *place, relation);
+			place = &(*place)->above;
+		}
+		MemoryContextSwitchTo(oldcontext);
+	}
+	free_above(state, place);
+}
+
+/* Empty an entry; returns the memory context from before. */
+static MemoryContext
+begin_entry(PluginState *state, RelEntry *entry, Relation relation)
+{
 	clear_entry(state, entry);
 	entry->context = AllocSetContextCreate(state->context,
 										   "rtsync published table",
 										   ALLOCSET_SMALL_SIZES);
 	MemoryContextCopyAndSetIdentifier(entry->context,
 									  RelationGetRelationName(relation));
-	oldcontext = MemoryContextSwitchTo(entry->context);
+	return MemoryContextSwitchTo(entry->context);
+}
 
-	publication_describe(state->publication, entry->relid, &entry->pub);
-	read_dependencies(state, entry, relation);
+/* Fill in how the changes appear as those of entry->pub.publish_as. */
+static void
+publish_entry(PluginState *state, RelEntry *entry, Relation relation)
+{
+	Relation	root = relation;
 
-	if (entry->pub.published)
-	{
-		if (entry->pub.publish_as == entry->relid)
-			root = relation;
-		else
-			root = RelationIdGetRelation(entry->pub.publish_as);
-		if (!RelationIsValid(root))
-			elog(ERROR, "could not open relation with OID %u",
-				 entry->pub.publish_as);
+	if (entry->pub.publish_as != entry->relid)
+		root = RelationIdGetRelation(entry->pub.publish_as);
+	if (!RelationIsValid(root))
+		elog(ERROR, "could not open relation with OID %u",
+			 entry->pub.publish_as);
 
-		read_schema(state, entry, relation, root);
-		prepare_tuples(entry, relation, root);
-		prepare_filter(entry, root);
-		if (state->sink == NULL)
-			text_prepare(state, entry);
+	read_schema(state, entry, relation, root);
+	prepare_tuples(entry, relation, root);
+	prepare_filter(entry, root);
+	if (state->sink == NULL)
+		text_prepare(state, entry);
 
-		if (root != relation)
-			RelationClose(root);
-	}
-	else if (entry->schema != NULL)
-	{
-		schema_unref(entry->schema);
-		entry->schema = NULL;
-	}
-
-	MemoryContextSwitchTo(oldcontext);
-	entry->built = true;
+	if (root != relation)
+		RelationClose(root);
 }
 
 static void
 read_dependencies(PluginState *state, RelEntry *entry, Relation relation)
 {
 	TupleDesc	desc = RelationGetDescr(relation);
+	List	   *ancestors = relation->rd_rel->relispartition ?
+		get_partition_ancestors(entry->relid) :
+		inheritance_ancestors(entry->relid);
+	ListCell   *lc;
 
-	if (relation->rd_rel->relispartition)
-	{
-		List	   *ancestors = get_partition_ancestors(entry->relid);
-		ListCell   *lc;
-
-		entry->ancestors = palloc(sizeof(Oid) * Max(list_length(ancestors), 1));
-		foreach(lc, ancestors)
-			entry->ancestors[entry->nancestors++] = lfirst_oid(lc);
-		if (entry->nancestors > 0)
-			state->npartitions++;
-	}
-
-	if (!entry->pub.published)
+	entry->ancestors = palloc(sizeof(Oid) * Max(list_length(ancestors), 1));
+	foreach(lc, ancestors)
+		entry->ancestors[entry->nancestors++] = lfirst_oid(lc);
+	if (entry->nancestors > 0)
+		state->nbelow++;
+	else if (!entry->pub.published)
 		return;
 
-	/* a published root has the same column types as its partitions */
+	/* those above have the same types in the columns that they have */
 	entry->type_hashes = palloc(sizeof(uint32) * Max(desc->natts, 1));
 	for (int i = 0; i < desc->natts; i++)
 	{
@@ -466,10 +548,42 @@ read_dependencies(PluginState *state, RelEntry *entry, Relation relation)
 	}
 }
 
+/* The tables that a table inherits from, each once and the nearest first */
+static List *
+inheritance_ancestors(Oid relid)
+{
+	Relation	rel = table_open(InheritsRelationId, AccessShareLock);
+	List	   *ancestors = NIL;
+	Oid			child = relid;
+
+	for (int next = 0;; next++)
+	{
+		ScanKeyData key;
+		SysScanDesc scan;
+		HeapTuple	tuple;
+
+		ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber,
+					F_OIDEQ, ObjectIdGetDatum(child));
+		scan = systable_beginscan(rel, InheritsRelidSeqnoIndexId, true, NULL,
+								  1, &key);
+		while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+			ancestors =
+				list_append_unique_oid(ancestors,
+									   ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent);
+		systable_endscan(scan);
+		if (next == list_length(ancestors))
+			break;
+		child = list_nth_oid(ancestors, next);
+	}
+	table_close(rel, AccessShareLock);
+	return ancestors;
+}
+
 /*
  * Set entry->schema.  Equal schemas are one and the same object, be it the
- * entry's own from before, or that of another partition of the same table, so
- * that who receives changes sees a new one only when something changed.
+ * entry's own from before, or that of another table whose changes appear as
+ * those of the same one, so that who receives changes sees a new one only when
+ * something changed.
  */
 static void
 read_schema(PluginState *state, RelEntry *entry, Relation relation,
@@ -489,17 +603,20 @@ read_schema(PluginState *state, RelEntry *entry, Relation relation,
 	if (old != NULL)
 		schema_unref(old);
 
-	if (root == relation)
+	if (root == relation && !relation->rd_rel->relhassubclass)
 		return;
 	dlist_foreach(iter, &state->entries)
 	{
 		RelEntry   *other = dlist_container(RelEntry, node, iter.cur);
 
-		if (other != entry && other->built && !other->stale &&
-			other->schema != NULL &&
-			other->schema->relid == schema->relid &&
-			schema_equal(other->schema, schema))
+		if (!other->built || other->stale)
+			continue;
+		for (; other != NULL; other = other->above)
 		{
+			if (other == entry || other->schema == NULL ||
+				other->schema->relid != schema->relid ||
+				!schema_equal(other->schema, schema))
+				continue;
 			entry->schema = schema_ref(other->schema);
 			schema_unref(schema);
 			return;
@@ -554,6 +671,18 @@ prepare_filter(RelEntry *entry, Relation root)
 }
 
 /* ----- tuples ----- */
+
+/*
+ * Rows of a table that is not published itself may be updated and deleted
+ * without a replica identity, and that of a table below need not have any column
+ * of the one above: nothing tells which row it was then.
+ */
+static bool
+tells_too_little(const RelEntry *entry)
+{
+	return entry->pub.publish_as != entry->relid &&
+		bms_is_empty(entry->schema->identity);
+}
 
 /* Can the tuple (or NULL) be handed on as it is? */
 static bool
@@ -615,6 +744,9 @@ resolve_external(RelEntry *entry, TupleDesc desc, bool have_old)
 	{
 		AttrNumber	published_as = entry->published_as[i];
 		struct varlena *value;
+
+		if (published_as == 0)
+			entry->nulls[i] = true; /* a column of its own */
 
 		if (entry->nulls[i] || TupleDescAttr(desc, i)->attlen != -1)
 			continue;

@@ -119,8 +119,8 @@ publication_signature(const char *pubname, Oid publish_as)
 	if (rel.row_filter != NULL)
 		appendStringInfoString(&buf, nodeToString(rel.row_filter));
 
-	/* those that are attached or detached bring or take rows */
-	if (get_rel_relkind(publish_as) == RELKIND_PARTITIONED_TABLE)
+	/* those that come below the table, or leave it, bring or take rows */
+	if (has_subclass(publish_as))
 	{
 		ListCell   *lc;
 

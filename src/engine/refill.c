@@ -18,7 +18,9 @@
  * This reads the table with the engine's own rights; the value is shown to
  * nobody before it was decided who may see it.  An ordinary table is read by
  * an index scan, a partitioned one, published as such, by a query that finds
- * the partition.  Neither runs anything but the key's equality operators.
+ * the partition.  Neither runs anything but the key's equality operators.  The
+ * key of a table from which others inherit does not say in which the row is:
+ * that one is not looked into.
  *
  * Called by route.c inside a transaction on the present.
  *
@@ -242,6 +244,9 @@ refill_rows(ChangeRows *rows)
 	(void) RelationGetIndexList(rel);	/* finds rd_pkindex */
 	indexid = rel->rd_pkindex;
 	if (!OidIsValid(indexid))
+		;
+	else if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE &&
+			 rel->rd_rel->relhassubclass)
 		;
 	else if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 		look_up_by_query(rows, rel);

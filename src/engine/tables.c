@@ -22,6 +22,7 @@
 
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
+#include "catalog/pg_inherits.h"
 #include "common/hashfn.h"
 #include "storage/procarray.h"
 #include "utils/hsearch.h"
@@ -77,6 +78,8 @@ static uint64 generation = 1;
 static bool recheck_all;		/* the access to all tables may have changed */
 static bool recheck_some;		/* some route has "recheck" set, or some
 								 * watched table "altered" */
+static bool some_inherited;		/* some route has "inherited" set */
+static bool recheck_inherited;	/* those are to be rechecked */
 static bool some_again;			/* some role has "tell_again" set */
 static int	ndisplaced;			/* table groups that are */
 
@@ -107,6 +110,8 @@ relcache_cb(Datum arg, Oid relid)
 			entry->altered = recheck_some = true;
 		if (ndisplaced > 0)
 			recheck_some = true;	/* it may have the name that they wait for */
+		if (some_inherited)
+			recheck_inherited = recheck_some = true;	/* or be below them */
 	}
 }
 
@@ -677,6 +682,8 @@ attempt_recheck(void *arg)
 	if (same && role->dependencies_known && !role->altered)
 		return;
 	role->access_signature = signature;
+	route->inherited = published != 0 && has_subclass(route->relid);
+	some_inherited |= route->inherited;
 	if (!same && !first)
 		tell_access(role, published != 0, access->readable);
 	if (!same)
@@ -833,14 +840,16 @@ static void
 recheck_routes(void)
 {
 	bool		all = recheck_all;
+	bool		inherited = recheck_inherited;
 	HASH_SEQ_STATUS scan;
 	TableRoute *route;
 
-	recheck_all = recheck_some = false;
+	recheck_all = recheck_some = recheck_inherited = false;
 	find_altered(all);
 	hash_seq_init(&scan, routes);
 	while ((route = hash_seq_search(&scan)) != NULL)
-		if ((all || route->recheck) && !dlist_is_empty(&route->roles))
+		if ((all || route->recheck || (inherited && route->inherited)) &&
+			!dlist_is_empty(&route->roles))
 			route_recheck(route);
 	if (ndisplaced > 0)
 		for_each_role(role_find_successors, NULL);

@@ -30,6 +30,7 @@ typedef struct TableRoute
 	RelSchema  *schema;			/* of the last change seen, a reference; NULL
 								 * if none was */
 	bool		recheck;		/* the access to it may have changed */
+	bool		inherited;		/* other tables inherit, or did, from it */
 	bool		failed;			/* that could not be found out */
 	uint64		generation;		/* of the catalogs that the groups' compiled
 								 * state was made from */

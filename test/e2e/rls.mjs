@@ -529,6 +529,79 @@ test('the rows of a partition are told under its name', async () => {
     [['INSERT', { id: 1, body: 'low' }]]);
 });
 
+// A table, and two that inherit from it with columns of their own, one by way of the other.
+async function family(name) {
+  await sql(`DROP TABLE IF EXISTS ${name} CASCADE`);
+  await createTable(name, 'id int PRIMARY KEY, owner uuid, body text', { roles: ['e2e_viewer'], full: true });
+  await sql(`CREATE TABLE ${name}_child (extra text, body text, owner uuid, id int NOT NULL UNIQUE);
+    ALTER TABLE ${name}_child INHERIT ${name}, REPLICA IDENTITY FULL;
+    CREATE TABLE ${name}_grandchild (more int DEFAULT 1) INHERITS (${name}_child);
+    ALTER TABLE ${name}_grandchild REPLICA IDENTITY FULL;
+    ALTER TABLE ${name} ENABLE ROW LEVEL SECURITY;
+    ALTER TABLE ${name}_child ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY own ON ${name} FOR SELECT TO e2e_viewer USING (owner = (SELECT rtsync.uid()))`);
+}
+
+test('rows of tables that inherit are rows of the table above, under the policies of that one', async () => {
+  await family('heirs');
+  const one = await viewer(1, ['heirs']);
+  const two = await viewer(2, ['heirs']);
+  const row = { id: 1, owner: user(1), body: 'a' };
+  assert.deepEqual(await one.seen(`INSERT INTO heirs_child VALUES ('x', 'a', '${user(1)}', 1)`), [['INSERT', row]]);
+  assert.deepEqual(await one.seen("UPDATE heirs SET body = 'b'"), [['UPDATE', { ...row, body: 'b' }]]);
+  assert.deepEqual(await one.seen(`UPDATE heirs_child SET owner = '${user(2)}'`), [['DELETE', { id: 1 }]]);
+  assert.deepEqual((await two.seen(`INSERT INTO heirs_grandchild (id, owner, body) VALUES (2, '${user(2)}', 'c')`)).map(([type, r]) => [type, r.id]),
+    [['INSERT', 2]]);
+  assert.deepEqual((await two.seen('DELETE FROM heirs')).map(([type, r]) => [type, r.id]), [['DELETE', 1], ['DELETE', 2]]);
+  assert.deepEqual([one, two].flatMap(refetches), []);
+});
+
+test('a table that inherits is one of its own too', async () => {
+  await family('ours');
+  await sql(`ALTER PUBLICATION rtsync ADD TABLE ours_child; GRANT SELECT ON ours_child TO e2e_viewer;
+    CREATE POLICY theirs ON ours_child FOR SELECT TO e2e_viewer USING (true)`);
+  const one = await viewer(1, ['ours', 'ours_child']);
+  const seen = await one.seen(`INSERT INTO ours_child VALUES ('x', 'a', '${user(1)}', 1), ('y', 'b', '${user(2)}', 2)`);
+  assert.deepEqual(seen.map(([, r]) => [r.id, r.extra ?? null]), [[1, 'x'], [1, null], [2, 'y']]);
+});
+
+test('TRUNCATE of a table that inherits, and rows in it that cannot be told apart, are told above', async () => {
+  await family('vague');
+  await sql(`INSERT INTO vague_child VALUES ('x', 'a', '${user(1)}', 1), ('x', 'a', '${user(1)}', 2)`);
+  const one = await viewer(1, ['vague']);
+  assert.deepEqual(await one.seen('TRUNCATE ONLY vague_child'), []);
+  assert.equal(refetches(one).length, 1);
+  await sql(`ALTER TABLE vague_child REPLICA IDENTITY DEFAULT; INSERT INTO vague_child VALUES ('x', 'a', '${user(1)}', 1)`);
+  const two = await viewer(1, ['vague']);
+  assert.deepEqual(await two.seen('DELETE FROM vague_child'), []);
+  assert.equal(refetches(two).length, 1);
+});
+
+test('tables that begin to inherit, and that do so no more, are told above', async () => {
+  await family('kin');
+  const one = await viewer(1, ['kin']);
+  const told = async (statement) => {
+    const before = refetches(one).length;
+    await sql(statement);
+    await until(`to be told of ${statement}`, () => refetches(one).length > before);
+  };
+  await told(`CREATE TABLE kin_late (LIKE kin); INSERT INTO kin_late VALUES (7, '${user(1)}', 'late');
+    ALTER TABLE kin_late REPLICA IDENTITY FULL; ALTER TABLE kin_late INHERIT kin`);
+  assert.deepEqual((await one.seen('DELETE FROM kin_late')).map(([type, r]) => [type, r.id]), [['DELETE', 7]]);
+  await told('ALTER TABLE kin_late NO INHERIT kin');
+  assert.deepEqual(await one.seen(`INSERT INTO kin_late VALUES (8, '${user(1)}', 'out')`), []);
+  await told('DROP TABLE kin_grandchild');
+});
+
+test('a policy that reads a table reads those that inherit from it', async () => {
+  await dependent('clan');
+  await sql(`CREATE TABLE clan_more () INHERITS (clan_members); INSERT INTO clan VALUES (1, 1, 'a')`);
+  const one = await viewer(1, ['clan']);
+  await one.seen(`INSERT INTO clan_more VALUES ('${user(1)}', 1)`);
+  assert.equal(refetches(one).length, 1);
+  assert.deepEqual((await one.seen("UPDATE clan SET body = 'b'")).map(([type]) => type), ['UPDATE']);
+});
+
 test('a value that was not logged is not taken from a version that the subscriber may not see', async () => {
   await createTable('large', 'id int PRIMARY KEY, owner uuid, n int, body text', { roles: ['e2e_viewer'] });
   await sql(`ALTER TABLE large ALTER body SET STORAGE EXTERNAL;
