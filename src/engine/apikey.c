@@ -10,8 +10,8 @@
  *
  * The engine keeps a copy of the table.  Whoever changes it fires a trigger
  * that sends an invalidation message, and so the copy is read anew.  Each key
- * that was used has a number, by which those are found who came with one that
- * has been revoked, or is now for another role.
+ * that was used has a number (credential.c), by which those are found who came
+ * with one that has been revoked, or is now for another role.
  *
  * Called by token.c and subscription.c in the engine; the trigger runs in
  * backends.
@@ -41,6 +41,7 @@
 #include "utils/snapmgr.h"
 
 #include "engine/apikey.h"
+#include "engine/credential.h"
 #include "engine/settings.h"
 
 PG_FUNCTION_INFO_V1(rtsync_sql_api_keys_changed);
@@ -49,16 +50,13 @@ typedef struct ApiKey
 {
 	uint8		hash[PG_SHA256_DIGEST_LENGTH];	/* hash key; zero: no key */
 	NameData	rolename;
-	uint64		number;			/* never used twice */
-	bool		used;
+	uint64		number;			/* credential.c's; 0: not used yet */
 	bool		present;		/* found by the last reading */
 } ApiKey;
 
 static HTAB *keys = NULL;		/* NULL: never read */
 static Oid	table_oid = InvalidOid; /* as far as we know */
 static bool stale = true;
-static uint64 last_number = 0;
-static List *revoked = NIL;		/* numbers of keys that were used, palloc'd */
 
 static const uint8 no_key[PG_SHA256_DIGEST_LENGTH];
 
@@ -78,16 +76,8 @@ relation_changed_cb(Datum arg, Oid relid)
 static void
 end_key(ApiKey *key)
 {
-	MemoryContext old;
-	uint64	   *number;
-
-	if (!key->used)
-		return;
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	number = palloc(sizeof(uint64));
-	*number = key->number;
-	revoked = lappend(revoked, number);
-	MemoryContextSwitchTo(old);
+	if (key->number != 0)
+		credential_revoke(key->number, CREDENTIAL_API_KEY);
 }
 
 /* Note a key that there is now. */
@@ -103,8 +93,7 @@ add_key(const uint8 *hash, const char *rolename)
 	if (found)
 		end_key(key);
 	namestrcpy(&key->rolename, rolename);
-	key->number = ++last_number;
-	key->used = false;
+	key->number = 0;
 }
 
 static void
@@ -230,7 +219,8 @@ find(const uint8 *hash, uint64 *number, const char **rolename)
 	key = hash_search(keys, hash, HASH_FIND, NULL);
 	if (key == NULL)
 		return false;
-	key->used = true;
+	if (key->number == 0)
+		key->number = credential_number();
 	*number = key->number;
 	*rolename = pstrdup(NameStr(key->rolename));
 	return true;
@@ -252,8 +242,8 @@ make_hash(const char *data, Size length, uint8 *hash)
 
 /*
  * Which role does this API key stand for?  False if there is no such key.
- * *number is what apikey_take_revoked calls it; *rolename is palloc'd, and no
- * role may have that name.
+ * *number is what credential.c calls it; *rolename is palloc'd, and no role may
+ * have that name.
  */
 bool
 apikey_find(const char *data, Size length, uint64 *number,
@@ -277,26 +267,18 @@ apikey_find_anonymous(uint64 *number, const char **rolename)
  *--------------------------------------------------------------------------
  */
 
-/* May keys have been revoked?  Then call apikey_take_revoked. */
+/* May keys have been revoked?  Then call apikey_find_revoked. */
 bool
 apikey_changed(void)
 {
-	return keys != NULL && (stale || revoked != NIL);
+	return keys != NULL && stale;
 }
 
-/*
- * The numbers (uint64 *) of keys that were used and count no more; each is
- * returned once.  Needs a transaction.
- */
-List *
-apikey_take_revoked(void)
+/* Revoke the keys that were used and count no more.  Needs a transaction. */
+void
+apikey_find_revoked(void)
 {
-	List	   *result;
-
 	read_anew();
-	result = revoked;
-	revoked = NIL;
-	return result;
 }
 
 void

@@ -10,8 +10,6 @@
 
 #include "postgres.h"
 
-#include "nodes/pg_list.h"
-
 /* What all keys begin with; no JSON Web Token can */
 #define APIKEY_PREFIX "sb_"
 
@@ -21,7 +19,7 @@ extern bool apikey_find(const char *data, Size length, uint64 *number,
 extern bool apikey_find_anonymous(uint64 *number, const char **rolename);
 
 extern bool apikey_changed(void);
-extern List *apikey_take_revoked(void);
+extern void apikey_find_revoked(void);
 
 /* The settings have changed */
 extern void apikey_settings_changed(void);

@@ -97,6 +97,7 @@ typedef struct Jwk
 	unsigned char *secret;
 	Size		secret_length;
 	EVP_PKEY   *public;
+	uint64		number;			/* the caller's, see jwk_verify */
 } Jwk;
 
 struct JwkSet
@@ -407,6 +408,42 @@ jwk_free(JwkSet *set)
 	free(set);
 }
 
+/* Would the one accept the same tokens as the other? */
+static bool
+same_key(const Jwk *one, const Jwk *other)
+{
+	if (one->algorithm != other->algorithm || !same_kid(one->kid, other->kid))
+		return false;
+	if (one->public != NULL)
+		return EVP_PKEY_eq(one->public, other->public) == 1;
+	return one->secret_length == other->secret_length &&
+		CRYPTO_memcmp(one->secret, other->secret, one->secret_length) == 0;
+}
+
+/*
+ * A set takes the place of another; either may be NULL.  Its keys get the
+ * numbers that they had there; "gone" is called with those of keys that it has
+ * not.
+ */
+void
+jwk_succeed(JwkSet *set, const JwkSet *old, void (*gone) (uint64 number))
+{
+	for (int i = 0; old != NULL && i < old->count; i++)
+	{
+		const Jwk  *before = &old->keys[i];
+		int			n = 0;
+
+		if (before->number == 0)
+			continue;
+		while (set != NULL && n < set->count && !same_key(&set->keys[n], before))
+			n++;
+		if (set != NULL && n < set->count)
+			set->keys[n].number = before->number;
+		else
+			gone(before->number);
+	}
+}
+
 /*--------------------------------------------------------------------------
  * Verifying
  *--------------------------------------------------------------------------
@@ -496,14 +533,14 @@ verify_public(const Jwk *key, const Jwt *jwt)
 }
 
 /* The one key of the set that the token is to be verified with, or NULL */
-static const Jwk *
-find_key(const JwkSet *set, const Jwt *jwt)
+static Jwk *
+find_key(JwkSet *set, const Jwt *jwt)
 {
-	const Jwk  *found = NULL;
+	Jwk		   *found = NULL;
 
 	for (int i = 0; set != NULL && i < set->count; i++)
 	{
-		const Jwk  *key = &set->keys[i];
+		Jwk		   *key = &set->keys[i];
 
 		if (!is_called(key->algorithm, jwt->algorithm) ||
 			(jwt->kid != NULL && !same_kid(key->kid, jwt->kid)))
@@ -527,17 +564,19 @@ find_mac(const char *name)
 
 /*
  * Is the token's signature right?  The set may be NULL, and so the secret: no
- * keys, no secret.
+ * keys, no secret.  *number is where the caller may note what it calls the key,
+ * 0 at first; NULL if it was the secret.
  */
 JwkVerdict
-jwk_verify(const JwkSet *set, const char *secret, Size secret_length,
-		   const Jwt *jwt)
+jwk_verify(JwkSet *set, const char *secret, Size secret_length,
+		   const Jwt *jwt, uint64 **number)
 {
 	const Algorithm *mac = secret != NULL ? find_mac(jwt->algorithm) : NULL;
-	const Jwk  *key = mac != NULL && jwt->kid == NULL ? NULL :
+	Jwk		   *key = mac != NULL && jwt->kid == NULL ? NULL :
 		find_key(set, jwt);
 	bool		good;
 
+	*number = key != NULL ? &key->number : NULL;
 	if (key != NULL)
 		good = key->public != NULL ? verify_public(key, jwt) :
 			verify_mac(key->algorithm, key->secret, key->secret_length, jwt);

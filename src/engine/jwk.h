@@ -27,7 +27,11 @@ extern JwkSet *jwk_parse_set(const char *text, Size length,
 extern int	jwk_count(const JwkSet *set);
 extern void jwk_free(JwkSet *set);
 
-extern JwkVerdict jwk_verify(const JwkSet *set, const char *secret,
-							 Size secret_length, const Jwt *jwt);
+extern void jwk_succeed(JwkSet *set, const JwkSet *old,
+						void (*gone) (uint64 number));
+
+extern JwkVerdict jwk_verify(JwkSet *set, const char *secret,
+							 Size secret_length, const Jwt *jwt,
+							 uint64 **number);
 
 #endif							/* RTSYNC_JWK_H */

@@ -6,8 +6,11 @@
  * They come from rtsync.jwt_secret or rtsync.jwt_secret_file, and from
  * rtsync.jwt_jwks_file.  All are read when they are first needed and again
  * when the configuration is reloaded, so that keys are rotated without a
- * restart.  A key set that cannot be read does not lock everybody out: the
- * one before stays in force, and the log says why.
+ * restart.  A file that cannot be read does not lock everybody out: what was
+ * read before stays in force, and the log says why.
+ *
+ * Each key that verified a token has a number (credential.c), and one that is
+ * not there any more is revoked.
  *
  * Secrets and keys are never logged.
  *
@@ -24,6 +27,7 @@
 #include "utils/memutils.h"
 
 #include "engine/attempt.h"
+#include "engine/credential.h"
 #include "engine/keyring.h"
 #include "engine/settings.h"
 
@@ -36,6 +40,7 @@
 static bool loaded = false;
 static char *secret = NULL;
 static Size secret_length = 0;
+static uint64 secret_number = 0;	/* 0: it verified nothing yet */
 static JwkSet *key_set = NULL;
 
 /*
@@ -96,10 +101,7 @@ read_secret_file(const char *path, Size *length)
 	char	   *buffer = read_file(path, MAX_SECRET_SIZE, length);
 
 	if (buffer == NULL)
-	{
-		*length = 0;
 		return NULL;
-	}
 	warn_if_others_have_access(path);
 	while (*length > 0 &&
 		   (buffer[*length - 1] == '\n' || buffer[*length - 1] == '\r'))
@@ -112,10 +114,13 @@ forget_secret(void)
 {
 	if (secret == NULL)
 		return;
+	if (secret_number != 0)
+		credential_revoke(secret_number, CREDENTIAL_TOKEN_KEY);
 	OPENSSL_cleanse(secret, secret_length);
 	pfree(secret);
 	secret = NULL;
 	secret_length = 0;
+	secret_number = 0;
 }
 
 /* The file counts if both are set: the setting may be readable by others. */
@@ -125,9 +130,21 @@ load_secret(void)
 	char	   *value = rtsync_jwt_secret;
 	Size		length = value != NULL ? strlen(value) : 0;
 
-	forget_secret();
 	if (rtsync_jwt_secret_file != NULL && rtsync_jwt_secret_file[0] != '\0')
+	{
 		value = read_secret_file(rtsync_jwt_secret_file, &length);
+		if (value == NULL)
+		{
+			if (secret != NULL)
+				ereport(LOG,
+						(errmsg("the secret that was read before stays in force")));
+			return;
+		}
+	}
+	if (secret != NULL && length == secret_length &&
+		CRYPTO_memcmp(secret, value, length) == 0)
+		return;
+	forget_secret();
 	if (length == 0)
 		return;
 	if (length < GOOD_SECRET_SIZE)
@@ -163,6 +180,20 @@ attempt_set(void *arg)
 }
 
 static void
+revoke(uint64 number)
+{
+	credential_revoke(number, CREDENTIAL_TOKEN_KEY);
+}
+
+static void
+replace_key_set(JwkSet *set)
+{
+	jwk_succeed(set, key_set, revoke);
+	jwk_free(key_set);
+	key_set = set;
+}
+
+static void
 load_key_set(void)
 {
 	const char *path = rtsync_jwt_jwks_file;
@@ -171,8 +202,7 @@ load_key_set(void)
 
 	if (path == NULL || path[0] == '\0')
 	{
-		jwk_free(key_set);
-		key_set = NULL;
+		replace_key_set(NULL);
 		return;
 	}
 	what.text = read_file(path, MAX_JWKS_SIZE, &what.length);
@@ -202,8 +232,7 @@ load_key_set(void)
 			 errdetail_plural("%d other is of no use here.",
 							  "%d others are of no use here.",
 							  what.skipped, what.skipped) : 0));
-	jwk_free(key_set);
-	key_set = what.set;
+	replace_key_set(what.set);
 }
 
 /*--------------------------------------------------------------------------
@@ -228,11 +257,25 @@ keyring_reload(void)
 				 errhint("Set \"rtsync.jwt_secret_file\", \"rtsync.jwt_secret\" or \"rtsync.jwt_jwks_file\".")));
 }
 
-/* Is the token's signature right? */
+/*
+ * Is the token's signature right?  If so, *number is what credential.c calls
+ * the key.
+ */
 JwkVerdict
-keyring_verify(const Jwt *jwt)
+keyring_verify(const Jwt *jwt, uint64 *number)
 {
+	uint64	   *noted;
+	JwkVerdict	verdict;
+
 	if (!loaded)
 		keyring_reload();
-	return jwk_verify(key_set, secret, secret_length, jwt);
+	verdict = jwk_verify(key_set, secret, secret_length, jwt, &noted);
+	if (verdict != JWK_GOOD)
+		return verdict;
+	if (noted == NULL)
+		noted = &secret_number;
+	if (*noted == 0)
+		*noted = credential_number();
+	*number = *noted;
+	return JWK_GOOD;
 }

@@ -12,7 +12,7 @@
 
 #include "engine/jwk.h"
 
-extern JwkVerdict keyring_verify(const Jwt *jwt);
+extern JwkVerdict keyring_verify(const Jwt *jwt, uint64 *number);
 
 /* The settings or the files have changed: read them, in a transaction */
 extern void keyring_reload(void);

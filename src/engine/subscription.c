@@ -35,6 +35,7 @@
 #include "engine/authorize.h"
 #include "engine/budget.h"
 #include "engine/catalogs.h"
+#include "engine/credential.h"
 #include "engine/late.h"
 #include "engine/message.h"
 #include "engine/messages_table.h"
@@ -1814,9 +1815,14 @@ subscription_recheck_roles(void)
 	catalogs_commit();
 }
 
+/*
+ * Close the channels that were joined with what has been revoked.  A client
+ * whose token was signed with a key that is gone may come with another one.
+ */
 static void
-close_revoked(uint64 key)
+close_revoked(const Revoked *revoked)
 {
+	bool		api_key = revoked->kind == CREDENTIAL_API_KEY;
 	HASH_SEQ_STATUS scan;
 	ChannelEntry *entry;
 
@@ -1825,18 +1831,20 @@ close_revoked(uint64 key)
 	{
 		Channel    *channel = entry->channel;
 
-		if (channel->key != key)
+		if (channel->key != revoked->number)
 			continue;
-		tell_channel(channel, "system", "error", "The API key has been revoked",
-					 LINK_THEN_CLOSE);
+		tell_channel(channel, "system", "error",
+					 api_key ? "The API key has been revoked" :
+					 "The key of the token has been revoked",
+					 api_key ? LINK_THEN_CLOSE : LINK_THEN_ERROR);
 		channel_free(channel);
 	}
 }
 
 /*
- * If API keys have changed: close the channels that were joined with one that
- * counts no more, and the connections that came with it.  Called outside of
- * any transaction; the link may be NULL.
+ * If API keys, or the keys of tokens, have changed: close the channels that
+ * were joined with one that counts no more, and the connections that came with
+ * it.  Called outside of any transaction; the link may be NULL.
  */
 void
 subscription_recheck_keys(Link *link)
@@ -1844,20 +1852,25 @@ subscription_recheck_keys(Link *link)
 	List	   *revoked;
 	ListCell   *lc;
 
-	if (!apikey_changed())
+	if (apikey_changed())
+	{
+		catalogs_begin(wal_decoded_lsn());
+		apikey_find_revoked();
+		catalogs_commit();
+	}
+	if (!credential_any_revoked())
 		return;
-	catalogs_begin(wal_decoded_lsn());
-	revoked = apikey_take_revoked();
-	catalogs_commit();
+	revoked = credential_take_revoked();
 	foreach(lc, revoked)
 	{
-		uint64		key = *(uint64 *) lfirst(lc);
+		const Revoked *one = lfirst(lc);
 
-		close_revoked(key);
+		close_revoked(one);
 		if (link == NULL)
 			continue;
 		link_begin(&link->out, LINK_REVOKED);
-		link_put_u64(&link->out, key);
+		link_put_u64(&link->out, one->number);
+		link_put_u8(&link->out, one->kind == CREDENTIAL_API_KEY);
 		linkio_end(link);
 	}
 	list_free_deep(revoked);

@@ -120,7 +120,7 @@ static const Fault role_refused = {
 static TimestampTz role_logged = 0;
 
 static bool refuse(TokenError *error, const Fault *fault);
-static bool check_signature(const Jwt *jwt, TokenError *error);
+static bool check_signature(const Jwt *jwt, Token *token, TokenError *error);
 static bool check_payload(const JwtBytes *payload, Token *token,
 						  TokenError *error);
 static bool check_role(Token *token, TokenError *error);
@@ -231,7 +231,7 @@ token_verify(const char *data, Size length, Token *token, TokenError *error)
 		parse(&parsing);
 	if (!parsing.is_jwt)
 		return refuse(error, &malformed);
-	return check_signature(&jwt, error) &&
+	return check_signature(&jwt, token, error) &&
 		check_payload(&jwt.payload, token, error) &&
 		check_role(token, error);
 }
@@ -246,9 +246,9 @@ refuse(TokenError *error, const Fault *fault)
 }
 
 static bool
-check_signature(const Jwt *jwt, TokenError *error)
+check_signature(const Jwt *jwt, Token *token, TokenError *error)
 {
-	JwkVerdict	verdict = keyring_verify(jwt);
+	JwkVerdict	verdict = keyring_verify(jwt, &token->key);
 
 	if (verdict == JWK_GOOD)
 		return true;

@@ -18,8 +18,8 @@ typedef struct Token
 	char	   *claims;			/* the payload's JSON text, in the server's
 								 * encoding */
 	int64		expires;		/* seconds of the Unix epoch; 0: never */
-	uint64		key;			/* apikey.c's number, if it was an API key or
-								 * nothing, else 0 */
+	uint64		key;			/* credential.c's number of the API key, or of
+								 * what the token is signed with */
 } Token;
 
 /* The texts of the protocol for each way in which a token can be wrong; the

@@ -613,7 +613,7 @@ decide(Pending *pending, size_t head_length)
 }
 
 static void
-admit(Pending *pending, uint64_t api_key)
+admit(Pending *pending, uint64_t credential)
 {
 	int			fd = pending->fd;
 	Buffer		head = pending->in;
@@ -637,7 +637,7 @@ admit(Pending *pending, uint64_t api_key)
 	pending->in = pending->token = pending->session = (Buffer) {0};
 	end_pending(pending);
 	if (!connection_open(fd, tls, &peer, address, key, buffer_slice(&token),
-						 buffer_slice(&session), api_key, version))
+						 buffer_slice(&session), credential, version))
 		log_client("could not open a WebSocket for %s", peer_text(&peer));
 	buffer_release(&head);
 	buffer_release(&token);
@@ -645,18 +645,18 @@ admit(Pending *pending, uint64_t api_key)
 }
 
 /*
- * The engine's verdict about a handshake; api_key is what it calls the key that
- * the client came with, if it can be revoked
+ * The engine's verdict about a handshake; credential is what it calls the key
+ * that the client came with, or that its token is signed with
  */
 void
-admission_verdict(uint64_t id, int status, Slice error, uint64_t api_key)
+admission_verdict(uint64_t id, int status, Slice error, uint64_t credential)
 {
 	Pending    *pending = find_waiting(id);
 
 	if (pending == NULL || pending->rest != NULL)
 		return;					/* the client has gone meanwhile */
 	if (status == 200)
-		admit(pending, api_key);
+		admit(pending, credential);
 	else
 		refuse_handshake(pending, status,
 						 error.data != NULL ? error : SLICE("Error"), NULL);

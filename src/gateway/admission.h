@@ -44,7 +44,7 @@ extern bool admission_start(int first_fd, uint32_t n_listeners);
 extern void admission_accept(void);
 extern void admission_stop(void);
 extern void admission_verdict(uint64_t id, int status, Slice error,
-							  uint64_t api_key);
+							  uint64_t credential);
 extern void admission_rest_verdict(uint64_t id, int status, uint8_t rights);
 
 #endif							/* GATEWAY_ADMISSION_H */

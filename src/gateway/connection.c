@@ -113,7 +113,7 @@ free_connection(Connection *connection)
  */
 bool
 connection_open(int fd, Tls *tls, const PeerAddress *peer, Address *address,
-				Slice key, Slice token, Slice session, uint64_t api_key,
+				Slice key, Slice token, Slice session, uint64_t credential,
 				PhoenixVersion version)
 {
 	Connection *connection = allocate_zero(sizeof(Connection));
@@ -122,7 +122,7 @@ connection_open(int fd, Tls *tls, const PeerAddress *peer, Address *address,
 	connection->tls = tls;
 	connection->peer = *peer;
 	connection->address = address;
-	connection->api_key = api_key;
+	connection->credential = credential;
 	connection->token = (Slice) {copy_bytes(token.data, token.length), token.length};
 	if (session.length > 0)
 		connection->session = (Slice) {copy_bytes(session.data, session.length), session.length};
@@ -801,9 +801,12 @@ connections_check_timeouts(void)
 	check_blocked();
 }
 
-/* Close the connections that came with an API key that counts no more. */
+/*
+ * Close the connections that came with what counts no more; or only those that
+ * have no channel left, as others may have another token.
+ */
 void
-connections_revoke(uint64_t api_key)
+connections_revoke(uint64_t credential, bool all)
 {
 	ListLink   *link = list_first(&connections()->by_activity);
 
@@ -812,8 +815,13 @@ connections_revoke(uint64_t api_key)
 		Connection *connection = LIST_OWNER(Connection, activity_link, link);
 
 		link = list_next(&connections()->by_activity, link);
-		if (connection->api_key == api_key)
+		if (connection->credential != credential)
+			continue;
+		if (all)
 			connection_close(connection, CLOSE_POLICY_VIOLATION, "API key revoked");
+		else if (connection->n_channels == 0)
+			connection_close(connection, CLOSE_POLICY_VIOLATION,
+							 "key of the token revoked");
 	}
 }
 

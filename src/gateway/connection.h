@@ -41,7 +41,7 @@ typedef struct Connection
 	PeerAddress peer;
 	Address    *address;		/* where it is counted, or NULL */
 	Slice		token;			/* of the handshake; ours to free */
-	uint64_t	api_key;		/* what the engine calls it; 0: it is none */
+	uint64_t	credential;		/* what LINK_REVOKED calls it */
 	Slice		session;		/* that its channels are part of, or empty; likewise */
 	char	   *heartbeat;		/* ref, as JSON text, of the one that waits for
 								 * the engine, or NULL */
@@ -110,13 +110,13 @@ extern void connections_end_turn(void);
 extern void connections_check_timeouts(void);
 extern void connections_check_paused(void);
 extern void connections_close_all(uint16_t code, uint32_t spread);
-extern void connections_revoke(uint64_t api_key);
+extern void connections_revoke(uint64_t credential, bool all);
 extern Connection *connections_next(const Connection *connection);
 extern int	connection_socket(const Connection *connection);
 
 extern bool connection_open(int fd, struct Tls *tls, const PeerAddress *peer,
 							Address *address, Slice key, Slice token,
-							Slice session, uint64_t api_key,
+							Slice session, uint64_t credential,
 							PhoenixVersion version);
 extern void connection_hold_heartbeat(Connection *connection, const char *ref);
 extern Connection *connections_release_heartbeat(uint64_t number);

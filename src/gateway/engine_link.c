@@ -221,13 +221,13 @@ on_auth_reply(LinkReader *reader)
 	uint32_t	status = link_get_u32(reader);
 	Slice		error = get_slice(reader);
 
-	uint64_t	api_key;
+	uint64_t	credential;
 
 	link_get_u64(reader);		/* expiry: the engine ends the channels */
-	api_key = link_get_u64(reader);
+	credential = link_get_u64(reader);
 	if (!link_finished(reader) || (status != 200 && (status < 400 || status > 599)))
 		return false;
-	admission_verdict(id, (int) status, error, api_key);
+	admission_verdict(id, (int) status, error, credential);
 	return true;
 }
 
@@ -248,11 +248,12 @@ on_persist_reply(LinkReader *reader)
 static bool
 on_revoked(LinkReader *reader)
 {
-	uint64_t	api_key = link_get_u64(reader);
+	uint64_t	number = link_get_u64(reader);
+	bool		all = link_get_u8(reader) != 0;
 
-	if (!link_finished(reader) || api_key == 0)
+	if (!link_finished(reader) || number == 0)
 		return false;
-	connections_revoke(api_key);
+	connections_revoke(number, all);
 	return true;
 }
 

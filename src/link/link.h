@@ -150,8 +150,10 @@ typedef enum LinkType
 	LINK_ROWS,
 
 	/*
-	 * Close the connections whose LINK_AUTH_REPLY had this number: the API
-	 * key that they came with has been revoked.  u64 number.
+	 * Close the connections whose LINK_AUTH_REPLY had this number: what they
+	 * came with has been revoked.  u64 number, u8 whether also those that
+	 * have channels left (the API key is gone; else the key that the token is
+	 * signed with, and channels may have another token).
 	 */
 	LINK_REVOKED,
 

@@ -99,6 +99,77 @@ test('keys are rotated while clients are connected', async () => {
   await client.disconnect();
 });
 
+// What a client sees when the key of its token is gone: its channels end, and so does the connection.
+async function seesTheEnd(client, topics) {
+  assert.deepEqual(await client.waitClosed({ timeout: 5000 }), { code: 1008, reason: 'key of the token revoked' });
+  for (const topic of topics) {
+    const of = (event) => client.frames.filter((f) => f.event === event && f.topic === `realtime:${topic}`);
+    assert.deepEqual(of('system').at(-1).payload,
+      { extension: 'system', status: 'error', message: 'The key of the token has been revoked', channel: topic });
+    assert.equal(of('phx_error').length, 1);
+  }
+}
+
+test('a key that leaves the file ends what was opened with its tokens, and nothing else', async () => {
+  const [gone, stays] = [makeKey('ES256', 'gone'), makeKey('RS256', 'stays')];
+  await writeKeys(keySet(jwk(gone), jwk(stays)));
+  await until('both keys', async () => (await accepted(signWith(gone, { role }))) && accepted(signWith(stays, { role })));
+  const [old, other] = [signWith(gone, { role }), signWith(stays, { role })];
+  const idle = await RawClient.open({ apikey: old });
+  const all = await RawClient.open({ apikey: old });
+  for (const topic of ['one', 'two']) await all.joinOk(topic, [onKeyed]);
+  const mixed = await RawClient.open({ apikey: other });
+  await mixed.joinOk('with the old', [onKeyed], { accessToken: old });
+  await mixed.joinOk('with the other', [onKeyed]);
+  const renewed = await RawClient.open({ apikey: old });
+  await renewed.joinOk('renewed', [onKeyed]);
+  renewed.send('realtime:renewed', 'access_token', { access_token: other });
+  const kept = await RawClient.open({ apikey: other });
+  await kept.joinOk('kept', [onKeyed]);
+  const real = connect(versions[2], old);
+  atEnd(() => real.disconnect());
+  const subscription = await subscribe(real, 'real', [onKeyed]);
+
+  // the same keys in another order, and one more
+  await writeKeys(keySet(jwk(stays), jwk(makeKey('ES256', 'new')), jwk(gone)));
+  await until('the reload', async () => !/JwtSigner/.test(await reason(signWith(makeKey('ES256', 'new'), { role }))));
+  for (const one of [idle, all, mixed, renewed, kept]) assert.equal(one.closed, null);
+  await writeKeys(keySet(jwk(stays)));
+  await seesTheEnd(idle, []);
+  await seesTheEnd(all, ['one', 'two']);
+  await mixed.frame('the end of one', (f) => f.event === 'phx_error' && f.topic === 'realtime:with the old');
+  await until('the real client to notice', () => subscription.statuses.some(({ status }) => status === 'CHANNEL_ERROR'));
+  await sql('DELETE FROM keyed; INSERT INTO keyed VALUES (3)');
+  for (const one of [mixed, renewed, kept])
+    await until('the row', () => one.changes().some((c) => c.record?.id === 3));
+  assert.equal(renewed.frames.some((f) => f.event === 'phx_error'), false);
+  assert.equal((await renewed.join('again', [])).status, 'error');
+  assert.equal((await refusedHandshake({ apikey: old })).status, 401);
+  for (const one of [mixed, renewed, kept]) one.close();
+  await real.disconnect();
+});
+
+test('a client whose token has lost its key comes back with another', async () => {
+  const [gone, stays] = [makeKey('PS384', 'gone'), makeKey('ES384', 'stays')];
+  await writeKeys(keySet(jwk(gone), jwk(stays)));
+  await until('both keys', async () => (await accepted(signWith(gone, { role }))) && accepted(signWith(stays, { role })));
+  for (const version of versions) {
+    let current = signWith(gone, { role });
+    const client = connect(version, signWith(stays, { role }), { accessToken: async () => current });
+    atEnd(() => client.disconnect());
+    await client.setAuth();
+    const subscription = await subscribe(client, 'comes back', [onKeyed]);
+    current = signWith(stays, { role });
+    await writeKeys(keySet(jwk(stays)));
+    await until('the end', () => subscription.statuses.some(({ status }) => status === 'CHANNEL_ERROR'));
+    await client.setAuth();
+    await until('the return', () => subscription.statuses.at(-1).status === 'SUBSCRIBED', { timeout: 15_000 });
+    await client.disconnect();
+    await writeKeys(keySet(jwk(gone), jwk(stays)));
+    await until('both keys', () => accepted(signWith(gone, { role })));
+  }
+});
+
 test('a broken file keeps the keys that were there', async () => {
   const kept = makeKey('PS256', 'kept');
   await writeKeys(keySet(jwk(kept)));
@@ -153,4 +224,24 @@ test('audience, issuer and leeway', async () => {
   await configure({ 'rtsync.jwt_audience': null, 'rtsync.jwt_issuer': null, 'rtsync.jwt_leeway': null });
   await until('the settings', () => accepted(token(role)));
   assert.equal(await accepted(signToken({ role, exp: now - 1 }, secret)), false);
+});
+
+test('so it is with the secret, and a key set that is turned off', async () => {
+  const [ring, secretOne] = [makeKey('ES256', 'of the ring'), signToken({ role, exp: soon() }, 'x'.repeat(40))];
+  await writeKeys(keySet(jwk(ring)));
+  await until('the key', () => accepted(signWith(ring, { role })));
+  const [byKey, bySecret] = [await RawClient.open({ apikey: signWith(ring, { role }) }), await RawClient.open({ apikey: token(role) })];
+  for (const one of [byKey, bySecret]) await one.joinOk('t', [onKeyed]);
+  await configure({ 'rtsync.jwt_jwks_file': null });
+  await seesTheEnd(byKey, ['t']);
+  await configure({ 'rtsync.jwt_secret': 'x'.repeat(40) });
+  await seesTheEnd(bySecret, ['t']);
+  const after = await RawClient.open({ apikey: secretOne });
+  await after.joinOk('t', [onKeyed]);
+  await configure({ 'rtsync.jwt_secret': null });
+  await seesTheEnd(after, ['t']);
+  await until('the secret', async () => (await refusedHandshake({ apikey: secretOne }).catch(() => null))?.status === 401);
+  const again = await RawClient.open({ apikey: token(role) });
+  await again.joinOk('t', [onKeyed]);
+  again.close();
 });

@@ -164,7 +164,7 @@ export class Engine extends EventEmitter {
   authReply(connection, status, error = null, expiry = 0, key = 0) {
     this.send(AUTH_REPLY, new Body().u64(connection).u32(status).string(error).u64(expiry).u64(key))
   }
-  revoke(key) { this.send(REVOKED, new Body().u64(key)) }
+  revoke(key, all = true) { this.send(REVOKED, new Body().u64(key).u8(all)) }
   restReply(request, status, rights = status === 200 ? 15 : 0) {
     this.send(REST_REPLY, new Body().u64(request).u32(status).u8(rights))
   }

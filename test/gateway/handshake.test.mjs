@@ -82,6 +82,17 @@ test('connections that came with a revoked key are closed with 1008, others stay
   for (const stays of [clients[0], clients[2]]) { await stays.heartbeat(); stays.close() }
 }))
 
+test('connections whose token has lost its key are closed unless they have a channel', () => withEngine({}, async engine => {
+  engine.onauth = m => engine.authReply(m.connection, 200, null, 0, 7)
+  const [idle, busy] = [await Client.open(engine.port), await Client.open(engine.port)]
+  await busy.join('realtime:a', {})
+  engine.revoke(7, false)
+  assert.equal((await closed(idle))?.code, 1008)
+  await busy.heartbeat()
+  engine.revoke(7)
+  assert.equal((await closed(busy))?.code, 1008)
+}))
+
 test("the engine's refusals arrive with their status and text", () => withEngine({}, async engine => {
   const refusals = [
     [401, 'Token has expired'], [401, 'Fields `role` and `exp` are required in JWT'],

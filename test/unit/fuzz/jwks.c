@@ -10,6 +10,24 @@
 #include "engine/jwk.h"
 #include "fuzz/standalone.h"
 
+static void
+not_gone(uint64 number)
+{
+	abort();
+}
+
+/* The same keys, read again, are the same keys. */
+static void
+check_succession(JwkSet *set, const char *data, size_t size)
+{
+	const char *problem;
+	int			skipped;
+	JwkSet	   *again = jwk_parse_set(data, size, &problem, &skipped);
+
+	jwk_succeed(again, set, not_gone);
+	jwk_free(again);
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -29,10 +47,14 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			.signed_part = {"x.y", 3},
 			.signature = {signature, i == 4 ? 132 : i == 3 ? 64 : 256}
 		};
+		uint64	   *number;
 
-		if (jwk_verify(set, NULL, 0, &jwt) == JWK_GOOD)
+		if (jwk_verify(set, NULL, 0, &jwt, &number) == JWK_GOOD)
 			abort();
+		if (number != NULL)
+			*number = i + 1;
 	}
+	check_succession(set, (const char *) data, size);
 	jwk_free(set);
 	memory_reset();
 	return 0;

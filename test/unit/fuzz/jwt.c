@@ -53,12 +53,13 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static const char secret[] = "a secret that no fuzzer will guess";
 	Jwt			jwt;
 	JsonTree   *tree;
+	uint64	   *number;
 
 	if (set == NULL)
 		set = make_set();
 	if (jwt_parse((const char *) data, size, &jwt))
 	{
-		if (jwk_verify(set, secret, strlen(secret), &jwt) == JWK_GOOD)
+		if (jwk_verify(set, secret, strlen(secret), &jwt, &number) == JWK_GOOD)
 			abort();
 		tree = jsontree_parse(jwt.payload.data, jwt.payload.length);
 		if (tree != NULL)

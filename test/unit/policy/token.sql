@@ -70,6 +70,7 @@ SELECT test.t(test.payload(), secret => 'the secret of the file, of some length'
 SELECT test.set('jwt_secret', :'secret');
 SELECT test.t(test.payload());
 SELECT test.set('jwt_secret_file', '/nonexistent');
+SELECT test.t(test.payload(), secret => 'the secret of the file, of some length');
 SELECT test.t(test.payload());
 SELECT test.set('jwt_secret_file', '');
 SELECT left(test.t(test.payload()), 7);
