@@ -281,6 +281,13 @@ typedef struct RoleTurn
 	GroupList	broken;			/* they could not even be compiled */
 } RoleTurn;
 
+/* What the index is to be asked about a change */
+typedef struct Lookup
+{
+	bool		all;			/* it cannot tell: all in it are candidates */
+	RowKeys    *keys[2];		/* of the rows, by RowSide; NULL: not asked */
+} Lookup;
+
 static void
 group_list_add(GroupList *list, TableGroup *tg)
 {
@@ -654,28 +661,94 @@ visit_finds(RoleTurn *turn, RowSide side, uint64 visit)
 							  visit, candidate_cb, turn);
 }
 
+/* Find out what the index is to be asked about a change. */
+static void
+prepare_lookup(PredicateIndex *index, ChangeRows *rows, Lookup *lookup)
+{
+	PolicyRow	row;
+
+	lookup->all = !index_decides(rows);
+	for (int side = ROW_NEW; side >= ROW_OLD && !lookup->all; side--)
+	{
+		if ((side == ROW_OLD && !rows->has_old) ||
+			!outcome_row(rows, side, &row))
+			continue;
+		lookup->keys[side] = predicate_keys(index, &row);
+		lookup->all = lookup->keys[side] == NULL;
+	}
+}
+
+static void
+fetch_params(const IndexItem *item)
+{
+	const TableGroup *tg;
+
+	if (item == NULL)
+		return;
+	tg = (const TableGroup *) ((const char *) item - offsetof(TableGroup, item));
+	predicate_prefetch(tg->params, PREDICATE_FETCHED);
+}
+
+/*
+ * Have the memory of the groups that the index will find fetched, of all
+ * changes at once.
+ */
+static void
+fetch_groups(PredicateIndex *index, const Lookup *lookups, int n)
+{
+	if (!predicate_is_large(index))
+		return;
+	for (int step = 0; step <= PREDICATE_FETCHES; step++)
+		for (int i = 0; i < 2 * n; i++)
+		{
+			const RowKeys *keys = lookups[i / 2].keys[i % 2];
+
+			if (keys == NULL)
+				continue;
+			if (step < PREDICATE_FETCHES)
+				predicate_fetch(index, keys, step);
+			else
+				fetch_params(predicate_first(index, keys));
+		}
+}
+
+/* What the index is to be asked about the turn's changes */
+static Lookup *
+prepare_lookups(RoleTurn *turn)
+{
+	PredicateIndex *index = turn->role->index;
+	int			n = count_changes(turn);
+	Lookup	   *lookups = palloc0(n * sizeof(Lookup));
+	Lookup	   *next = lookups;
+
+	for (RoutedChange *change = turn->role->route->first; change != NULL;
+		 change = change->next)
+		prepare_lookup(index, &change->rows, next++);
+	fetch_groups(index, lookups, n);
+	return lookups;
+}
+
 /* Decide the change at hand for the groups that the index finds. */
 static void
-decide_indexed(RoleTurn *turn)
+decide_indexed(RoleTurn *turn, const Lookup *lookup)
 {
 	static uint64 visit = 0;
-	ChangeRows *rows = &turn->change->rows;
-	PredicateIndex *index = turn->role->index;
-	PolicyRow	row;
-	bool		done = index_decides(rows);
 
 	visit++;
-	if (done && outcome_row(rows, ROW_NEW, &row))
-		done = predicate_visit(index, &row, visit, candidate_cb, turn);
-	if (done && rows->has_old && outcome_row(rows, ROW_OLD, &row))
-		done = predicate_visit(index, &row, visit, candidate_cb, turn);
-	if (done && turn->finds.first != NULL)
+	if (lookup->all)
+	{
+		decide_all_indexed(turn);
+		return;
+	}
+	for (int side = ROW_NEW; side >= ROW_OLD; side--)
+		if (lookup->keys[side] != NULL)
+			predicate_visit(turn->role->index, lookup->keys[side], visit,
+							candidate_cb, turn);
+	if (turn->finds.first != NULL)
 	{
 		visit_finds(turn, ROW_NEW, visit);
 		visit_finds(turn, ROW_OLD, visit);
 	}
-	if (!done)
-		decide_all_indexed(turn);
 }
 
 /*
@@ -687,13 +760,15 @@ decide_pure(void *arg)
 {
 	RoleTurn   *turn = arg;
 	PrincipalScope scope;
+	Lookup	   *lookups;
 
 	turn->number = 0;
 	principal_enter_role(turn->role->roleid, &scope);
+	lookups = prepare_lookups(turn);
 	for (turn->change = turn->role->route->first; turn->change != NULL;
 		 turn->change = turn->change->next, turn->number++)
 	{
-		decide_indexed(turn);
+		decide_indexed(turn, &lookups[turn->number]);
 		for (int i = 0; i < turn->pure.n; i++)
 			decide_candidate(turn->pure.groups[i], turn);
 	}

@@ -58,6 +58,9 @@
 /* A condition with more values than this is not worth indexing. */
 #define MAX_KEYS 1000
 
+/* So many different keys, with what hangs on them, may be in no cache. */
+#define LARGE_INDEX 1000
+
 /* A column by which items are found, or what is made of columns, with the way
  * to hash it */
 typedef struct IndexColumn
@@ -78,11 +81,17 @@ typedef struct Bucket
 	char		status;			/* of simplehash.h */
 } Bucket;
 
+static inline uint32
+bucket_hash(IndexKey key)
+{
+	return murmurhash32(key.hash ^ ((uint32) key.column * 0x9e3779b9));
+}
+
 #define SH_PREFIX buckets
 #define SH_ELEMENT_TYPE Bucket
 #define SH_KEY_TYPE IndexKey
 #define SH_KEY key
-#define SH_HASH_KEY(tb, k) murmurhash32((k).hash ^ ((uint32) (k).column * 0x9e3779b9))
+#define SH_HASH_KEY(tb, k) bucket_hash(k)
 #define SH_EQUAL(tb, a, b) ((a).hash == (b).hash && (a).column == (b).column)
 #define SH_SCOPE static inline
 #define SH_DECLARE
@@ -634,7 +643,7 @@ predicate_remove(PredicateIndex *index, IndexItem *item)
 }
 
 static void
-visit_bucket(PredicateIndex *index, IndexKey *key, uint64 visit,
+visit_bucket(PredicateIndex *index, const IndexKey *key, uint64 visit,
 			 void (*function) (IndexItem *item, void *arg), void *arg)
 {
 	Bucket	   *bucket = buckets_lookup(index->buckets, *key);
@@ -731,27 +740,28 @@ forget_row(PredicateIndex *index)
 }
 
 /*
- * Call the function for each item whose conditions may hold for the row, but
- * once only for each number "visit".  The function must not change the index.
+ * By what the items are found whose conditions may hold for the row, palloc'd.
  * All rows have one schema, which is that of the items.
  *
  * A column that is not known is passed over: no condition that needs it can
- * be found to hold.  Returns false, having called nothing, if the row's layout
- * is not the one that the items were indexed for.
+ * be found to hold.  Returns NULL if the row's layout is not the one that the
+ * items were indexed for.
  */
-bool
-predicate_visit(PredicateIndex *index, const PolicyRow *row, uint64 visit,
-				void (*function) (IndexItem *item, void *arg), void *arg)
+RowKeys *
+predicate_keys(PredicateIndex *index, const PolicyRow *row)
 {
+	RowKeys    *keys;
 	ListCell   *lc;
 
 	foreach(lc, index->columns)
 		if (!fits_layout(lfirst(lc), row->schema->desc))
-		return false;
+		return NULL;
+	keys = palloc(offsetof(RowKeys, keys) +
+				  list_length(index->columns) * sizeof(IndexKey));
+	keys->n = 0;
 	foreach(lc, index->columns)
 	{
 		IndexColumn *column = lfirst(lc);
-		IndexKey	key = {foreach_current_index(lc), 0};
 		Datum		value;
 		bool		isnull;
 
@@ -760,12 +770,76 @@ predicate_visit(PredicateIndex *index, const PolicyRow *row, uint64 visit,
 		value = key_value(index, column, row, &isnull);
 		if (isnull)
 			continue;
-		key.hash = DatumGetUInt32(FunctionCall1Coll(&column->finfo,
-													column->collation, value));
-		visit_bucket(index, &key, visit, function, arg);
+		keys->keys[keys->n].column = foreach_current_index(lc);
+		keys->keys[keys->n++].hash =
+			DatumGetUInt32(FunctionCall1Coll(&column->finfo, column->collation,
+											 value));
 	}
 	forget_row(index);
-	return true;
+	return keys;
+}
+
+/* Are there so many items that they cannot all be in a cache? */
+bool
+predicate_is_large(const PredicateIndex *index)
+{
+	return index->buckets->members >= LARGE_INDEX;
+}
+
+/*
+ * Have the memory fetched that predicate_visit will read.  It is read in
+ * steps, from 0 to PREDICATE_FETCHES - 1; each needs what the one before has
+ * fetched, so do the same step for many rows in turn.
+ */
+void
+predicate_fetch(PredicateIndex *index, const RowKeys *keys, int step)
+{
+	for (int i = 0; i < keys->n; i++)
+	{
+		const IndexKey *key = &keys->keys[i];
+		Bucket	   *bucket;
+
+		if (step == 0)
+		{
+			predicate_prefetch(&index->buckets->data[bucket_hash(*key) &
+													 index->buckets->sizemask],
+							   sizeof(Bucket));
+			continue;
+		}
+		bucket = buckets_lookup(index->buckets, *key);
+		if (bucket == NULL)
+			continue;
+		if (step == 1)
+			predicate_prefetch(bucket->first, sizeof(IndexEntry));
+		else
+			predicate_prefetch(bucket->first->item, PREDICATE_FETCHED);
+	}
+}
+
+/*
+ * Call the function for each item that has one of the keys, but once only for
+ * each number "visit".  The function must not change the index.
+ */
+void
+predicate_visit(PredicateIndex *index, const RowKeys *keys, uint64 visit,
+				void (*function) (IndexItem *item, void *arg), void *arg)
+{
+	for (int i = 0; i < keys->n; i++)
+		visit_bucket(index, &keys->keys[i], visit, function, arg);
+}
+
+/* The first item that has one of the keys, or NULL */
+IndexItem *
+predicate_first(PredicateIndex *index, const RowKeys *keys)
+{
+	for (int i = 0; i < keys->n; i++)
+	{
+		Bucket	   *bucket = buckets_lookup(index->buckets, keys->keys[i]);
+
+		if (bucket != NULL)
+			return bucket->first->item;
+	}
+	return NULL;
 }
 
 /* Are there items that only what was found otherwise can lead to? */

@@ -91,36 +91,39 @@ typedef struct TableRole
  */
 typedef struct TableGroup
 {
+	/* predicate_fetch has this fetched */
+	IndexItem	item;
+	uint32		id;				/* of the group ... */
+	int			events;			/* ... and what it wants */
+	TableRole  *role;
+	uint64		access_basis;	/* of the TableAccess it was compiled from */
+	ParamListInfo params;		/* of the policies, if it is pure, or in_set */
+	Filter	   *filter;			/* NULL: none */
+	const ColumnSets *sets;		/* the role's, or its own */
+	int			failures;		/* private to decide.c; above 0: it failed
+								 * lately, and is asked by itself and in a
+								 * subtransaction */
+	bool		view;			/* what the group wants */
+	bool		valid;			/* what is said to be compiled is, from the
+								 * catalogs and the route's schema ... */
+	bool		placed;			/* ... and it was also seen whether it can be
+								 * indexed */
+	bool		pure;			/* rows can be checked for it without becoming
+								 * its principal */
+	bool		in_set;			/* its policies have sub-queries, and can be
+								 * asked together with those of others */
+	bool		open;			/* there is nothing to decide */
+	bool		query;			/* its policies have sub-queries */
+
+	SubscriptionGroup *group;
+	MemoryContext context;		/* of what is compiled */
+	uint64		set_turn;		/* private to decide.c */
 	dlist_node	in_role;
 	dlist_node	in_group;
 	dlist_node	in_scan;		/* unless it is late, or item is indexed */
-	IndexItem	item;
-	SubscriptionGroup *group;
-	uint32		id;				/* of the group ... */
-	int			events;			/* ... and what it wants */
-	bool		view;			/* likewise */
-	TableRole  *role;
 	bool		displaced;		/* the table no longer has the name that the
 								 * group asked for ... */
 	Oid			successor;		/* ... which stands for this one, if for any */
-
-	/* compiled from the catalogs and the route's schema */
-	MemoryContext context;
-	bool		valid;
-	bool		placed;			/* it was also seen whether it can be indexed */
-	uint64		access_basis;	/* of the TableAccess it was made from */
-	Filter	   *filter;			/* NULL: none */
-	bool		pure;			/* rows can be checked for it without becoming
-								 * its principal ... */
-	bool		in_set;			/* its policies have sub-queries, and can be
-								 * asked together with those of others ... */
-	ParamListInfo params;		/* ... with these parameters of the policies */
-	bool		open;			/* there is nothing to decide */
-	bool		query;			/* its policies have sub-queries */
-	const ColumnSets *sets;		/* the role's, or its own */
-	uint64		set_turn;		/* private to decide.c */
-	int			failures;		/* likewise; above 0: it failed lately, and is
-								 * asked by itself and in a subtransaction */
 } TableGroup;
 
 extern void tables_init(void);

@@ -550,6 +550,53 @@ dispatch(uint32_t type, const char *body, size_t length)
 	}
 }
 
+/* The first group that an event is for; 0 if there is none */
+static uint32_t
+first_group(const char *body, size_t length)
+{
+	LinkReader	reader;
+	uint32_t	n_groups;
+	uint32_t	group;
+
+	link_read(&reader, body, length);
+	link_get_u64(&reader);		/* the cursor, as in on_event */
+	link_get_u64(&reader);
+	link_get_u32(&reader);
+	n_groups = link_get_count(&reader, sizeof(uint32_t));
+	group = n_groups > 0 ? link_get_u32(&reader) : 0;
+	return reader.failed ? 0 : group;
+}
+
+/*
+ * Have the memory fetched that the events among the next messages will need.
+ * Returns how many messages that were.
+ */
+static int
+look_ahead(const char *message, size_t available)
+{
+	uint32_t	groups[FANOUT_PREFETCH];
+	size_t		n_groups = 0;
+	LinkHeader	header;
+	int			n = 0;
+
+	while (n < FANOUT_PREFETCH &&
+		   link_next_message(message, available, LINK_MAX_TO_GATEWAY,
+							 &header) > 0)
+	{
+		size_t		size = sizeof(header) + header.length;
+		uint32_t	group = header.type != LINK_EVENT ? 0 :
+			first_group(message + sizeof(header), header.length);
+
+		if (group != 0)
+			groups[n_groups++] = group;
+		message += size;
+		available -= size;
+		n++;
+	}
+	fanout_prefetch(groups, n_groups);
+	return n;
+}
+
 /*
  * Handle the messages that have arrived, at most MESSAGES_PER_TURN of them and
  * hardly more than BYTES_PER_TURN.  Returns true if whole messages are left.
@@ -560,6 +607,7 @@ dispatch_messages(void)
 	EngineLink *link = &gateway.link;
 	LinkHeader	header;
 	int			whole;
+	int			ahead = 0;
 
 	for (int n = 0;; n++)
 	{
@@ -573,6 +621,8 @@ dispatch_messages(void)
 		if (whole == 0 || n >= MESSAGES_PER_TURN ||
 			link->in_start >= BYTES_PER_TURN)
 			break;
+		if (ahead-- == 0)
+			ahead = look_ahead(message, available) - 1;
 		if (!dispatch(header.type, message + sizeof(header), header.length))
 		{
 			log_message("WARNING", "malformed message of type %u from the engine",

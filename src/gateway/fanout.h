@@ -20,8 +20,12 @@ typedef struct Fanout
 	size_t		hits_capacity;
 } Fanout;
 
+/* Groups of one call of fanout_prefetch */
+#define FANOUT_PREFETCH 64
+
 extern void fanout_subscribe(Binding *binding, uint32_t group);
 extern void fanout_unsubscribe(Binding *binding);
+extern void fanout_prefetch(const uint32_t *numbers, size_t n);
 extern void fanout_change(LinkReader *groups, uint32_t n_groups, Slice data,
 						  Slice cursor);
 extern void fanout_rows(LinkReader *groups, uint32_t n_groups,

@@ -76,6 +76,21 @@ same_hash(TableNode *node, uint64_t hash)
 	return node;
 }
 
+/*
+ * Have the memory fetched that table_find will read: in step 0 the bucket, in
+ * step 1, when that may have come, its first node.
+ */
+void
+table_prefetch(const Table *table, uint64_t hash, int step)
+{
+	TableNode **bucket;
+
+	if (table->n_buckets == 0)
+		return;
+	bucket = &table->buckets[hash & (table->n_buckets - 1)];
+	__builtin_prefetch(step == 0 ? (const void *) bucket : *bucket);
+}
+
 /* The first node with this hash, or NULL */
 TableNode *
 table_find(const Table *table, uint64_t hash)

@@ -37,6 +37,7 @@ typedef struct Table
 
 extern void table_insert(Table *table, TableNode *node, uint64_t hash);
 extern void table_remove(Table *table, TableNode *node);
+extern void table_prefetch(const Table *table, uint64_t hash, int step);
 extern TableNode *table_find(const Table *table, uint64_t hash);
 extern TableNode *table_find_next(const TableNode *node);
 
