@@ -27,6 +27,8 @@ const insert = () => sql('INSERT INTO wss VALUES ($1)', [++lastId]);
 // may read.
 const writeFile = (name, text) => sql(`COPY (SELECT '${Buffer.from(text).toString('base64')}')
   TO PROGRAM 'umask 077; base64 -d > ${name}.new && mv ${name}.new ${name}'`);
+// Runs a command there, which must read what it is given.
+const shell = (command) => sql(`COPY (SELECT 1) TO PROGRAM 'cat >/dev/null; ${command}'`);
 const install = async ({ certificate, key }, name = 'server') => {
   await writeFile(`${name}.crt`, certificate);
   await writeFile(`${name}.key`, key);
@@ -59,7 +61,7 @@ const wssClient = (version) =>
   connect(version, token('e2e_wss'), { base: url.replace(/^ws:/, 'wss:'), transport: Trusting });
 
 atEnd(async () => {
-  await sql(`COPY (SELECT 1) TO PROGRAM 'rm -f server.crt server.key own.crt own.key'`);
+  await shell('rm -f server.crt server.key own.crt own.key');
   rmSync(directory, { recursive: true });
 });
 
@@ -142,10 +144,10 @@ test('what cannot be used at a reload leaves the certificate as it was', async (
   }
   // a key that others may read is none
   await install(second);
-  await sql(`COPY (SELECT 1) TO PROGRAM 'chmod 644 server.key'`);
+  await shell('chmod 644 server.key');
   await configure({ 'rtsync.max_connections': null });
   for (let i = 0; i < 20; i++) assert.equal(await shown(), 'first');
-  await sql(`COPY (SELECT 1) TO PROGRAM 'chmod 600 server.key'`);
+  await shell('chmod 600 server.key');
   await configure({});
   await untilShown('second');
 });
