@@ -36,6 +36,7 @@
 
 #include "engine/attempt.h"
 #include "engine/authorize.h"
+#include "engine/clock.h"
 #include "engine/compat.h"
 #include "engine/messages_table.h"
 #include "engine/policy.h"
@@ -202,13 +203,11 @@ attempt_right(void *arg)
 static void
 log_error(const ErrorData *error)
 {
-	static TimestampTz logged_at = 0;
-	TimestampTz now = GetCurrentTimestamp();
+	static ClockTime logged_at = 0;
 
-	if (logged_at != 0 &&
-		!TimestampDifferenceExceeds(logged_at, now, ERROR_LOG_INTERVAL_MS))
+	if (!clock_passed(logged_at, ERROR_LOG_INTERVAL_MS))
 		return;
-	logged_at = now;
+	logged_at = clock_now();
 	ereport(LOG,
 			(errmsg("row security of the table of messages failed, and so denied: %s",
 					error->message)));

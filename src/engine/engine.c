@@ -39,6 +39,7 @@
 #include "engine/budget.h"
 #include "engine/catalogs.h"
 #include "engine/certificate.h"
+#include "engine/clock.h"
 #include "engine/compat.h"
 #include "engine/decide.h"
 #include "engine/gatewayproc.h"
@@ -122,16 +123,16 @@ static int	listen_fds[GATEWAY_MAX_LISTEN];
 static int	nlisten;
 static int	listen_failures;
 static bool may_listen;			/* false: it would have to be without TLS */
-static TimestampTz listen_at;	/* when to try again */
+static ClockTime listen_at;		/* when to try again */
 static WaitEventSet *wait_set = NULL;
 static int	wait_link_pos;
 static XLogRecPtr serve_from;	/* what is older was committed before we came */
-static TimestampTz housekept;
-static TimestampTz confirmed;
-static TimestampTz delivered_until; /* what was committed before it is */
+static ClockTime housekept;
+static ClockTime confirmed;
+static ClockTime delivered_until;	/* what was committed before it is */
 static uint64 gateway_starts;
 static bool ready;				/* as the gateway was told last */
-static TimestampTz maintained;
+static ClockTime maintained;
 static PluginSink history_sink;
 static PluginSink sink;			/* the same, with what concerns others, too */
 static LinkShutdown shutdown_reason = LINK_SHUTDOWN_SERVER;
@@ -236,11 +237,10 @@ load_certificate(bool reload)
 static void
 listen_turn(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	char	   *why;
 	int			errcode;
 
-	if (nlisten > 0 || now < listen_at || !may_listen)
+	if (nlisten > 0 || clock_now() < listen_at || !may_listen)
 		return;
 	nlisten = gateway_listen(rtsync_listen_addresses, rtsync_port,
 							 listen_fds, GATEWAY_MAX_LISTEN, &why, &errcode);
@@ -253,8 +253,8 @@ listen_turn(void)
 	}
 	if (why != NULL)
 		listen_failures++;		/* else it shall not listen */
-	listen_at = TimestampTzPlusMilliseconds(now, listen_failures < LISTEN_PATIENCE ?
-											100 : HOUSEKEEPING_MS);
+	listen_at = clock_in(listen_failures < LISTEN_PATIENCE ?
+						 100 : HOUSEKEEPING_MS);
 	if (why != NULL && listen_failures == LISTEN_PATIENCE)
 	{
 		shared_engine_trouble(errcode, why,
@@ -492,7 +492,7 @@ change_cb(ReorderBufferTXN *txn, const PluginChange *change)
  * Bound the history, and let the slot follow its tail.
  */
 static void
-confirm(TimestampTz now)
+confirm(void)
 {
 	XLogRecPtr	decoded = wal_decoded_lsn();
 	XLogRecPtr	flushed = wal_flushed_lsn();
@@ -507,10 +507,10 @@ confirm(TimestampTz now)
 	resume = history_resume_lsn(decoded);
 	if (resume > wal_confirmed_lsn() + CONFIRM_BYTES ||
 		(resume > wal_confirmed_lsn() &&
-		 TimestampDifferenceExceeds(confirmed, now, CONFIRM_MS)))
+		 clock_passed(confirmed, CONFIRM_MS)))
 	{
 		wal_confirm(resume);
-		confirmed = now;
+		confirmed = clock_now();
 	}
 }
 
@@ -525,7 +525,7 @@ confirm_under_load(void)
 		flushed < last + retained_limit() / LOG_RUNNING_SHARE)
 		return;
 	last = flushed;
-	confirm(GetCurrentTimestamp());
+	confirm();
 }
 
 /* A new slot was made: changes may have been missed since the last one. */
@@ -626,18 +626,16 @@ publish_state(void)
 static void
 housekeeping_turn(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (!TimestampDifferenceExceeds(housekept, now, HOUSEKEEPING_MS))
+	if (!clock_passed(housekept, HOUSEKEEPING_MS))
 		return;
-	housekept = now;
+	housekept = clock_now();
 	AcceptInvalidationMessages();	/* what no other turn has asked for */
-	confirm(now);
+	confirm();
 	subscription_check_expiry();
-	session_housekeeping(now);
-	if (TimestampDifferenceExceeds(maintained, now, MAINTENANCE_MS))
+	session_housekeeping();
+	if (clock_passed(maintained, MAINTENANCE_MS))
 	{
-		maintained = now;
+		maintained = clock_now();
 		messages_table_maintain();
 	}
 	tables_tell_late(history_resume_lsn(wal_decoded_lsn()));
@@ -780,7 +778,7 @@ engine_loop(void)
 {
 	for (;;)
 	{
-		TimestampTz begun = GetCurrentTimestamp();
+		ClockTime	begun = clock_now();
 		bool		more;
 		bool		decoded = false;
 		bool		cut = false;	/* there is more to decode */
@@ -848,7 +846,7 @@ check_requirements(void)
 static void
 take_blame(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	ClockTime	now = clock_now();
 
 	principal_on_give_up(shared_engine_blame);
 	for (int i = 0; i < MAX_BLAMED; i++)

@@ -32,9 +32,9 @@
 #include "port.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
-#include "utils/timestamp.h"
 #include "utils/varlena.h"
 
+#include "engine/clock.h"
 #include "engine/gatewayproc.h"
 #include "link/link.h"
 
@@ -286,14 +286,10 @@ respawn_ms(int failures)
 static void
 schedule_respawn(GatewayProc *gateway)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (gateway->started != 0 &&
-		TimestampDifferenceExceeds(gateway->started, now, STABLE_MS))
+	if (gateway->started != 0 && clock_passed(gateway->started, STABLE_MS))
 		gateway->failures = 0;
 	gateway->failures++;
-	gateway->respawn_at = TimestampTzPlusMilliseconds(now,
-													  respawn_ms(gateway->failures));
+	gateway->respawn_at = clock_in(respawn_ms(gateway->failures));
 }
 
 /* rtsync-gateway is installed beside the server. */
@@ -503,7 +499,7 @@ gateway_spawn(GatewayProc *gateway, int *link_fd,
 		schedule_respawn(gateway);
 		return false;
 	}
-	gateway->started = GetCurrentTimestamp();
+	gateway->started = clock_now();
 	gateway->link_fd = pair[0];
 	if (!gateway->exit_cb_registered)
 		on_proc_exit(exit_cb, PointerGetDatum(gateway));
@@ -546,10 +542,7 @@ gateway_reap(GatewayProc *gateway, bool expected)
 long
 gateway_respawn_delay(const GatewayProc *gateway)
 {
-	if (gateway->respawn_at == 0)
-		return 0;
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-										   gateway->respawn_at);
+	return clock_ms_until(gateway->respawn_at);
 }
 
 /* See gatewayproc.h */

@@ -12,7 +12,7 @@
 
 #include <sys/types.h>
 
-#include "datatype/timestamp.h"
+#include "engine/clock.h"
 
 #define GATEWAY_MAX_LISTEN 16
 
@@ -41,8 +41,8 @@ extern void gateway_unlisten(int *fds, int nfds);
 typedef struct GatewayProc
 {
 	pid_t		pid;			/* 0: none */
-	TimestampTz started;
-	TimestampTz respawn_at;		/* not before; 0: at once */
+	ClockTime	started;
+	ClockTime	respawn_at;		/* not before; 0: at once */
 	int			failures;		/* consecutive short lives */
 	int			link_fd;		/* of the running one; private */
 	bool		exit_cb_registered; /* private */

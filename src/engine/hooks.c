@@ -36,9 +36,9 @@
 #include "tcop/utility.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "engine/clock.h"
 #include "engine/compat.h"
 #include "engine/hooks.h"
 #include "engine/shared.h"
@@ -179,18 +179,15 @@ object_access_cb(ObjectAccessType access, Oid class_id, Oid object_id,
 static void
 await_end_of_engine(Oid dboid, pid_t pid)
 {
-	TimestampTz start = GetCurrentTimestamp();
+	ClockTime	start = clock_now();
 	bool		terminated = false;
 
 	/* Not before it has left the process array is its slot free for sure. */
 	while (BackendPidGetProc(pid) != NULL)
 	{
-		TimestampTz now = GetCurrentTimestamp();
-
-		if (TimestampDifferenceExceeds(start, now, HOLD_GIVE_UP_MS))
+		if (clock_passed(start, HOLD_GIVE_UP_MS))
 			break;
-		if (!terminated &&
-			TimestampDifferenceExceeds(start, now, HOLD_TERMINATE_MS))
+		if (!terminated && clock_passed(start, HOLD_TERMINATE_MS))
 		{
 			shared_terminate(dboid, pid);
 			terminated = true;

@@ -32,9 +32,9 @@
 
 #include "common/hashfn.h"
 #include "lib/ilist.h"
-#include "utils/timestamp.h"
 
 #include "engine/catalogs.h"
+#include "engine/clock.h"
 #include "engine/cursor.h"
 #include "engine/late.h"
 #include "engine/route.h"
@@ -297,7 +297,7 @@ far_behind(const Channel *channel, uint64 head)
 
 /* Is there anything to do for a channel with an interval? */
 static bool
-batch_is_due(const Channel *channel, TimestampTz now)
+batch_is_due(const Channel *channel, ClockTime now)
 {
 	RoutePosition live;
 
@@ -318,7 +318,6 @@ batch_is_due(const Channel *channel, TimestampTz now)
 long
 late_delay(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	long		result = -1;
 	dlist_iter	iter;
 
@@ -329,7 +328,7 @@ late_delay(void)
 
 		if (channel->interval == 0 || route_caught_up(&channel->place))
 			continue;
-		delay = TimestampDifferenceMilliseconds(now, channel->due);
+		delay = clock_ms_until(channel->due);
 		if (result < 0 || delay < result)
 			result = delay;
 	}
@@ -343,7 +342,7 @@ late_delay(void)
 static Channel *
 next_channel(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	ClockTime	now = clock_now();
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &late)
@@ -380,8 +379,7 @@ serve_batch(Channel *channel)
 
 		route_position(&now);
 		channel->batch_end = now.position;
-		channel->due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												   channel->interval);
+		channel->due = clock_in(channel->interval);
 	}
 	if (!route_late(channel))
 		skip_lost(channel);

@@ -38,9 +38,9 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "engine/clock.h"
 #include "engine/compat.h"
 #include "engine/launcher.h"
 #include "engine/shared.h"
@@ -73,7 +73,7 @@ typedef struct Worker
 static Worker workers[MAX_ENGINES];
 static MemoryContext turn_context;	/* reset in each turn */
 static List *known_databases = NIL; /* Oids, in TopMemoryContext */
-static TimestampTz next_scan = 0;
+static ClockTime next_scan = 0;
 static bool slots_complained = false;	/* since a worker could be registered */
 
 /*------------------------------ databases -------------------------------*/
@@ -296,7 +296,7 @@ check_workers(void)
 
 /* An entry's engine is to be started, at *when.  Lock held. */
 static bool
-wants_start(const EngineEntry *entry, TimestampTz *when)
+wants_start(const EngineEntry *entry, ClockTime * when)
 {
 	if (entry->state != ENGINE_UNKNOWN && entry->state != ENGINE_WAITING)
 		return false;
@@ -326,7 +326,7 @@ static bool
 start_engine(int index, const Database *database, bool others_busy)
 {
 	EngineEntry *entry = &shared_state->engines[index];
-	TimestampTz when;
+	ClockTime	when;
 	bool		same;
 
 	LWLockAcquire(shared_state->lock, LW_EXCLUSIVE);
@@ -365,19 +365,19 @@ typedef struct Agenda
 {
 	int			ndue;
 	int			due[MAX_ENGINES];	/* entries whose engine is to start now */
-	TimestampTz next;			/* the next after those, 0: none */
+	ClockTime	next;			/* the next after those, 0: none */
 	bool		held;			/* some database is held */
 } Agenda;
 
 static void
-read_agenda(Agenda *agenda, TimestampTz now)
+read_agenda(Agenda *agenda, ClockTime now)
 {
 	memset(agenda, 0, sizeof(*agenda));
 	LWLockAcquire(shared_state->lock, LW_SHARED);
 	for (int i = 0; i < MAX_ENGINES; i++)
 	{
 		EngineEntry *entry = &shared_state->engines[i];
-		TimestampTz when;
+		ClockTime	when;
 
 		if (entry->held_by != 0)
 			agenda->held = true;
@@ -416,11 +416,11 @@ start_due(const Agenda *agenda, List *databases, int busy)
 }
 
 static bool
-scan_due(TimestampTz now)
+scan_due(ClockTime now)
 {
 	if (now < next_scan)
 		return false;
-	next_scan = TimestampTzPlusMilliseconds(now, RESCAN_MS);
+	next_scan = clock_in(RESCAN_MS);
 	return true;
 }
 
@@ -428,7 +428,7 @@ scan_due(TimestampTz now)
 static long
 launcher_turn(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	ClockTime	now = clock_now();
 	Agenda		agenda;
 	int			busy;
 	bool		scan = scan_due(now);
@@ -459,8 +459,8 @@ launcher_turn(void)
 	if (busy > 0 || agenda.held || agenda.ndue > 0)
 		return WATCH_MS;
 	if (agenda.next != 0)
-		return TimestampDifferenceMilliseconds(now, Min(agenda.next, next_scan));
-	return TimestampDifferenceMilliseconds(now, next_scan);
+		return clock_ms_until(Min(agenda.next, next_scan));
+	return clock_ms_until(next_scan);
 }
 
 static void

@@ -21,8 +21,8 @@
 #include "catalog/namespace.h"
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
+#include "engine/clock.h"
 #include "engine/linkio.h"
 
 #define RECEIVE_SIZE ((Size) 64 * 1024)
@@ -168,7 +168,7 @@ linkio_flush(Link *link)
 	if (linkio_pending(link) == 0)
 		link->stuck_since = 0;
 	else if (link->stuck_since == 0)
-		link->stuck_since = GetCurrentTimestamp();
+		link->stuck_since = clock_now();
 
 	if (link->sent == link->out.length)
 		link->out.length = link->sent = 0;
@@ -185,8 +185,7 @@ linkio_flush(Link *link)
 bool
 linkio_stuck(const Link *link, int ms)
 {
-	return link->stuck_since != 0 &&
-		TimestampDifferenceExceeds(link->stuck_since, GetCurrentTimestamp(), ms);
+	return link->stuck_since != 0 && clock_passed(link->stuck_since, ms);
 }
 
 /*
@@ -194,7 +193,7 @@ linkio_stuck(const Link *link, int ms)
  * the last of them.
  */
 static bool
-dispatch(Link *link, LinkHandler handler, TimestampTz until)
+dispatch(Link *link, LinkHandler handler, ClockTime until)
 {
 	Size		done = 0;
 	LinkHeader	header;
@@ -202,7 +201,7 @@ dispatch(Link *link, LinkHandler handler, TimestampTz until)
 
 	while ((state = link_next_message(link->in + done, link->in_length - done,
 									  LINK_MAX_TO_ENGINE, &header)) == 1 &&
-		   GetCurrentTimestamp() < until && !link->broken)
+		   clock_now() < until && !link->broken)
 	{
 		LinkReader	body;
 
@@ -237,8 +236,7 @@ reserve_in(Link *link)
 bool
 linkio_receive(Link *link, LinkHandler handler)
 {
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													TURN_MS);
+	ClockTime	until = clock_in(TURN_MS);
 	bool		all_done = dispatch(link, handler, until);
 
 	while (all_done && !link->broken)

@@ -10,8 +10,7 @@
 
 #include "postgres.h"
 
-#include "datatype/timestamp.h"
-
+#include "engine/clock.h"
 #include "link/link.h"
 
 /*
@@ -24,7 +23,7 @@ typedef struct Link
 	pgsocket	sock;
 	LinkWriter	out;
 	Size		sent;			/* bytes of out that are gone */
-	TimestampTz stuck_since;	/* the gateway takes no more; 0: it does */
+	ClockTime	stuck_since;	/* the gateway takes no more; 0: it does */
 	char	   *in;
 	Size		in_length;
 	Size		in_capacity;

@@ -21,6 +21,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/timestamp.h"
 
+#include "engine/clock.h"
 #include "engine/metrics.h"
 #include "engine/settings.h"
 
@@ -192,7 +193,8 @@ metrics_render(StringInfo out, const EngineEntry *entry, const char *database)
 	put_gauge(out, "wal_lag_bytes", entry->flushed_lsn > entry->routed_lsn ?
 			  entry->flushed_lsn - entry->routed_lsn : 0,
 			  "WAL that is written but not delivered.");
-	put_gauge(out, "wal_lag_seconds", seconds_since(entry->behind_since, now),
+	put_gauge(out, "wal_lag_seconds",
+			  seconds_since(entry->behind_since, clock_now()),
 			  "Time since everything that was committed had been delivered.");
 	put_gauge(out, "retained_wal_bytes", entry->flushed_lsn > entry->restart_lsn ?
 			  entry->flushed_lsn - entry->restart_lsn : 0,

@@ -76,9 +76,9 @@
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "engine/clock.h"
 #include "engine/compat.h"
 #include "engine/fold.h"
 #include "engine/policy.h"
@@ -161,7 +161,7 @@ typedef struct BlamedPolicies
 {
 	Oid			relid;
 	bool		preparing;
-	TimestampTz until;
+	ClockTime	until;
 } BlamedPolicies;
 
 static HTAB *accesses = NULL;
@@ -300,7 +300,7 @@ get_access(Oid relid, Oid roleid, CmdType command)
  * rest until then, or until they are changed.
  */
 void
-policy_blame(Oid relid, bool preparing, TimestampTz until)
+policy_blame(Oid relid, bool preparing, ClockTime until)
 {
 	MemoryContext old = MemoryContextSwitchTo(PolicyContext);
 	BlamedPolicies *entry = palloc(sizeof(BlamedPolicies));
@@ -423,8 +423,7 @@ suspend(TableAccess *access)
 {
 	FlushErrorState();
 	access->suspended_until =
-		GetCurrentTimestamp() +
-		(int64) rtsync_policy_timeout * SUSPENSION_FACTOR * 1000;
+		clock_in((int64) rtsync_policy_timeout * SUSPENSION_FACTOR);
 	ereport(ERROR,
 			(errcode(ERRCODE_QUERY_CANCELED),
 			 errmsg("row security took longer than %d ms",
@@ -440,7 +439,7 @@ refuse_suspended(TableAccess *access)
 	/* a policy that has changed meanwhile has another chance */
 	if (!access->valid)
 		build_access(access);
-	if (GetCurrentTimestamp() < access->suspended_until)
+	if (clock_now() < access->suspended_until)
 		ereport(ERROR,
 				(errcode(ERRCODE_QUERY_CANCELED),
 				 errmsg("row security took too long and is suspended")));
@@ -1172,7 +1171,7 @@ bool
 policy_set_suspended(TableAccess *access)
 {
 	return access->set_suspended_until != 0 &&
-		GetCurrentTimestamp() < access->set_suspended_until;
+		clock_now() < access->set_suspended_until;
 }
 
 /*
@@ -1210,8 +1209,7 @@ suspend_set(TableAccess *access)
 {
 	if (principal_timed_out())
 		access->set_suspended_until =
-			GetCurrentTimestamp() +
-			(int64) rtsync_policy_timeout * SUSPENSION_FACTOR * 1000;
+			clock_in((int64) rtsync_policy_timeout * SUSPENSION_FACTOR);
 }
 
 /*

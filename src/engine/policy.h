@@ -12,11 +12,11 @@
 #include "postgres.h"
 
 #include "access/tupdesc.h"
-#include "datatype/timestamp.h"
 #include "nodes/bitmapset.h"
 #include "nodes/params.h"
 #include "nodes/pg_list.h"
 
+#include "engine/clock.h"
 #include "engine/principal.h"
 #include "engine/rowcheck.h"
 #include "engine/setcheck.h"
@@ -57,16 +57,16 @@ typedef struct TableAccess
 								 * policies called when they were last
 								 * planned; in PolicyContext */
 	int			nfunctions;
-	TimestampTz suspended_until;	/* policies took too long; 0: they did not */
+	ClockTime	suspended_until;	/* policies took too long; 0: they did not */
 	bool		slow_to_prepare;	/* ... before they were asked about a row */
-	TimestampTz set_suspended_until;	/* likewise, for many principals */
+	ClockTime	set_suspended_until;	/* likewise, for many principals */
 	TupleDesc	desc;			/* the table's columns; NULL: no such table */
 	struct CompiledPolicy *compiled;	/* NULL: no row security */
 	MemoryContext context;		/* holds all of this; NULL at first */
 } TableAccess;
 
 extern void policy_init(void);
-extern void policy_blame(Oid relid, bool preparing, TimestampTz until);
+extern void policy_blame(Oid relid, bool preparing, ClockTime until);
 extern TableAccess *policy_table_access(Oid relid, Oid roleid);
 extern TableAccess *policy_insert_access(Oid relid, Oid roleid);
 extern uint64 policy_invalidations(void);

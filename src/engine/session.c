@@ -42,8 +42,8 @@
 #include "utils/hsearch.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
+#include "engine/clock.h"
 #include "engine/late.h"
 #include "engine/session.h"
 #include "engine/settings.h"
@@ -77,7 +77,7 @@ typedef struct Session
 	Mark		proven;			/* it has received what is before */
 	Mark		offered;		/* likewise, if another heartbeat comes */
 	Channel    *channel;		/* NULL: its client is away ... */
-	TimestampTz left;			/* ... since then */
+	ClockTime	left;			/* ... since then */
 	dlist_node	in_away;		/* ... and it is in this list */
 } Session;
 
@@ -100,7 +100,7 @@ static HTAB *sessions = NULL;
 static dlist_head away = DLIST_STATIC_INIT(away);	/* the longest first */
 static int	naway;
 static bool altered;			/* since the file was written */
-static TimestampTz saved;
+static ClockTime saved;
 
 /*--------------------------------------------------------------------------
  * What a session is bound to
@@ -191,10 +191,10 @@ session_free(Session *session)
 }
 
 static void
-session_goes(Session *session, TimestampTz now)
+session_goes(Session *session)
 {
 	session->channel = NULL;
-	session->left = now;
+	session->left = clock_now();
 	session->offered.valid = false;
 	dlist_push_tail(&away, &session->in_away);
 	naway++;
@@ -203,15 +203,14 @@ session_goes(Session *session, TimestampTz now)
 
 /* Forget those that are away for too long, and who are too many. */
 static void
-expire(TimestampTz now)
+expire(void)
 {
 	while (!dlist_is_empty(&away))
 	{
 		Session    *session = dlist_head_element(Session, in_away, &away);
 
 		if (naway <= rtsync_max_connections &&
-			!TimestampDifferenceExceeds(session->left, now,
-										rtsync_resume_window * 1000))
+			!clock_passed(session->left, (int64) rtsync_resume_window * 1000))
 			break;
 		session_free(session);
 	}
@@ -274,7 +273,7 @@ session_join(Channel *channel, Cursor *from)
 		return "sessions are turned off";
 	if (!is_uuid(channel->session_uuid))
 		return "the session is not a UUID";
-	expire(GetCurrentTimestamp());
+	expire();
 	make_key(channel, &key);
 	session = session_take(&key, channel, &found);
 	if (!found)
@@ -352,7 +351,7 @@ void
 session_leave(Channel *channel)
 {
 	if (channel->session != NULL)
-		session_goes(channel->session, GetCurrentTimestamp());
+		session_goes(channel->session);
 	channel->session = NULL;
 }
 
@@ -448,7 +447,7 @@ session_save(void)
 
 /* A session of the last engine: its client is away. */
 static void
-load_entry(const FileEntry *entry, TimestampTz now)
+load_entry(const FileEntry *entry)
 {
 	bool		found;
 	Session    *session = hash_search(sessions, &entry->key, HASH_ENTER, &found);
@@ -457,7 +456,7 @@ load_entry(const FileEntry *entry, TimestampTz now)
 		return;
 	session->bindings = entry->bindings;
 	session->proven = entry->proven;
-	session_goes(session, now);
+	session_goes(session);
 }
 
 static void
@@ -466,7 +465,6 @@ load(void)
 	char		path[MAXPGPATH];
 	FileHeader	header;
 	FileEntry	entry;
-	TimestampTz now = GetCurrentTimestamp();
 	FILE	   *file;
 
 	file_path(path, "");
@@ -476,7 +474,7 @@ load(void)
 	if (fread(&header, sizeof(header), 1, file) == 1 &&
 		header.magic == FILE_MAGIC && header.epoch == wal_epoch())
 		while (header.count-- > 0 && fread(&entry, sizeof(entry), 1, file) == 1)
-			load_entry(&entry, now);
+			load_entry(&entry);
 	FreeFile(file);
 	altered = false;
 }
@@ -501,11 +499,11 @@ session_init(void)
 
 /* About once a second */
 void
-session_housekeeping(TimestampTz now)
+session_housekeeping(void)
 {
-	expire(now);
-	if (!altered || !TimestampDifferenceExceeds(saved, now, SAVE_MS))
+	expire();
+	if (!altered || !clock_passed(saved, SAVE_MS))
 		return;
-	saved = now;
+	saved = clock_now();
 	session_save();
 }

@@ -13,7 +13,7 @@
 
 extern void session_init(void);
 extern void session_save(void);
-extern void session_housekeeping(TimestampTz now);
+extern void session_housekeeping(void);
 
 extern const char *session_join(Channel *channel, Cursor *from);
 extern const char *session_check(Channel *channel);

@@ -25,6 +25,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "engine/clock.h"
 #include "engine/shared.h"
 
 #define TRANCHE_NAME "rtsync"
@@ -250,13 +251,11 @@ retry_seconds(int failures)
 static void
 schedule_retry(EngineEntry *entry)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (entry->started != 0 &&
-		TimestampDifferenceExceeds(entry->started, now, STABLE_SECONDS * 1000))
+	if (entry->attached != 0 &&
+		clock_passed(entry->attached, STABLE_SECONDS * 1000))
 		entry->failures = 0;
 	entry->failures++;
-	entry->retry_at = TimestampTzPlusMilliseconds(now, 1000 * retry_seconds(entry->failures));
+	entry->retry_at = clock_in(1000 * retry_seconds(entry->failures));
 }
 
 /*------------------------------ the engine ------------------------------*/
@@ -352,6 +351,7 @@ shared_engine_attach(Oid dboid)
 		entry->pid = MyProcPid;
 		entry->latch = MyLatch;
 		entry->started = GetCurrentTimestamp();
+		entry->attached = clock_now();
 		clear_counters(entry);
 		pg_atomic_write_u32(&entry->stop_requested, 0);
 		pg_atomic_write_u32(&entry->check_extension, 0);
@@ -374,7 +374,6 @@ shared_engine_blame(Oid relid, bool preparing)
 {
 	EngineEntry *entry = shared_my_engine;
 	BlamedTable *table;
-	TimestampTz now = GetCurrentTimestamp();
 	int64		rest_ms;
 
 	if (entry == NULL)
@@ -396,7 +395,7 @@ shared_engine_blame(Oid relid, bool preparing)
 	table->relid = relid;
 	table->preparing = preparing;
 	rest_ms = (int64) BLAME_MS << Min(table->times, MAX_BLAME_DOUBLED);
-	table->until = TimestampTzPlusMilliseconds(now, rest_ms);
+	table->until = clock_in(rest_ms);
 	table->times++;
 }
 
@@ -865,7 +864,7 @@ shared_request_report(uint32 *number)
 bool
 shared_await_report(uint32 number, int ms)
 {
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+	ClockTime	until = clock_in(ms);
 	EngineEntry *entry;
 	bool		done = false;
 
@@ -877,7 +876,7 @@ shared_await_report(uint32 number, int ms)
 
 	ConditionVariablePrepareToSleep(&entry->report_written);
 	while (!(done = (int32) (pg_atomic_read_u32(&entry->reports_done) - number) >= 0) &&
-		   GetCurrentTimestamp() < until)
+		   clock_now() < until)
 		ConditionVariableTimedSleep(&entry->report_written, 100,
 									PG_WAIT_EXTENSION);
 	ConditionVariableCancelSleep();

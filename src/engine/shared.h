@@ -40,6 +40,8 @@
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 
+#include "engine/clock.h"
+
 #define MAX_ENGINES 64
 #define STATUS_MESSAGE_SIZE 512
 #define STATUS_LISTEN_SIZE 128
@@ -77,7 +79,7 @@ typedef struct BlamedTable
 	Oid			relid;			/* InvalidOid: not used */
 	bool		preparing;		/* that happened while they were prepared */
 	int			times;
-	TimestampTz until;			/* they are to rest for so long */
+	ClockTime	until;			/* they are to rest for so long */
 } BlamedTable;
 
 typedef struct EngineEntry
@@ -91,7 +93,8 @@ typedef struct EngineEntry
 	uint32		generation;		/* incremented at each start */
 	pid_t		held_by;		/* backend that wants the database for itself */
 	TimestampTz started;		/* last start of an engine, 0: never */
-	TimestampTz retry_at;		/* when the launcher tries again; 0: at once */
+	ClockTime	attached;		/* likewise */
+	ClockTime	retry_at;		/* when the launcher tries again; 0: at once */
 	int			failures;		/* consecutive, for the backoff */
 	char		message[STATUS_MESSAGE_SIZE];	/* why it waits, or what is
 												 * wrong while it runs */
@@ -113,7 +116,7 @@ typedef struct EngineEntry
 	XLogRecPtr	history_lsn;	/* the oldest transaction still in the history */
 	XLogRecPtr	confirmed_lsn;	/* the slot's positions */
 	XLogRecPtr	restart_lsn;
-	TimestampTz behind_since;	/* when all had been delivered; 0: it is */
+	ClockTime	behind_since;	/* when all had been delivered; 0: it is */
 	uint64		history_bytes;
 	TimestampTz history_since;	/* when its oldest transaction committed; 0:
 								 * there is none */

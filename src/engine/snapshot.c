@@ -41,8 +41,8 @@
 #include "storage/proc.h"
 #include "storage/shm_mq.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
+#include "engine/clock.h"
 #include "engine/late.h"
 #include "engine/settings.h"
 #include "engine/snapshot.h"
@@ -84,8 +84,8 @@ typedef struct SnapshotJob
 	RoutePosition place;		/* from where channels that want nothing else
 								 * will go on */
 	int			attempts;		/* that came too late for the history */
-	TimestampTz started;
-	TimestampTz stalled;		/* since when some channel holds up the
+	ClockTime	started;
+	ClockTime	stalled;		/* since when some channel holds up the
 								 * others; 0: none does */
 } SnapshotJob;
 
@@ -93,7 +93,7 @@ typedef struct SnapshotJob
 static dlist_head jobs = DLIST_STATIC_INIT(jobs);
 static MemoryContext SnapshotContext = NULL;
 static MemoryContext TurnContext = NULL;
-static TimestampTz retry_at;
+static ClockTime retry_at;
 static bool complained;
 
 /*--------------------------------------------------------------------------
@@ -368,7 +368,7 @@ job_start(SnapshotJob *job)
 		return false;
 	}
 	complained = false;
-	job->started = GetCurrentTimestamp();
+	job->started = clock_now();
 	route_position(&job->place);
 	dlist_foreach(iter, &job->channels)
 	{
@@ -678,7 +678,6 @@ check_channels(SnapshotJob *job)
 static bool
 channels_ready(SnapshotJob *job)
 {
-	TimestampTz now;
 	int			npaused = 0;
 	int			n = 0;
 	dlist_mutable_iter iter;
@@ -693,10 +692,9 @@ channels_ready(SnapshotJob *job)
 		job->stalled = 0;
 		return npaused == 0;
 	}
-	now = GetCurrentTimestamp();
 	if (job->stalled == 0)
-		job->stalled = now;
-	if (!TimestampDifferenceExceeds(job->stalled, now, SHARED_PATIENCE_MS))
+		job->stalled = clock_now();
+	if (!clock_passed(job->stalled, SHARED_PATIENCE_MS))
 		return false;
 	dlist_foreach_modify(iter, &job->channels)
 	{
@@ -740,8 +738,7 @@ static bool
 overdue(SnapshotJob *job, bool others_wait)
 {
 	return others_wait &&
-		TimestampDifferenceExceeds(job->started, GetCurrentTimestamp(),
-								   2 * rtsync_snapshot_timeout);
+		clock_passed(job->started, 2 * (int64) rtsync_snapshot_timeout);
 }
 
 /* Start what waits, in its order, as far as there may be workers. */
@@ -750,9 +747,8 @@ start_jobs(int running)
 {
 	dlist_iter	iter;
 
-	if (retry_at != 0 && GetCurrentTimestamp() < retry_at)
+	if (clock_now() < retry_at)
 		return;
-	retry_at = 0;
 	dlist_foreach(iter, &jobs)
 	{
 		SnapshotJob *job = dlist_container(SnapshotJob, node, iter.cur);
@@ -768,8 +764,7 @@ start_jobs(int running)
 			return;
 		if (!job_start(job))
 		{
-			retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												   RETRY_MS);
+			retry_at = clock_in(RETRY_MS);
 			return;
 		}
 	}

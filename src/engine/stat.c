@@ -28,6 +28,7 @@
 #include "utils/timestamp.h"
 
 #include "engine/binding.h"
+#include "engine/clock.h"
 #include "engine/report.h"
 #include "engine/shared.h"
 
@@ -166,13 +167,14 @@ put_positions(Row *row, const EngineEntry *entry)
 	put_lsn(row, entry->decoded_lsn);
 	put_lsn(row, entry->routed_lsn);
 	put_int64(row, distance(entry->routed_lsn, end));
-	put_interval(row, entry->behind_since == 0 ? 0 : now - entry->behind_since);
+	put_interval(row, entry->behind_since == 0 ? 0 :
+				 clock_now() - entry->behind_since);
 	put_int64(row, distance(entry->restart_lsn, end));
 	put_int64(row, entry->history_bytes);
 	if (entry->history_since == 0)
 		put_nulls(row, 1);
 	else
-		put_interval(row, now - entry->history_since);
+		put_interval(row, Max(now - entry->history_since, 0));
 }
 
 static void

@@ -35,6 +35,7 @@
 #include "engine/authorize.h"
 #include "engine/budget.h"
 #include "engine/catalogs.h"
+#include "engine/clock.h"
 #include "engine/credential.h"
 #include "engine/late.h"
 #include "engine/message.h"
@@ -512,10 +513,7 @@ subscription_tell_all(int pace, const char *extension, const char *status,
 void
 subscription_tell_error(SubscriptionGroup *group, const char *message)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (group->told_at != 0 &&
-		!TimestampDifferenceExceeds(group->told_at, now, TELL_INTERVAL_MS))
+	if (!clock_passed(group->told_at, TELL_INTERVAL_MS))
 	{
 		if (group->untold == NULL)
 			group->untold = MemoryContextStrdup(group->context,
@@ -523,7 +521,7 @@ subscription_tell_error(SubscriptionGroup *group, const char *message)
 		some_untold = true;
 		return;
 	}
-	group->told_at = now;
+	group->told_at = clock_now();
 	subscription_tell_group(group, "postgres_changes", "error", message);
 }
 
@@ -535,12 +533,12 @@ subscription_withhold(SubscriptionGroup *group)
 }
 
 static void
-tell_untold(SubscriptionGroup *group, TimestampTz now)
+tell_untold(SubscriptionGroup *group)
 {
 	if (group->untold == NULL ||
-		!TimestampDifferenceExceeds(group->told_at, now, TELL_INTERVAL_MS))
+		!clock_passed(group->told_at, TELL_INTERVAL_MS))
 		return;
-	group->told_at = now;
+	group->told_at = clock_now();
 	subscription_tell_group(group, "postgres_changes", "error", group->untold);
 	pfree(group->untold);
 	group->untold = NULL;
@@ -572,7 +570,6 @@ tell_withheld(SubscriptionGroup *group)
 void
 subscription_tell_late(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	bool		rest = false;
 	dlist_iter	iter;
 
@@ -583,7 +580,7 @@ subscription_tell_late(void)
 		SubscriptionGroup *group = dlist_container(SubscriptionGroup, node,
 												   iter.cur);
 
-		tell_untold(group, now);
+		tell_untold(group);
 		tell_withheld(group);
 		rest |= group->untold != NULL || group->withheld;
 	}
@@ -1477,13 +1474,11 @@ handle_heartbeat(Link *link, LinkReader *body)
 static void
 log_store_error(const ErrorData *error)
 {
-	static TimestampTz logged_at = 0;
-	TimestampTz now = GetCurrentTimestamp();
+	static ClockTime logged_at = 0;
 
-	if (logged_at != 0 &&
-		!TimestampDifferenceExceeds(logged_at, now, STORE_LOG_INTERVAL_MS))
+	if (!clock_passed(logged_at, STORE_LOG_INTERVAL_MS))
 		return;
-	logged_at = now;
+	logged_at = clock_now();
 	ereport(LOG,
 			(errmsg("could not store a client's message: %s", error->message)));
 }

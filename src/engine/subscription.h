@@ -21,6 +21,7 @@
 
 #include "engine/binding.h"
 #include "engine/budget.h"
+#include "engine/clock.h"
 #include "engine/linkio.h"
 #include "engine/plugin.h"
 #include "engine/principal.h"
@@ -40,7 +41,7 @@ typedef struct SubscriptionGroup
 	bool		late;			/* of one channel that is behind the others */
 	dlist_head	bindings;		/* Binding.in_group */
 	dlist_head	tables;			/* TableGroup.in_group, owned by tables.c */
-	TimestampTz told_at;		/* when its channels were last told of an
+	ClockTime	told_at;		/* when its channels were last told of an
 								 * error */
 	char	   *untold;			/* an error since then, in context, or NULL */
 	bool		withheld;		/* changes, while the payer was suspended ... */
@@ -97,7 +98,7 @@ typedef struct Channel
 	dlist_node	in_late;		/* if CHANNEL_LATE: in late.c's list */
 	int			interval;		/* milliseconds between batches; 0: it has
 								 * none, and may be CHANNEL_LIVE */
-	TimestampTz due;			/* likewise: of the next batch */
+	ClockTime	due;			/* likewise: of the next batch */
 	uint64		batch_end;		/* likewise: of the last one, in the history */
 	int			batch_limit;	/* likewise: changes in one slice of it */
 	RoutePosition place;		/* unless CHANNEL_LIVE: what it got */

@@ -30,11 +30,11 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
 
 #include "engine/attempt.h"
 #include "engine/binding.h"
 #include "engine/catalogs.h"
+#include "engine/clock.h"
 #include "engine/policy.h"
 #include "engine/publication.h"
 #include "engine/route.h"
@@ -891,9 +891,9 @@ tables_watches(Oid relid, ReorderBufferTXN *txn)
 }
 
 static void
-tell_dependency(TableRole *role, TimestampTz now)
+tell_dependency(TableRole *role)
 {
-	role->told_at = now;
+	role->told_at = clock_now();
 	role->tell_later = false;
 	tell_role(role, "rtsync", "refetch",
 			  psprintf("rows that the row security of table %s.%s depends on have changed",
@@ -903,12 +903,10 @@ tell_dependency(TableRole *role, TimestampTz now)
 static void
 role_touched(TableRole *role, void *arg)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
 	if (!list_member_oid(role->dependencies, *(Oid *) arg))
 		return;
-	if (TimestampDifferenceExceeds(role->told_at, now, TELL_INTERVAL_MS))
-		tell_dependency(role, now);
+	if (clock_passed(role->told_at, TELL_INTERVAL_MS))
+		tell_dependency(role);
 	else
 		role->tell_later = true;
 }
@@ -1014,7 +1012,7 @@ role_tell_late(TableRole *role, void *arg)
 		role->tell_later = true;
 	}
 	if (role->tell_later)
-		tell_dependency(role, GetCurrentTimestamp());
+		tell_dependency(role);
 	if (role->route->failed)
 		role->route->recheck = recheck_some = true;
 }

@@ -10,12 +10,12 @@
 
 #include "postgres.h"
 
-#include "datatype/timestamp.h"
 #include "lib/ilist.h"
 #include "nodes/bitmapset.h"
 #include "nodes/pg_list.h"
 #include "replication/reorderbuffer.h"
 
+#include "engine/clock.h"
 #include "engine/filter.h"
 #include "engine/predicate.h"
 #include "engine/schema.h"
@@ -80,7 +80,7 @@ typedef struct TableRole
 	XLogRecPtr	tell_again;		/* its groups are told once more of a changed
 								 * access when routing has passed this place;
 								 * invalid: no */
-	TimestampTz told_at;		/* its groups were told to refetch because a
+	ClockTime	told_at;		/* its groups were told to refetch because a
 								 * dependency changed */
 	bool		tell_later;		/* ... and it changed again since */
 } TableRole;

@@ -41,10 +41,10 @@
 #include "utils/acl.h"
 #include "utils/json.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
 
 #include "engine/apikey.h"
 #include "engine/attempt.h"
+#include "engine/clock.h"
 #include "engine/compat.h"
 #include "engine/jsontree.h"
 #include "engine/jwt.h"
@@ -117,7 +117,7 @@ static const Fault role_refused = {
 	"The role of the token is not allowed to connect"
 };
 
-static TimestampTz role_logged = 0;
+static ClockTime role_logged = 0;
 
 static bool refuse(TokenError *error, const Fault *fault);
 static bool check_signature(const Jwt *jwt, Token *token, TokenError *error);
@@ -384,12 +384,9 @@ role_fault(const char *rolename, Oid *roleid)
 static void
 log_refused_role(const char *rolename, const char *reason)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (role_logged != 0 &&
-		!TimestampDifferenceExceeds(role_logged, now, ROLE_LOG_INTERVAL_MS))
+	if (!clock_passed(role_logged, ROLE_LOG_INTERVAL_MS))
 		return;
-	role_logged = now;
+	role_logged = clock_now();
 	ereport(LOG,
 			(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
 			 errmsg("refused a valid token for role \"%s\"",

@@ -49,8 +49,8 @@
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
+#include "engine/clock.h"
 #include "engine/compat.h"
 #include "engine/wal.h"
 
@@ -487,7 +487,7 @@ bool
 wal_decode(Size max_bytes, Size (*pending) (void), WalSkipped skipped, int ms)
 {
 	MemoryContext old = MemoryContextSwitchTo(WalContext);
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+	ClockTime	until = clock_in(ms);
 	uint32		count = 0;
 	bool		in_time = true;
 
@@ -507,7 +507,7 @@ wal_decode(Size max_bytes, Size (*pending) (void), WalSkipped skipped, int ms)
 		process_record(skipped);
 		CHECK_FOR_INTERRUPTS();
 		if (++count % RECORDS_PER_LOOK == 0)
-			in_time = GetCurrentTimestamp() < until;
+			in_time = clock_now() < until;
 	}
 	MemoryContextSwitchTo(old);
 	return in_time;

@@ -12,8 +12,8 @@
  */
 #include "postgres.h"
 
-#include "utils/timestamp.h"
 
+#include "engine/clock.h"
 #include "engine/settings.h"
 #include "engine/watch.h"
 
@@ -32,8 +32,8 @@
 static void
 watch_lag(const EngineEntry *entry)
 {
-	static TimestampTz behind_since;	/* since when, if that was said */
-	TimestampTz now = GetCurrentTimestamp();
+	static ClockTime behind_since;	/* since when, if that was said */
+	ClockTime	now = clock_now();
 
 	if (behind_since == 0 && entry->behind_since != 0 &&
 		now - entry->behind_since > LAG_SECONDS * USECS_PER_SEC)

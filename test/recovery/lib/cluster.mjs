@@ -14,8 +14,12 @@ const command = new URL('../../../dev/cluster', import.meta.url).pathname;
 
 if (!dir) throw new Error('start this through test/recovery/run');
 
+// What a server that is started from here finds in its environment
+export const environment = {};
+
 // Runs one of the server's programs as its user.
-export const server = (...args) => run(command, ['run', dir, ...args]);
+export const server = (...args) =>
+  run(command, ['run', dir, 'env', ...Object.entries(environment).map(([name, value]) => `${name}=${value}`), ...args]);
 
 // The output of pg_ctl would keep its pipe open in the server: send it away.
 export const restart = (mode) =>
