@@ -919,6 +919,16 @@ rest_rights(const Token *token, bool private, const char *topic)
 	return authorize_topic(&principal, topic);
 }
 
+static void
+put_rest_reply(Link *link, uint64 request, int status, uint8 rights)
+{
+	link_begin(&link->out, LINK_REST_REPLY);
+	link_put_u64(&link->out, request);
+	link_put_u32(&link->out, status);
+	link_put_u8(&link->out, rights);
+	linkio_end(link);
+}
+
 /* Whether an HTTP request may send to a topic */
 static void
 handle_rest(Link *link, LinkReader *body)
@@ -948,11 +958,7 @@ handle_rest(Link *link, LinkReader *body)
 		if (!(rights & LINK_MAY_WRITE_BROADCAST))
 			status = 403;
 	}
-	link_begin(&link->out, LINK_REST_REPLY);
-	link_put_u64(&link->out, request);
-	link_put_u32(&link->out, status);
-	link_put_u8(&link->out, rights);
-	linkio_end(link);
+	put_rest_reply(link, request, status, rights);
 }
 
 static void
@@ -1500,11 +1506,11 @@ attempt_store(void *arg)
 }
 
 /*
- * Read what LINK_PERSIST says about the message.  False if it cannot be
- * stored.
+ * Read what LINK_PERSIST says about the message to the topic.  False if it
+ * cannot be stored.
  */
 static bool
-read_message(LinkReader *body, const Channel *channel, const char *id,
+read_message(LinkReader *body, const char *topic, const char *id,
 			 StoreAttempt *what)
 {
 	char	   *event = linkio_cstring(link_get_string(body));
@@ -1522,7 +1528,7 @@ read_message(LinkReader *body, const Channel *channel, const char *id,
 	what->message.json = json;
 	what->message.topic = (MessagePart)
 	{
-		channel->topic, strlen(channel->topic)
+		topic, strlen(topic)
 	};
 	what->message.event = (MessagePart)
 	{
@@ -1539,11 +1545,27 @@ read_message(LinkReader *body, const Channel *channel, const char *id,
 	return true;
 }
 
-/* The right was asked for when the channel was joined, and since then. */
+static void
+put_persist_reply(Link *link, uint64 channel, LinkString ref, const char *id,
+				  const char *problem)
+{
+	link_begin(&link->out, LINK_PERSIST_REPLY);
+	link_put_u64(&link->out, channel);
+	link_put_bytes(&link->out, ref.data, ref.length);
+	link_put_string(&link->out, id);
+	link_put_string(&link->out, problem);
+	linkio_end(link);
+}
+
+/*
+ * The right was asked for when the channel was joined, and since then.  There
+ * is an answer in any case: the gateway keeps the message until then.
+ */
 static void
 handle_persist(Link *link, LinkReader *body)
 {
-	Channel    *channel = channel_find(link_get_u64(body));
+	uint64		number = link_get_u64(body);
+	Channel    *channel = channel_find(number);
 	LinkString	ref = link_get_string(body);
 	char	   *id = linkio_cstring(link_get_string(body));
 	StoreAttempt what = {0};
@@ -1555,11 +1577,10 @@ handle_persist(Link *link, LinkReader *body)
 		link->broken = true;
 		return;
 	}
-	if (channel == NULL)
-		return;
-	if (!channel->private || !(channel->rights & LINK_MAY_PERSIST))
+	if (channel == NULL || !channel->private ||
+		!(channel->rights & LINK_MAY_PERSIST))
 		problem = "unauthorized";
-	else if (!read_message(body, channel, id, &what))
+	else if (!read_message(body, channel->topic, id, &what))
 		problem = "invalid_payload";
 	else if ((error = attempt(attempt_store, &what)) != NULL)
 	{
@@ -1567,12 +1588,41 @@ handle_persist(Link *link, LinkReader *body)
 			"query_canceled" : "unable_to_connect_to_project";
 		log_store_error(error);
 	}
-	link_begin(&link->out, LINK_PERSIST_REPLY);
-	link_put_u64(&link->out, channel->id);
-	link_put_bytes(&link->out, ref.data, ref.length);
-	link_put_string(&link->out, id);
-	link_put_string(&link->out, problem);
-	linkio_end(link);
+	put_persist_reply(link, number, ref, id, problem);
+}
+
+/* An HTTP request wants to have its message stored, before it is sent. */
+static void
+handle_rest_persist(Link *link, LinkReader *body)
+{
+	uint64		request = link_get_u64(body);
+	char	   *topic = linkio_cstring(link_get_string(body));
+	LinkString	string = link_get_string(body);
+	char	   *id = linkio_cstring(link_get_string(body));
+	const uint8 needed = LINK_MAY_WRITE_BROADCAST | LINK_MAY_PERSIST;
+	StoreAttempt what = {0};
+	Token		token;
+	TokenError	token_error;
+	ErrorData  *error;
+	int			status = 200;
+
+	if (body->failed || topic == NULL || id == NULL)
+	{
+		link->broken = true;
+		return;
+	}
+	if (!verify(string, &token, &token_error))
+		status = 401;
+	else if ((rest_rights(&token, true, topic) & needed) != needed)
+		status = 403;
+	else if (!read_message(body, topic, id, &what))
+		status = 422;
+	else if ((error = attempt(attempt_store, &what)) != NULL)
+	{
+		status = 503;
+		log_store_error(error);
+	}
+	put_rest_reply(link, request, status, 0);
 }
 
 static void
@@ -1651,6 +1701,9 @@ dispatch(Link *link, LinkType type, LinkReader *body)
 		case LINK_PERSIST:
 			handle_persist(link, body);
 			break;
+		case LINK_REST_PERSIST:
+			handle_rest_persist(link, body);
+			break;
 		case LINK_PAUSE:
 			handle_pace(link, body, late_pause);
 			break;
@@ -1681,7 +1734,7 @@ static bool
 needs_catalogs(LinkType type)
 {
 	return type == LINK_AUTH || type == LINK_REST || type == LINK_JOIN || type == LINK_TOKEN ||
-		type == LINK_CONTINUE || type == LINK_PERSIST;
+		type == LINK_CONTINUE || type == LINK_PERSIST || type == LINK_REST_PERSIST;
 }
 
 /*
@@ -1713,13 +1766,19 @@ answer_failure(Link *link, LinkType type, const char *start, Size length)
 		link_put_u64(&link->out, 0);
 		linkio_end(link);
 	}
-	else if (type == LINK_REST)
+	else if (type == LINK_REST || type == LINK_REST_PERSIST)
 	{
-		link_begin(&link->out, LINK_REST_REPLY);
-		link_put_u64(&link->out, id);
-		link_put_u32(&link->out, 500);
-		link_put_u8(&link->out, 0);
-		linkio_end(link);
+		put_rest_reply(link, id, 500, 0);
+		return;
+	}
+	else if (type == LINK_PERSIST)
+	{
+		LinkString	ref = link_get_string(&body);
+		char	   *message_id = linkio_cstring(link_get_string(&body));
+
+		if (message_id != NULL)
+			put_persist_reply(link, id, ref, message_id,
+							  "unable_to_connect_to_project");
 		return;
 	}
 	else if (type == LINK_HEARTBEAT)

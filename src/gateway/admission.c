@@ -11,7 +11,7 @@
  * A pending socket is in one state, and in that state's list:
  *
  *	reading		the head is not complete yet; at most REQUEST_MAX_HEAD bytes
- *	asking		LINK_AUTH or LINK_REST was sent
+ *	asking		LINK_AUTH, LINK_REST or LINK_REST_PERSIST was sent
  *	receiving	the body of a broadcast by HTTP is being read; this comes when
  *				the engine has accepted the token, and once all of it is here
  *				we may have to ask again
@@ -67,6 +67,7 @@
 #define SEND_BUFFER 65536		/* SO_SNDBUF: idle clients are many */
 #define EVICT_AFTER 1000		/* ms that everybody gets to send the head */
 #define TLS_HANDSHAKE 0x16		/* the first byte of a client that speaks TLS */
+#define CANNOT_STORE "{\"error\":\"unable_to_connect_to_project\"}"
 #define MAX_BODY_BYTES (64 * 1024 * 1024)	/* of bodies held at a time */
 
 typedef struct Pending
@@ -276,14 +277,43 @@ refuse_handshake(Pending *pending, int status, Slice text,
 
 /*---------------------------- broadcasts by HTTP -------------------------*/
 
+static void
+append_header(Buffer *headers, const char *name, uint32_t value)
+{
+	buffer_append_string(headers, name);
+	buffer_append_string(headers, ": ");
+	buffer_append_number(headers, value);
+	buffer_append_string(headers, "\r\n");
+}
+
+/* Say how many requests there may be, and were lately, as a string. */
+static void
+append_rate(Buffer *headers)
+{
+	uint32_t	limit = gateway.config.max_requests_per_second;
+	uint32_t	left;
+
+	if (limit == 0)
+		return;
+	left = rate_left(&admission()->requests, now(), limit, 1000);
+	append_header(headers, "X-Rate-Rolling", limit - left);
+	append_header(headers, "X-Rate-Limit", limit);
+	append_header(headers, "X-Rate-Limit-Remaining", left);
+	buffer_append(headers, "", 1);
+}
+
 /* Answer a REST request; the body is JSON text or empty. */
 static void
 answer_rest(Pending *pending, int status, Slice body)
 {
 	Request		request = {.origin = buffer_slice(&pending->rest->origin)};
+	Buffer		headers = {0};
 	Buffer		response = {0};
 
-	http_json(status, body, &request, &gateway.config, &response);
+	append_rate(&headers);
+	http_respond(status, headers.data != NULL ? headers.data : "",
+				 "application/json", body, &request, &gateway.config, &response);
+	buffer_release(&headers);
 	send_response(pending, &response);
 }
 
@@ -308,24 +338,31 @@ refuse_rest(Pending *pending, int status, Slice body)
 }
 
 /*
- * Ask the engine whether the request may send to the topic.  What the client
+ * The engine was asked, under the number that comes next.  What the client
  * sends meanwhile stays in the socket.
  */
+static void
+wait_for_engine(Pending *pending)
+{
+	pending->id = ++admission()->last_id;
+	table_insert(&admission()->waiting, &pending->by_id, hash_number(pending->id));
+	uv_poll_stop(&pending->poll);
+	enter_state(pending, &admission()->asking, VERDICT_TIMEOUT);
+}
+
+/* Ask the engine whether the request may send to the topic. */
 static void
 ask_about_rest(Pending *pending, bool is_private, Slice topic)
 {
 	LinkWriter *writer = engine_link_begin(LINK_REST);
 	Slice		token = buffer_slice(&pending->rest->token);
 
-	pending->id = ++admission()->last_id;
-	link_put_u64(writer, pending->id);
+	link_put_u64(writer, admission()->last_id + 1);
 	link_put_u8(writer, is_private);
 	link_put_bytes(writer, topic.data, topic.length);
 	link_put_bytes(writer, token.data, token.length);
 	engine_link_end();
-	table_insert(&admission()->waiting, &pending->by_id, hash_number(pending->id));
-	uv_poll_stop(&pending->poll);
-	enter_state(pending, &admission()->asking, VERDICT_TIMEOUT);
+	wait_for_engine(pending);
 }
 
 /* The head of a REST request is complete. */
@@ -356,6 +393,64 @@ begin_rest(Pending *pending, const Request *request, size_t head_length)
 	buffer_release(&error.body);
 }
 
+/*
+ * Ask the engine to store the message.  It is sent when that is done, so that
+ * who joins meanwhile gets it once: live, or as one of the past.
+ */
+static void
+store_message(Pending *pending)
+{
+	RestRequest *rest = pending->rest;
+	const RestMessage *message = &rest->messages[0];
+	Slice		topic = buffer_slice(&message->topic);
+	Slice		token = buffer_slice(&rest->token);
+	Slice		event = buffer_slice(&message->event);
+	LinkWriter *writer;
+
+	if (engine_link_congested())
+	{
+		answer_rest(pending, 503, SLICE(CANNOT_STORE));
+		return;
+	}
+	uuid_make(rest->id);
+	writer = engine_link_begin(LINK_REST_PERSIST);
+	link_put_u64(writer, admission()->last_id + 1);
+	link_put_bytes(writer, topic.data, topic.length);
+	link_put_bytes(writer, token.data, token.length);
+	link_put_string(writer, rest->id);
+	link_put_bytes(writer, event.data, event.length);
+	link_put_u8(writer, message->is_json);
+	link_put_bytes(writer, message->payload.data, message->payload.length);
+	link_put_u32(writer, message->ttl);
+	if (!engine_link_end())
+	{
+		answer_rest(pending, 422, SLICE("{\"message\":\"Payload size exceeds tenant limit\"}"));
+		return;
+	}
+	rest->storing = true;
+	wait_for_engine(pending);
+}
+
+/* What a message that is sent by HTTP looks like */
+static PhoenixBroadcast
+broadcast_of(const RestRequest *rest, const RestMessage *message,
+			 Buffer *metadata)
+{
+	PhoenixBroadcast broadcast = {.event = buffer_slice(&message->event),
+		.payload = message->payload,
+	.payload_is_json = message->is_json};
+
+	if (message->persist)
+	{
+		buffer_append_string(metadata, "{\"id\":\"");
+		buffer_append_string(metadata, rest->id);
+		buffer_append_string(metadata, "\"}");
+		broadcast.id = slice_of(rest->id);
+		broadcast.metadata = buffer_slice(metadata);
+	}
+	return broadcast;
+}
+
 /* Send the messages that are allowed. */
 static void
 finish_rest(Pending *pending)
@@ -365,13 +460,13 @@ finish_rest(Pending *pending)
 	for (size_t i = 0; i < rest->n_messages; i++)
 	{
 		const RestMessage *message = &rest->messages[i];
-		PhoenixBroadcast broadcast = {.event = buffer_slice(&message->event),
-			.payload = message->payload,
-		.payload_is_json = message->is_json};
+		Buffer		metadata = {0};
+		PhoenixBroadcast broadcast = broadcast_of(rest, message, &metadata);
 
 		if (message->allowed)
 			broadcast_send(message->is_private, buffer_slice(&message->topic),
 						   &broadcast);
+		buffer_release(&metadata);
 	}
 	answer_rest(pending, 202, SLICE(""));
 }
@@ -411,7 +506,10 @@ decide_messages(Pending *pending)
 			return;
 		}
 	}
-	finish_rest(pending);
+	if (!rest->is_batch && rest->messages[0].persist)
+		store_message(pending);
+	else
+		finish_rest(pending);
 }
 
 /* The body is complete. */
@@ -468,6 +566,20 @@ find_waiting(uint64_t id)
 	return node != NULL ? TABLE_OWNER(Pending, by_id, node) : NULL;
 }
 
+/* The engine has stored the message that is to be sent, or says why not. */
+static void
+message_stored(Pending *pending, int status)
+{
+	if (status == 200)
+		finish_rest(pending);
+	else if (status == 401 || status == 403)
+		refuse_rest(pending, status, SLICE("{\"message\":\"Unauthorized\"}"));
+	else if (status == 422)
+		answer_rest(pending, 422, SLICE("{\"error\":\"invalid_payload\"}"));
+	else
+		answer_rest(pending, 503, SLICE(CANNOT_STORE));
+}
+
 /* The engine's verdict about a REST request */
 void
 admission_rest_verdict(uint64_t id, int status, uint8_t rights)
@@ -479,10 +591,14 @@ admission_rest_verdict(uint64_t id, int status, uint8_t rights)
 	if (pending == NULL || pending->rest == NULL)
 		return;					/* it took too long */
 	rest = pending->rest;
+	if (!rest->is_batch && rest->messages[0].persist)
+		allowed = allowed && (rights & LINK_MAY_PERSIST);
 	table_remove(&admission()->waiting, &pending->by_id);
 	list_remove(&pending->link);
 	pending->state = NULL;
-	if (pending->takes_body)
+	if (rest->storing)
+		message_stored(pending, status);
+	else if (pending->takes_body)
 	{
 		rest->messages[rest->n_decided++].allowed = allowed;
 		decide_messages(pending);

@@ -34,6 +34,57 @@ was_replayed(const Channel *channel, const PhoenixBroadcast *broadcast)
 	return false;
 }
 
+/* Send to one channel. */
+static void
+send_to(const Channel *channel, const PhoenixBroadcast *broadcast)
+{
+	Frame	   *frame = phoenix_encode_broadcast(channel->connection->version,
+												 channel->topic->name,
+												 channel->topic->json, broadcast);
+
+	if (frame != NULL)
+		connection_send(channel->connection, frame);
+	frame_release(frame);
+}
+
+/*
+ * A channel that asked for past broadcasts has joined its room.  Those that
+ * are being stored were sent before, and are not among the past ones.
+ */
+void
+broadcast_joined(Channel *channel)
+{
+	channel->missed = kept_last(channel->room);
+}
+
+/* Send the channel what it missed while its join was under way. */
+static void
+catch_up(Channel *channel)
+{
+	const Kept *kept = NULL;
+
+	while ((kept = kept_next(kept, channel->room)) != NULL &&
+		   kept->number <= channel->missed)
+		if ((channel->rights & LINK_MAY_READ_BROADCAST) &&
+			!was_replayed(channel, &kept->broadcast))
+			send_to(channel, &kept->broadcast);
+	channel->missed = 0;
+}
+
+/* The engine has stored the broadcast with this id, or cannot. */
+void
+broadcast_stored(Slice id)
+{
+	const Kept *kept = kept_find(id);
+
+	if (kept == NULL)
+		return;
+	for (uint32_t i = 0; i < kept->room->n_members; i++)
+		if (kept->room->members[i]->missed != 0)
+			catch_up(kept->room->members[i]);
+	kept_remove_to(kept);
+}
+
 /* Send to the members of the room that may read, but for one perhaps. */
 static void
 send_to_room(const Room *room, const PhoenixBroadcast *broadcast,
@@ -47,6 +98,8 @@ send_to_room(const Room *room, const PhoenixBroadcast *broadcast,
 		Channel    *member = room->members[i];
 		PhoenixVersion version = member->connection->version;
 
+		if (member->missed != 0)
+			catch_up(member);
 		if (member == except ||
 			!(member->rights & LINK_MAY_READ_BROADCAST) ||
 			was_replayed(member, broadcast))
@@ -69,21 +122,13 @@ send_to_room(const Room *room, const PhoenixBroadcast *broadcast,
 bool
 broadcast_replay(Channel *channel, Slice id, const PhoenixBroadcast *broadcast)
 {
-	Connection *connection = channel->connection;
-	Frame	   *frame;
-
 	if (channel->n_replayed == LINK_MAX_REPLAY)
 		return false;
 	if (channel->replayed == NULL)
 		channel->replayed = allocate(LINK_MAX_REPLAY * sizeof(Slice));
 	channel->replayed[channel->n_replayed++] =
 		(Slice) {copy_bytes(id.data, id.length), id.length};
-
-	frame = phoenix_encode_broadcast(connection->version, channel->topic->name,
-									 channel->topic->json, broadcast);
-	if (frame != NULL)
-		connection_send(connection, frame);
-	frame_release(frame);
+	send_to(channel, broadcast);
 	return true;
 }
 
@@ -242,6 +287,7 @@ push_persistent(Channel *channel, const PhoenixMessage *message,
 		{
 			send_to_room(channel->room, broadcast,
 						 channel->broadcast_self ? NULL : channel);
+			kept_add(channel->room, broadcast);
 			return PUSH_STORED_LATER;
 		}
 		*response = SLICE("{\"error\":\"payload_size_exceeded\"}");

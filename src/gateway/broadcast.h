@@ -23,6 +23,8 @@ typedef enum PushResult
 
 extern PushResult broadcast_push(struct Channel *channel,
 								 const PhoenixMessage *message, Slice *response);
+extern void broadcast_joined(struct Channel *channel);
+extern void broadcast_stored(Slice id);
 extern bool broadcast_replay(struct Channel *channel, Slice id,
 							 const PhoenixBroadcast *broadcast);
 extern void broadcast_forget_replayed(struct Channel *channel);

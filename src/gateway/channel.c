@@ -266,6 +266,7 @@ create_channel(Connection *connection, const PhoenixMessage *message,
 	channel->broadcast_ack = request->broadcast_ack;
 	channel->broadcast_self = request->broadcast_self;
 	channel->replication_ready = request->replication_ready;
+	channel->wants_replay = request->replay == LINK_REPLAY_WANTED;
 	channel->presence = request->presence;
 	channel->wants_cursor = request->wants_cursor;
 	channel->has_session = request->has_session;
@@ -722,6 +723,8 @@ channel_joined(uint64_t id, uint8_t rights, Slice rtsync,
 	free_entry_texts(channel);
 	channel->rights = rights;
 	room_enter(&channel->topic->rooms[channel->is_private], channel);
+	if (channel->wants_replay)
+		broadcast_joined(channel);
 	/* The client waits for the state before it believes any presence. */
 	presence_enter(channel);
 	/* An engine that answers reads the WAL. */
@@ -800,6 +803,7 @@ channel_persisted(uint64_t id, Slice ref, Slice message_id, Slice error)
 	Buffer		response = {0};
 	char	   *text;
 
+	broadcast_stored(message_id);
 	if (channel == NULL || ref.data == NULL)
 		return;
 	text = copy_bytes(ref.data, ref.length);

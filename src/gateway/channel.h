@@ -59,8 +59,11 @@ typedef struct Channel
 	bool		broadcast_ack;
 	bool		broadcast_self;
 	bool		replication_ready;	/* is to be told, when it is joined */
+	bool		wants_replay;	/* of past broadcasts, when it is joined */
 	bool		presence;		/* wants to know who is there */
 	uint8_t		rights;			/* a sum of LinkRights */
+	uint64_t	missed;			/* kept broadcasts up to this one were sent
+								 * before it joined; 0: none */
 	Room	   *room;
 	uint32_t	room_position;	/* among its members */
 	Slice		presence_key;	/* a JSON string; data NULL: not needed yet */

@@ -13,6 +13,7 @@
  *	admission		sockets up to the verdict about their handshake
  *	channel			channels: joined, left, and what is said on them
  *	broadcast, presence, fanout		what members of a topic are sent
+ *	kept			broadcasts that the engine is storing
  *	topic			topics, and who is in which
  *	monitor			health, metrics, and the list of connections
  *	brake			refusals that are held back
@@ -38,6 +39,7 @@
 #include "gateway/connection.h"
 #include "gateway/engine_link.h"
 #include "gateway/fanout.h"
+#include "gateway/kept.h"
 #include "gateway/metrics.h"
 #include "gateway/monitor.h"
 #include "gateway/presence.h"
@@ -66,6 +68,7 @@ typedef struct Gateway
 	Brake		brake;
 	Channels	channels;
 	Fanout		fanout;
+	KeptList	kept;
 	Metrics		metrics;
 	Monitor		monitor;
 	Presences	presences;

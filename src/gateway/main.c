@@ -230,6 +230,7 @@ main(int argc, char **argv)
 	connections_init();
 	brake_init();
 	tls_init();
+	kept_init();
 	presence_init();
 	monitor_init();
 	uv_prepare_init(gateway.loop, &end_of_turn);

@@ -36,4 +36,17 @@ rate_allows(Rate *rate, uint64_t now_ms, uint32_t limit, uint32_t window_ms)
 	return true;
 }
 
+/* How often may it happen more at once?  The limit is not 0. */
+static inline uint32_t
+rate_left(const Rate *rate, uint64_t now_ms, uint32_t limit, uint32_t window_ms)
+{
+	uint64_t	now = now_ms * 1000;
+	uint64_t	window = (uint64_t) window_ms * 1000;
+	uint64_t	start = rate->full_at > now ? rate->full_at : now;
+	uint64_t	step = window / limit > 0 ? window / limit : 1;
+	uint64_t	left = start < now + window ? (now + window - start) / step : 0;
+
+	return left < limit ? (uint32_t) left : limit;
+}
+
 #endif							/* GATEWAY_RATE_H */

@@ -7,7 +7,7 @@
  *
  *	POST /api/broadcast
  *		{"messages":[{"topic":T,"event":E,"payload":{...},"private":B},...]}
- *	POST /api/broadcast/T/events/E?private=B
+ *	POST /api/broadcast/T/events/E?private=B&persist=B&persist[ttl]=N
  *		the payload, JSON or raw as Content-Type says
  *
  * each with the prefix that http.c strips or without.  The first is refused
@@ -98,14 +98,50 @@ is_true_parameter(Slice query, const char *name)
 	return result;
 }
 
-static bool
-has_parameter(Slice query, const char *name)
+/* A number of seconds: 1 to 999,999,999; 0 if it is none */
+static uint32_t
+read_seconds(Slice text)
 {
-	Buffer		value = {0};
-	bool		result = request_query_parameter(query, name, &value);
+	uint32_t	seconds = 0;
 
+	if (text.length > 9)
+		return 0;
+	for (size_t i = 0; i < text.length; i++)
+	{
+		if (text.data[i] < '0' || text.data[i] > '9')
+			return 0;
+		seconds = seconds * 10 + (uint32_t) (text.data[i] - '0');
+	}
+	return seconds;
+}
+
+/*
+ * Read whether the message is to be stored, and for how long.  False if that
+ * makes no sense.
+ */
+static bool
+read_persist(Slice query, RestMessage *message)
+{
+	static const char *const names[] = {"persist[ttl]", "persist%5Bttl%5D",
+	"persist%5bttl%5d"};
+	Buffer		value = {0};
+	bool		valid = true;
+
+	for (int i = 0; i < 3 && !message->persist; i++)
+		if (request_query_parameter(query, names[i], &value))
+		{
+			message->persist = true;
+			message->ttl = read_seconds(buffer_slice(&value));
+			valid = message->ttl > 0;
+		}
+	if (!message->persist && request_query_parameter(query, "persist", &value))
+	{
+		message->persist = slice_equals_nocase(buffer_slice(&value), "true");
+		valid = message->persist ||
+			slice_equals_nocase(buffer_slice(&value), "false");
+	}
 	buffer_release(&value);
-	return result;
+	return valid;
 }
 
 /* The media type without its parameters */
@@ -132,10 +168,10 @@ read_single(const Request *request, Slice path, RestRequest *rest,
 	if (!read_path(path, message))
 		return fail(error, 404, "{\"error\":\"Not found\"}");
 	message->is_private = is_true_parameter(request->query, "private");
-	if (has_parameter(request->query, "persist") ||
-		has_parameter(request->query, "persist[ttl]") ||
-		has_parameter(request->query, "persist%5Bttl%5D"))
-		return fail(error, 422, "{\"message\":\"Messages sent by HTTP cannot be stored\"}");
+	if (!read_persist(request->query, message))
+		return fail(error, 422, "{\"error\":\"invalid_persist_ttl\"}");
+	if (message->persist && !message->is_private)
+		return fail(error, 422, "{\"error\":\"Only messages to private channels can be stored\"}");
 	message->is_json = slice_equals_nocase(type, "application/json");
 	if (!message->is_json && !slice_equals_nocase(type, "application/octet-stream"))
 		return fail(error, 415, "{\"error\":\"Unsupported Media Type. "

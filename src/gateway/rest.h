@@ -10,6 +10,7 @@
 
 #include "gateway/config.h"
 #include "gateway/request.h"
+#include "gateway/uuid.h"
 
 /* More messages in one request are refused. */
 #define REST_MAX_MESSAGES 1000
@@ -21,6 +22,8 @@ typedef struct RestMessage
 	Slice		payload;		/* points into the body */
 	bool		is_json;
 	bool		is_private;
+	bool		persist;		/* store it, too */
+	uint32_t	ttl;			/* ... for so many seconds; 0: as others */
 	bool		allowed;		/* once that is decided */
 } RestMessage;
 
@@ -38,6 +41,8 @@ typedef struct RestRequest
 	RestMessage *messages;
 	size_t		n_messages;
 	size_t		n_decided;		/* of the messages of a batch */
+	bool		storing;		/* the engine is asked to store the message */
+	char		id[UUID_TEXT_SIZE]; /* likewise: what it is called */
 } RestRequest;
 
 /* What is wrong: a status and the JSON text of the body; status 0: nothing */

@@ -123,8 +123,10 @@ typedef enum LinkType
 	LINK_BROADCAST,
 
 	/*
-	 * Answer to LINK_REST.  u64 request, u32 HTTP status (200, 401: the token
-	 * is not valid, 403, 500), u8 LinkRights.
+	 * Answer to LINK_REST, or to LINK_REST_PERSIST.  u64 request, u32 HTTP
+	 * status (200, 401: the token is not valid, 403, 500; 422: the message is
+	 * not one that can be stored, 503: it cannot be stored now), u8
+	 * LinkRights (0 if it was LINK_REST_PERSIST).
 	 */
 	LINK_REST_REPLY,
 
@@ -257,6 +259,14 @@ typedef enum LinkType
 	 * others).
 	 */
 	LINK_PERSIST,
+
+	/*
+	 * An HTTP request wants to have the broadcast stored that it will send to
+	 * a private topic.  u64 request, string topic (without "realtime:"),
+	 * string token, then as in LINK_PERSIST: string id, string event, u8
+	 * encoding, string payload, u32 seconds.
+	 */
+	LINK_REST_PERSIST = 120,
 
 	/*
 	 * Answer to LINK_LIST, in parts.  u32 request, u8 last, u32 n, n times a

@@ -139,9 +139,72 @@ test('a message that is kept keeps its place among those of its sender', async (
   assert.deepEqual((await stored('kept order')).map(({ payload }) => payload.i), Array.from({ length: 67 }, (_, i) => 3 * i));
 });
 
-test('HTTP says that it cannot store, and sends nothing', async () => {
-  const { channel } = await member('kept http');
-  for (const persist of [true, { ttl: 60 }])
-    await assert.rejects(channel.httpSend('e', {}, { persist }), /cannot be stored/);
-  assert.deepEqual(await channel.httpSend('e', {}), { success: true });
+test('by HTTP: stored, sent once, and replayed', async () => {
+  const [sender, receiver] = [await member('kept http/é'), await member('kept http/é')];
+  const replays = () => member('kept http/é', { broadcast: { replay: { since: Date.now() - 60_000, limit: 25 } } });
+  assert.deepEqual(await sender.channel.httpSend('first', { n: 1 }, { persist: true }), { success: true });
+  const middle = await replays();
+  assert.deepEqual(await sender.channel.httpSend('unkept', { n: 2 }), { success: true });
+  assert.deepEqual(await sender.channel.httpSend('third', { n: 3 }, { persist: { ttl: 90 } }), { success: true });
+  assert.deepEqual(await sender.channel.httpSend('bytes', new Uint8Array([0, 255]).buffer, { persist: true }), { success: true });
+  for (const one of [sender, receiver]) {
+    await until('all', () => one.got.length === 4);
+    assert.deepEqual(one.got.map(({ event }) => event), ['first', 'unkept', 'third', 'bytes']);
+  }
+  const rows = await stored('kept http/é');
+  assert.deepEqual(rows.map(({ event, payload }) => [event, payload]), [['first', { n: 1 }], ['third', { n: 3 }], ['bytes', null]]);
+  assert.deepEqual([...rows[2].binary_payload], [0, 255]);
+  assert.deepEqual(rows.map(({ ttl }) => ttl && ttl.seconds + 60 * ttl.minutes), [null, 90, null]);
+  assert.deepEqual(rows.map(({ id }) => id), [0, 2, 3].map((i) => receiver.got[i].meta.id));
+  await until('what came later', () => middle.got.length === 4);
+  assert.deepEqual(middle.got.map(({ event, meta }) => [event, meta?.replayed]),
+    [['first', true], ['unkept', undefined], ['third', undefined], ['bytes', undefined]]);
+  const late = await replays();
+  await until('the past', () => late.got.length === 3);
+  assert.deepEqual(late.got.map(({ event, meta }) => [event, meta]), rows.map(({ id, event }) => [event, { replayed: true, id }]));
 });
+
+test('by HTTP: refused without the right, and when it cannot be stored; nothing is sent then', async () => {
+  const [sender, receiver] = [await member('kept refused', { role: 'e2e_sender' }), await member('kept refused')];
+  await assert.rejects(sender.channel.httpSend('e', {}, { persist: true }), /Unauthorized/);
+  await assert.rejects(receiver.channel.httpSend('e', {}, { persist: { ttl: 0.5 } }), /invalid_persist_ttl/);
+  await assert.rejects(receiver.channel.httpSend('e', { a: '\0' }, { persist: true }), /unable_to_connect_to_project/);
+  const locker = new pg.Client();
+  await locker.connect();
+  await locker.query('BEGIN; LOCK TABLE rtsync.messages IN SHARE ROW EXCLUSIVE MODE');
+  await assert.rejects(receiver.channel.httpSend('e', {}, { persist: true }), /unable_to_connect_to_project/);
+  await locker.query('ROLLBACK');
+  await locker.end();
+  assert.deepEqual(await sender.channel.httpSend('sent', {}), { success: true });
+  await until('it', () => receiver.got.length > 0);
+  assert.deepEqual(receiver.got.map(({ event }) => event), ['sent']);
+  assert.deepEqual(await stored('kept refused'), []);
+});
+
+// Who joins while messages are being stored has each of them once: as one of the past, or live.
+for (const how of ['by HTTP', 'from a client'])
+  test(`nothing is lost or doubled for those who join meanwhile, ${how}`, async () => {
+    const topic = `kept meanwhile ${how}`;
+    const N = 25;
+    const sender = await member(topic, { broadcast: { ack: true } });
+    const clients = [];
+    const joins = [];
+    const join = async () => {
+      const client = await RawClient.open({ apikey: token('e2e_keeper') });
+      clients.push(client);
+      await client.joinOk(topic, [], { config: { private: true, broadcast: { replay: { since: Date.now() - 60_000, limit: 25 } } } });
+    };
+    for (let n = 0; n < N; n++) {
+      for (let i = 0; i < 3; i++) joins.push(join());
+      if (how === 'by HTTP') await sender.channel.httpSend('e', { n }, { persist: true });
+      else assert.equal(await send(sender, 'e', { n }, true), 'ok');
+    }
+    await Promise.all(joins);
+    assert.equal((await stored(topic)).length, N);
+    const heard = ({ frames }) => frames.filter((f) => f.binary).map((f) => Number(/"n":\s*(\d+)/.exec(f.binary)[1]));
+    for (const client of clients) {
+      await until('the last message', () => heard(client).includes(N - 1));
+      assert.deepEqual(heard(client).sort((a, b) => a - b), Array.from({ length: N }, (_, n) => n));
+      client.close();
+    }
+  });

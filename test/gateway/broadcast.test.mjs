@@ -311,6 +311,81 @@ test('past broadcasts go to the channel that joined, and not a second time', () 
   }
 }))
 
+test('what is being stored reaches who joins meanwhile once, and in its place', () => withEngine({}, async engine => {
+  const held = []
+  engine.onjoin = m => { if (m.replay === 0) engine.joinReply(m.channel, [], 31); else held.push(m) }
+  const stores = []
+  engine.onpersist = m => stores.push(m)
+  const [sender, member] = [await Client.open(engine.port), await Client.open(engine.port)]
+  for (const c of [sender, member]) await c.join(topic, { config: { private: true } })
+  const send = (n, persist = false) =>
+    sender.raw(broadcastPush({ join_ref: '1', ref: String(n), topic, event: 'e', metadata: persist ? '{"persist":true}' : '', payload: `${n}` }))
+  const heard = async c => {
+    await c.heartbeat()
+    return c.messages.filter(m => m.event === 'broadcast').map(m => m.payload.payload)
+  }
+  /* Joins that the engine handles before the messages, whose answers come when these were sent */
+  const asks = async (vsn = '2.0.0', replay = { since: 1 }) => {
+    const c = await Client.open(engine.port, { vsn })
+    c.push({ join_ref: '1', ref: '1', topic, event: 'phx_join', payload: { config: { private: true, broadcast: { replay } } } })
+    return c
+  }
+  const [before, old, after] = [await asks(), await asks('1.0.0'), await asks()]
+  await until(() => held.length === 3, 'three joins')
+  send(1, true)
+  send(2)
+  send(3, true)
+  await until(() => stores.length === 2, 'two to be stored')
+  for (const m of held.splice(0, 2)) {
+    engine.joinReply(m.channel, [], 31)
+    engine.replay(m.channel, 'e', 1, '0', 'past')
+  }
+  await before.reply('1')
+  await old.reply('1')
+  send(4)
+  await until(async () => (await heard(member)).length === 4, 'the fourth')
+  assert.deepEqual(await heard(before), [0, 1, 3, 4])
+  engine.persistReply(stores[0])
+  engine.persistReply(stores[1], 'query_canceled')
+  /* and one that the engine handles after them, all but the last of which it replays */
+  engine.joinReply(held[0].channel, [], 31)
+  engine.replay(held[0].channel, 'e', 1, '1', stores[0].id)
+  await after.reply('1')
+  send(5)
+  await until(async () => (await heard(member)).length === 5, 'the fifth')
+  assert.deepEqual(await heard(before), [0, 1, 3, 4, 5])
+  assert.deepEqual(await heard(old), [0, 1, 3, 4, 5])
+  assert.deepEqual(await heard(after), [1, 5])
+  assert.deepEqual(await heard(member), [1, 2, 3, 4, 5])
+
+  /* nobody sends anything more: it comes with the answer */
+  const last = await asks()
+  await until(() => held.length === 2, 'the join')
+  send(6, true)
+  await until(() => stores.length === 3, 'a message to be stored')
+  engine.joinReply(held[1].channel, [], 31)
+  await last.reply('1')
+  assert.deepEqual(await heard(last), [])
+  sender.close()
+  engine.persistReply(stores[2])
+  await until(async () => (await heard(last)).length === 1, 'the message')
+  /* who does not ask for the past gets none, nor does who may not read */
+  const [plain, blind] = [await Client.open(engine.port), await asks()]
+  await plain.join(topic, { config: { private: true } })
+  await until(() => held.length === 3, 'the join')
+  member.raw(broadcastPush({ join_ref: '1', ref: '7', topic, event: 'e', metadata: '{"persist":{"ttl":5}}', payload: '7' }))
+  const stored = await engine.wait('persist', m => m.payload === '7')
+  assert.deepEqual([stored.ttl, stored.event, stored.json, stored.ref], [5, 'e', 1, null])
+  engine.joinReply(held[2].channel, [], 2)
+  const late = await Client.open(engine.port)
+  await late.join(topic, { config: { private: true } })
+  engine.persistReply(stored)
+  engine.persistReply(stored)
+  await blind.reply('1')
+  assert.deepEqual([await heard(plain), await heard(blind), await heard(late)], [[7], [], []])
+  close(member, before, old, after, last, plain, blind, late)
+}))
+
 test('a burst from one sender leaves in few writes, and nothing waits', () => withEngine({ max_messages_per_second: 0 }, async engine => {
   const receivers = []
   for (let i = 0; i < 20; i++) receivers.push(await member(engine))

@@ -13,7 +13,7 @@ export const HELLO = 1, CONFIG = 2, AUTH_REPLY = 3, JOIN_REPLY = 4, BINDINGS = 5
   REST_REPLY = 11, REPLAY = 12, HEARTBEAT_REPLY = 13, REVOKED = 15,
   PERSIST_REPLY = 53
 export const READY = 101, AUTH = 102, JOIN = 103, LEAVE = 104, TOKEN = 105, STATS = 106,
-  PAUSE = 107, CONTINUE = 108, REST = 109, LISTED = 150
+  PAUSE = 107, CONTINUE = 108, REST = 109, PERSIST = 112, REST_PERSIST = 120, LISTED = 150
 
 const NULL = 0xffffffff
 
@@ -72,6 +72,8 @@ const parsers = {
   [PAUSE]: r => ({ channel: r.u64() }),
   [CONTINUE]: r => ({ channel: r.u64() }),
   [REST]: r => ({ request: r.u64(), private: r.u8(), topic: r.string(), token: r.string() }),
+  [PERSIST]: r => ({ channel: r.u64(), ref: r.string(), id: r.string(), event: r.string(), json: r.u8(), payload: r.string(), ttl: r.u32() }),
+  [REST_PERSIST]: r => ({ request: r.u64(), topic: r.string(), token: r.string(), id: r.string(), event: r.string(), json: r.u8(), payload: r.string(), ttl: r.u32() }),
   [LISTED]: r => {
     const m = { request: r.u32(), last: r.u8(), connections: [] }
     for (let n = r.u32(); n > 0; n--) {
@@ -86,7 +88,7 @@ const parsers = {
 }
 const names = {
   [READY]: 'ready', [AUTH]: 'auth', [JOIN]: 'join', [LEAVE]: 'leave', [TOKEN]: 'token', [STATS]: 'stats',
-  [PAUSE]: 'pause', [CONTINUE]: 'continue', [REST]: 'rest', [LISTED]: 'listed',
+  [PAUSE]: 'pause', [CONTINUE]: 'continue', [REST]: 'rest', [PERSIST]: 'persist', [REST_PERSIST]: 'restPersist', [LISTED]: 'listed',
 }
 
 export class Engine extends EventEmitter {
@@ -159,6 +161,8 @@ export class Engine extends EventEmitter {
   onauth(m) { this.authReply(m.connection, 200) }
   onjoin(m) { this.joinReply(m.channel, m.bindings.map((_, i) => [1000 + i, this.groupOf(m, i)])) }
   onrest(m) { this.restReply(m.request, 200) }
+  onpersist(m) { this.persistReply(m) }
+  onrestPersist(m) { this.restReply(m.request, 200, 0) }
   groupOf(m, i) { return 1 + i }
 
   authReply(connection, status, error = null, expiry = 0, key = 0) {
@@ -167,6 +171,9 @@ export class Engine extends EventEmitter {
   revoke(key, all = true) { this.send(REVOKED, new Body().u64(key).u8(all)) }
   restReply(request, status, rights = status === 200 ? 15 : 0) {
     this.send(REST_REPLY, new Body().u64(request).u32(status).u8(rights))
+  }
+  persistReply({ channel, ref, id }, error = null) {
+    this.send(PERSIST_REPLY, new Body().u64(channel).string(ref).string(id).string(error))
   }
   joinReply(channel, bindings, rights = 15) {
     const body = new Body().u64(channel).u8(1).u8(rights).string(null).u32(bindings.length)

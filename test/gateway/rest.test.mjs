@@ -107,6 +107,71 @@ test('private messages: 403 for one, silence in a batch', () => withEngine({}, a
   for (const c of [...Object.values(clients), pub]) c.close()
 }))
 
+test('persist: stored, then sent with its id', () => withEngine({ max_payload_size: 2000000, max_message_size: 3000000 }, async engine => {
+  engine.onrest = m => engine.restReply(m.request, 200, m.topic === 'no' ? 15 : 31)
+  let stored = true
+  engine.onrestPersist = m => { if (stored) engine.restReply(m.request, 200, 0) }
+  const [v1, v2, pub] = [await member(engine, 'realtime:k', { vsn: '1.0.0', private: true }), await member(engine, 'realtime:k', { private: true }), await member(engine, 'realtime:k')]
+  const path = '/realtime/v1/api/broadcast/k/events/%C3%A9?private=true&'
+  const asked = () => engine.log.filter(m => m.name === 'restPersist')
+  for (const [query, ttl] of [['persist=true', 0], ['persist[ttl]=60', 60], ['persist%5Bttl%5D=999999999', 999999999], ['apikey=x&persist%5bttl%5d=1&vsn=2.0.0', 1], ['persist=true&persist[ttl]=7', 7]]) {
+    accepted(await post(engine, path + query, '{"n":1}'))
+    const m = asked().at(-1)
+    assert.deepEqual([m.topic, m.token, m.event, m.json, m.payload, m.ttl], ['k', 'good', 'é', 1, '{"n":1}', ttl], query)
+    assert.match(m.id, /^[0-9a-f]{8}-[0-9a-f]{4}-4/)
+    const expected = { type: 'broadcast', event: 'é', payload: { n: 1 }, meta: { id: m.id } }
+    for (const c of [v1, v2]) assert.deepEqual((await c.event('broadcast')).payload, expected)
+  }
+  accepted(await post(engine, path + 'persist=true', Buffer.from([1, 2, 255]), { headers: { 'Content-Type': 'application/octet-stream' } }))
+  assert.equal(asked().at(-1).json, 0)
+  assert.deepEqual((await v2.event('broadcast')).raw, Buffer.from([1, 2, 255]))
+  accepted(await post(engine, path + 'persist=false', '{}'))
+  assert.equal((await v2.event('broadcast')).payload.meta, undefined)
+  await v1.event('broadcast')
+  const n = asked().length
+  const check = async (status, body, answer) => assert.deepEqual([(await answer).status, JSON.parse((await answer).body)], [status, body])
+  for (const query of ['persist=1', 'persist=', 'persist[ttl]=', 'persist[ttl]=0', 'persist[ttl]=x', 'persist[ttl]=-1', 'persist[ttl]=1.5', 'persist[ttl]=1000000000'])
+    await check(422, { error: 'invalid_persist_ttl' }, post(engine, path + query, '{}'))
+  for (const query of ['', 'private=false&'])
+    await check(422, { error: 'Only messages to private channels can be stored' }, post(engine, `/api/broadcast/k/events/e?${query}persist=true`, '{}'))
+  await check(403, { message: 'Unauthorized' }, post(engine, '/api/broadcast/no/events/e?private=true&persist=true', '{}'))
+  accepted(await post(engine, '/api/broadcast/no/events/e?private=true', '{}'))
+  assert.equal(asked().length, n)
+  await check(422, { message: 'Payload size exceeds tenant limit' }, post(engine, path + 'persist=true', JSON.stringify('x'.repeat(1100000))))
+  for (const [status, answer, body] of [[401, 401, { message: 'Unauthorized' }], [403, 403, { message: 'Unauthorized' }], [422, 422, { error: 'invalid_payload' }],
+    [500, 503, { error: 'unable_to_connect_to_project' }], [503, 503, { error: 'unable_to_connect_to_project' }]]) {
+    engine.onrestPersist = m => engine.restReply(m.request, status, 0)
+    await check(answer, body, post(engine, path + 'persist=true', '{}'))
+  }
+  /* a client that goes before the engine has answered */
+  engine.onrestPersist = () => {}
+  const socket = connect({ port: engine.port })
+  await once(socket, CONNECTED)
+  socket.write(head(path + 'persist=true', { 'Content-Length': 2 }) + '\r\n{}')
+  const gone = await engine.wait('restPersist', m => m.payload === '{}' && m.request > asked().at(-2).request)
+  reset(socket)
+  engine.restReply(gone.request, 200, 0)
+  engine.restReply(gone.request, 200, 0)
+  await pub.heartbeat()
+  assert.deepEqual(await drain(pub), [])
+  for (const c of [v1, v2]) {
+    assert.ok((await drain(c)).every(m => m.payload.meta?.id === gone.id))
+    c.close()
+  }
+  pub.close()
+}))
+
+test('the answers say how many requests there may be', () => withEngine({ max_requests_per_second: 10 }, async engine => {
+  const rate = ({ headers }) => ['x-rate-rolling', 'x-rate-limit', 'x-rate-limit-remaining'].map(name => headers[name] === undefined ? null : Number(headers[name]))
+  const [first, second] = [rate(await post(engine, '/api/broadcast', { messages: [] })), rate(await post(engine, '/api/broadcast/t/events/e', '{}'))]
+  for (const [used, limit, left] of [first, second]) assert.deepEqual([limit, used + left], [10, 10])
+  assert.ok(first[0] <= 1 && second[0] <= 2)
+  const answers = await Promise.all(Array.from({ length: 60 }, () => post(engine, '/api/broadcast', { messages: [] })))
+  assert.deepEqual(rate(answers.find(a => a.status === 429)), [10, 10, 0])
+  engine.configure({ max_requests_per_second: 0 })
+  await until(async () => rate(await post(engine, '/api/broadcast', { messages: [] }))[1] === null, 'no limit')
+}))
+
 test('bodies that are not right: 400, 413, 415, 422, 429', () => withEngine({ max_message_size: 20000, max_payload_size: 1000 }, async engine => {
   const check = async (status, body, answer) => assert.deepEqual([(await answer).status, JSON.parse((await answer).body)], [status, body])
   const batch = (body, options) => post(engine, '/api/broadcast', body, options)
