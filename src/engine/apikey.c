@@ -32,6 +32,7 @@
 #include "common/sha2.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -56,7 +57,8 @@ typedef struct ApiKey
 
 static HTAB *keys = NULL;		/* NULL: never read */
 static Oid	table_oid = InvalidOid; /* as far as we know */
-static bool stale = true;
+static uint64 changes = 1;		/* of the table, that we have heard of ... */
+static uint64 seen = 0;			/* ... and that the copy has */
 
 static const uint8 no_key[PG_SHA256_DIGEST_LENGTH];
 
@@ -69,7 +71,7 @@ static void
 relation_changed_cb(Datum arg, Oid relid)
 {
 	if (relid == InvalidOid || relid == table_oid || table_oid == InvalidOid)
-		stale = true;
+		changes++;
 }
 
 /* The key is gone, or stands for somebody else. */
@@ -123,8 +125,11 @@ find_column(Relation rel, const char *name, Oid type)
 		number : 0;
 }
 
-/* Read the table without asking for privileges; nothing if there is none. */
-static void
+/*
+ * Read the table without asking for privileges; nothing if there is none.
+ * Returns false if somebody has locked it: everybody would wait with us.
+ */
+static bool
 read_table(void)
 {
 	Relation	rel;
@@ -133,9 +138,13 @@ read_table(void)
 
 	table_oid = get_relname_relid("api_keys",
 								  get_namespace_oid("rtsync", true));
-	rel = OidIsValid(table_oid) ? try_table_open(table_oid, AccessShareLock) : NULL;
+	if (!OidIsValid(table_oid))
+		return true;
+	if (!ConditionalLockRelationOid(table_oid, AccessShareLock))
+		return false;
+	rel = try_table_open(table_oid, NoLock);
 	if (rel == NULL)
-		return;
+		return true;
 	role_column = find_column(rel, "role", NAMEOID);
 	hash_column = find_column(rel, "hash", BYTEAOID);
 	if (rel->rd_rel->relkind == RELKIND_RELATION && role_column && hash_column)
@@ -151,6 +160,7 @@ read_table(void)
 		ExecDropSingleTupleTableSlot(slot);
 	}
 	table_close(rel, AccessShareLock);
+	return true;
 }
 
 static void
@@ -167,23 +177,27 @@ make_copy(void)
 	CacheRegisterRelcacheCallback(relation_changed_cb, (Datum) 0);
 }
 
-/* See to it that the copy is right.  Needs a transaction. */
-static void
+/*
+ * See to it that the copy is right.  Returns false if that cannot be done now.
+ * Needs a transaction.
+ */
+static bool
 read_anew(void)
 {
 	HASH_SEQ_STATUS scan;
 	ApiKey	   *key;
+	uint64		reading = changes;	/* others may come while we do */
 
-	if (!stale)
-		return;
+	if (seen == changes)
+		return true;
 	if (keys == NULL)
 		make_copy();
-	stale = false;				/* until something changes while we read */
 	hash_seq_init(&scan, keys);
 	while ((key = hash_seq_search(&scan)) != NULL)
 		key->present = false;
 
-	read_table();
+	if (!read_table())
+		return false;
 	if (rtsync_anonymous_role != NULL && rtsync_anonymous_role[0] != '\0')
 		add_key(no_key, rtsync_anonymous_role);
 
@@ -195,6 +209,8 @@ read_anew(void)
 		end_key(key);
 		hash_search(keys, key->hash, HASH_REMOVE, NULL);
 	}
+	seen = reading;
+	return true;
 }
 
 /*--------------------------------------------------------------------------
@@ -215,7 +231,10 @@ find(const uint8 *hash, uint64 *number, const char **rolename)
 {
 	ApiKey	   *key;
 
-	read_anew();
+	if (!read_anew())
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("the table of API keys is locked")));
 	key = hash_search(keys, hash, HASH_FIND, NULL);
 	if (key == NULL)
 		return false;
@@ -271,20 +290,23 @@ apikey_find_anonymous(uint64 *number, const char **rolename)
 bool
 apikey_changed(void)
 {
-	return keys != NULL && stale;
+	return keys != NULL && seen != changes;
 }
 
-/* Revoke the keys that were used and count no more.  Needs a transaction. */
+/*
+ * Revoke the keys that were used and count no more, as far as that is known.
+ * Needs a transaction.
+ */
 void
 apikey_find_revoked(void)
 {
-	read_anew();
+	(void) read_anew();
 }
 
 void
 apikey_settings_changed(void)
 {
-	stale = true;
+	changes++;
 }
 
 /* rtsync.api_keys_changed(): trigger that tells the engine */

@@ -16,6 +16,7 @@
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
@@ -316,6 +317,12 @@ check_table_binding(CheckAttempt *what, const BindingOptions *options)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table \"%s.%s\" is not published",
 						spec->schema, spec->table)));
+	/* the engine does not wait for whoever holds a lock */
+	if (!ConditionalLockRelationOid(relid, AccessShareLock))
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("table \"%s.%s\" is locked",
+						spec->schema, spec->table)));
 	access = policy_table_access(relid, what->principal->roleid);
 	if (!access->readable)
 		ereport(ERROR,
@@ -451,12 +458,13 @@ attempt_check(void *arg)
  * Why this binding cannot be served to this principal: the message for the
  * client, palloc'd, or NULL if it can; *hint is then what the client's author
  * should know, or NULL, and *weight about how many bytes its compiled filter
- * will take.  Called inside a transaction on the
+ * will take.  *locked is set if it cannot be said for now, as somebody else has
+ * locked the table.  Called inside a transaction on the
  * present; names and filters are looked up with the principal's rights.
  */
 char *
 binding_problem(const Principal *principal, const BindingSpec *spec,
-				char **hint, Size *weight)
+				char **hint, Size *weight, bool *locked)
 {
 	CheckAttempt what = {principal, spec};
 	ErrorData  *error;
@@ -464,6 +472,7 @@ binding_problem(const Principal *principal, const BindingSpec *spec,
 
 	*hint = NULL;
 	*weight = 0;
+	*locked = false;
 
 	for (int i = 0; i < spec->nselect; i++)
 		if (spec->select[i] == NULL)
@@ -486,6 +495,7 @@ binding_problem(const Principal *principal, const BindingSpec *spec,
 		*weight = what.weight;
 		return NULL;
 	}
+	*locked = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
 	if (error->sqlerrcode == ERRCODE_UNDEFINED_TABLE ||
 		error->sqlerrcode == ERRCODE_INVALID_SCHEMA_NAME)
 		return psprintf("Unable to subscribe to changes with given parameters. "

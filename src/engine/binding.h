@@ -61,6 +61,6 @@ extern void binding_options(const BindingSpec *spec, BindingOptions *options);
 extern List *binding_tables(const BindingSpec *spec);
 extern char *binding_problem(const Principal *principal,
 							 const BindingSpec *spec, char **hint,
-							 Size *weight);
+							 Size *weight, bool *locked);
 
 #endif							/* RTSYNC_BINDING_H */

@@ -631,8 +631,9 @@ explain_subscription(Explain *explain)
 	const BindingSpec *spec = &explain->probe->group.spec;
 	char	   *hint;
 	Size		weight;
+	bool		locked;
 	char	   *problem = binding_problem(&explain->probe->principal, spec,
-										  &hint, &weight);
+										  &hint, &weight, &locked);
 
 	put_deciding_step(explain, "subscription", table_name(explain),
 					  verdict(problem == NULL),

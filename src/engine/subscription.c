@@ -634,20 +634,32 @@ take_interval(Channel *channel, const Binding *binding, bool *taken)
  * See which bindings of a channel can be served, and put these into their
  * groups; with "snapshot", it begins with one if some of them ask for it.
  * problems[i] becomes the reason where one cannot be, else NULL, and
- * hints[i] what the client's author should know, or NULL.
+ * hints[i] what the client's author should know, or NULL.  Returns the reason
+ * if that of one is that somebody has locked its table, so that its client had
+ * better try again; in a channel that is joined already, it is then served if
+ * it was before, since each change is decided about by itself anyway.
  */
-static void
+static char *
 channel_subscribe(Channel *channel, bool snapshot, char **problems,
 				  char **hints)
 {
 	bool		taken = channel->interval > 0;
+	char	   *lock_problem = NULL;
 
 	for (int i = 0; i < channel->nbindings; i++)
 	{
 		Binding    *binding = &channel->bindings[i];
+		Size		weight;
+		bool		locked;
 
 		problems[i] = binding_problem(&channel->principal, &binding->spec,
-									  &hints[i], &binding->filter_weight);
+									  &hints[i], &weight, &locked);
+		if (locked && channel->joined != 0 && binding->served)
+			problems[i] = NULL;
+		else
+			binding->filter_weight = weight;
+		if (locked && lock_problem == NULL)
+			lock_problem = problems[i];
 		if (problems[i] == NULL)
 			problems[i] = take_interval(channel, binding, &taken);
 		binding->served = problems[i] == NULL;
@@ -661,6 +673,7 @@ channel_subscribe(Channel *channel, bool snapshot, char **problems,
 		late_throttle(channel);
 	if (channel->pace != CHANNEL_PAUSED)
 		subscription_attach(channel, channel->pace != CHANNEL_LIVE);
+	return lock_problem;
 }
 
 /* Put the list of bindings that ends LINK_JOIN_REPLY and LINK_BINDINGS. */
@@ -1195,15 +1208,17 @@ begin_with_snapshot(Channel *channel)
 
 /*
  * Let the channel, which has its token, go on where its client left off, if it
- * says so, and put its bindings into their groups.
+ * says so, and put its bindings into their groups.  Returns why that cannot be
+ * now, or NULL.
  */
-static void
+static char *
 channel_begin(Channel *channel, char **problems, char **hints, JoinBegin *begin)
 {
 	JoinOptions options;
 	Cursor		from;
 	char		buf[CURSOR_SIZE];
 	const char *problem = NULL;
+	char	   *lock_problem;
 
 	memset(begin, 0, sizeof(*begin));
 	read_join_options(channel, &options);
@@ -1217,7 +1232,10 @@ channel_begin(Channel *channel, char **problems, char **hints, JoinBegin *begin)
 	}
 	if (options.since != NULL && problem != NULL)
 		metrics_refetch(problem);
-	channel_subscribe(channel, channel->pace == CHANNEL_LIVE, problems, hints);
+	lock_problem = channel_subscribe(channel, channel->pace == CHANNEL_LIVE,
+									 problems, hints);
+	if (lock_problem != NULL)
+		return lock_problem;
 	if (options.since == NULL && options.session != NULL)
 	{
 		if (problem == NULL)
@@ -1238,6 +1256,7 @@ channel_begin(Channel *channel, char **problems, char **hints, JoinBegin *begin)
 	if (options.cursor || options.session != NULL)
 		begin->rtsync = begin_text(buf, options.since != NULL || options.session != NULL,
 								   problem);
+	return NULL;
 }
 
 /*
@@ -1250,6 +1269,7 @@ join_problem(Channel *channel, LinkString string,
 {
 	Token		token;
 	TokenError	error;
+	char	   *problem;
 
 	if (!verify(string, &token, &error))
 		return psprintf("%s: %s", error.code, error.message);
@@ -1265,7 +1285,9 @@ join_problem(Channel *channel, LinkString string,
 	if (!(channel->rights & READ_RIGHTS))
 		return psprintf("Unauthorized: You do not have permissions to read from this Channel topic: %s",
 						channel->topic);
-	channel_begin(channel, problems, hints, begin);
+	problem = channel_begin(channel, problems, hints, begin);
+	if (problem != NULL)
+		return psprintf("UnableToSubscribeToPostgres: %s", problem);
 	if (channel->wait)
 		for (int i = 0; i < channel->nbindings; i++)
 			if (problems[i] != NULL)
@@ -1440,8 +1462,8 @@ handle_token(Link *link, LinkReader *body)
 	problems = palloc0(sizeof(char *) * (channel->nbindings + 1));
 	hints = palloc0(sizeof(char *) * (channel->nbindings + 1));
 	snapshot_forget(channel);
-	channel_subscribe(channel, channel->pace == CHANNEL_SNAPSHOT, problems,
-					  hints);
+	(void) channel_subscribe(channel, channel->pace == CHANNEL_SNAPSHOT,
+							 problems, hints);
 
 	subscription_send_bindings(channel);
 	report_bindings(channel, problems, hints);

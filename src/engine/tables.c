@@ -24,6 +24,7 @@
 #include "access/xlog_internal.h"
 #include "catalog/pg_inherits.h"
 #include "common/hashfn.h"
+#include "storage/proc.h"
 #include "storage/procarray.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -50,6 +51,9 @@
 
 /* With the claims of so many clients it is tried to plan a role's policies. */
 #define PREPARE_ATTEMPTS 8
+
+/* So long a lock is waited for only to look at row security. */
+#define RECHECK_LOCK_MS 50
 
 /* As many tables' last changes are remembered without asking how old they are. */
 #define MAX_CHANGED 10000
@@ -781,14 +785,20 @@ role_find_successors(TableRole *role, void *arg)
 	}
 }
 
+/*
+ * Look at the access of all roles, as far as that can be done without waiting
+ * for those who have locked the table, or one that its policies read.
+ */
 static void
 route_recheck(TableRoute *route)
 {
 	bool		failed = false;
+	int			save_lock_timeout = LockTimeout;
 	dlist_iter	iter;
 
 	route->recheck = false;
 	route_check_name(route);
+	LockTimeout = RECHECK_LOCK_MS;
 	dlist_foreach(iter, &route->roles)
 	{
 		ErrorData  *error;
@@ -803,7 +813,10 @@ route_recheck(TableRoute *route)
 					(errcode(error->sqlerrcode),
 					 errmsg("rtsync could not look at the row security of table \"%s.%s\": %s",
 							route->nspname, route->relname, error->message)));
+		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+			break;				/* the others would find the same */
 	}
+	LockTimeout = save_lock_timeout;
 	route->failed = failed;
 }
 

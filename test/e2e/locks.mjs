@@ -1,0 +1,106 @@
+// Whoever holds a lock delays nobody but those who need what is locked: a
+// bystander on another table gets its events meanwhile.
+
+import { assert, atEnd, test, until } from './lib/tap.mjs';
+import { RawClient } from './lib/raw.mjs';
+import { createRole, createTable, pg, sql, token } from './lib/server.mjs';
+
+const LIMIT = 1_000; // ms for an event to arrive
+const roles = ['locks_reader', 'locks_other', 'locks_third'];
+for (const role of roles) await createRole(role);
+await createTable('locks_calm', 'id int PRIMARY KEY', { roles });
+await createTable('locks_held', 'id int PRIMARY KEY, a int', { roles });
+await createTable('locks_members', 'uid text PRIMARY KEY', { roles });
+await createTable('locks_guarded', 'id int PRIMARY KEY', { roles });
+await sql(`ALTER TABLE locks_guarded ENABLE ROW LEVEL SECURITY;
+  CREATE POLICY members ON locks_guarded USING (EXISTS (SELECT FROM locks_members m WHERE m.uid = rtsync.jwt() ->> 'sub'))`);
+const apikey = token('locks_reader', { sub: 'ann' });
+const on = (table, more = {}) => ({ event: '*', schema: 'public', table, ...more });
+const open = async (key = apikey) => {
+  const client = await RawClient.open({ apikey: key });
+  atEnd(() => client.close());
+  return client;
+};
+
+const bystander = await open();
+await bystander.joinOk('calm', [on('locks_calm')]);
+let last = 0;
+async function undisturbed(what) {
+  const id = ++last;
+  const start = performance.now();
+  await sql(`INSERT INTO locks_calm VALUES (${id})`);
+  await until(`the bystander's row, ${what}`, () => bystander.changes('calm').some(({ record }) => record.id === id), { timeout: 20_000 });
+  const ms = performance.now() - start;
+  assert.ok(ms < LIMIT, `${what}: the bystander had to wait for ${Math.round(ms)} ms`);
+  return ms;
+}
+
+// Holds a lock while something is done.
+async function holding(table, use) {
+  const connection = new pg.Client();
+  await connection.connect();
+  await connection.query('BEGIN');
+  await connection.query(`LOCK TABLE ${table} IN ACCESS EXCLUSIVE MODE`);
+  try {
+    return await use();
+  } finally {
+    await connection.query('ROLLBACK');
+    await connection.end();
+  }
+}
+
+test('a join to a locked table is refused at once, and succeeds when its client tries again', async () => {
+  const client = await open();
+  await holding('locks_held', async () => {
+    const bindings = Array.from({ length: 10 }, (_, i) => on('locks_held', { filter: `a=eq.${i}` }));
+    const answer = client.join('held', bindings);
+    await undisturbed('somebody joins');
+    const { status, response } = await answer;
+    assert.equal(status, 'error');
+    assert.match(response.reason, /^UnableToSubscribeToPostgres: .*table "public.locks_held" is locked$/);
+  });
+  await client.joinOk('held', [on('locks_held')]);
+  await sql('INSERT INTO locks_held VALUES (1, 1)');
+  await until('its events', () => client.changes('held').length === 1);
+});
+
+test('a new token is taken while the table is locked, and the subscription goes on', async () => {
+  const client = await open();
+  await client.joinOk('token', [on('locks_held')]);
+  await holding('locks_held', async () => {
+    client.frames.length = 0;
+    client.send('realtime:token', 'access_token', { access_token: token('locks_reader', { sub: 'ann', n: 2 }) }, '1');
+    await undisturbed('a token comes');
+    await client.heartbeat();
+    assert.deepEqual(client.frames.filter((f) => f.event === 'system' && f.payload.status === 'error'), []);
+  });
+  await sql('INSERT INTO locks_held VALUES (2, 1)');
+  await until('its events', () => client.changes('token').some(({ record }) => record.id === 2));
+});
+
+test('catalog changes while a table is locked that many roles listen to, or that policies read', async () => {
+  const clients = [];
+  for (const role of roles) {
+    clients.push(await open(token(role, { sub: 'ann' })));
+    await clients.at(-1).joinOk('held', [on('locks_held'), on('locks_guarded')]);
+  }
+  const change = () => sql('CREATE TEMP TABLE IF NOT EXISTS t (); DROP TABLE t; CREATE ROLE locks_new; DROP ROLE locks_new');
+  for (const table of ['locks_held', 'locks_members'])
+    await holding(table, async () => {
+      for (let i = 0; i < 3; i++) {
+        await change();
+        await undisturbed(`the catalogs change, ${table} is locked`);
+      }
+    });
+});
+
+test('API keys, while their table is locked', async () => {
+  const [{ key }] = await sql("SELECT rtsync.create_api_key('locks_reader', 'locks') AS key");
+  await holding('rtsync.api_keys', async () => {
+    const client = new RawClient({ apikey: key });
+    client.opened.then(() => client.close(), () => {});
+    await undisturbed('a client comes with a key');
+  });
+  await until('the key to count', () => open(key).then(() => true, () => false));
+  await sql("SELECT rtsync.revoke_api_key('locks')");
+});
