@@ -112,10 +112,17 @@
 /* A turn of decoding ends after this time, so that others get theirs. */
 #define DECODE_MS 20
 
+/* Who joins waits so long for what was committed before, and no longer. */
+#define BEFORE_JOIN_MS 1000
+
 /* Complain about a port that stays in use only after so many attempts. */
 #define LISTEN_PATIENCE 3
 
 extern PGDLLEXPORT void engine_main(Datum main_arg);
+
+static bool decode_turn(bool *more);
+static RouteState route_turn(void);
+static bool caught_up(void);
 
 static Link *gateway_link = NULL;
 static GatewayProc gateway;
@@ -396,6 +403,44 @@ end_gateway(void)
 }
 
 /*
+ * Deliver what is committed, as far as that can be done at once: not what is
+ * behind a transaction that nobody sees yet, nor while the gateway is busy.
+ */
+static void
+deliver_committed(void)
+{
+	XLogRecPtr	target = wal_flushed_lsn();
+	ClockTime	until = clock_in(BEFORE_JOIN_MS);
+	bool		decoded;
+	RouteState	state;
+
+	if (caught_up())
+		return;
+	do
+	{
+		bool		cut;
+
+		decoded = decode_turn(&cut);
+		state = route_turn();
+		linkio_flush(gateway_link);
+	} while ((state == ROUTE_MORE ||
+			  (state == ROUTE_IDLE && decoded && wal_decoded_lsn() < target)) &&
+			 !gateway_link->broken && clock_now() < until);
+}
+
+/*
+ * A message of the gateway.  Who joins hears of what is committed from then on:
+ * the rest is delivered to the others first.
+ */
+static void
+gateway_message(Link *link, LinkType type, LinkReader *body)
+{
+	if (type == LINK_JOIN)
+		deliver_committed();
+	subscription_message(link, type, body);
+}
+
+/*
  * Keep a gateway running and exchange messages with it.  Returns true if it
  * has more to say.
  */
@@ -419,7 +464,7 @@ gateway_turn(void)
 	if (!ready && history_is_back())
 		send_monitor();
 	if (history_is_back())
-		more = linkio_receive(gateway_link, subscription_message);
+		more = linkio_receive(gateway_link, gateway_message);
 	linkio_flush(gateway_link);
 	if (linkio_stuck(gateway_link, GATEWAY_PATIENCE_MS))
 	{
@@ -639,6 +684,7 @@ housekeeping_turn(void)
 		messages_table_maintain();
 	}
 	tables_tell_late(history_resume_lsn(wal_decoded_lsn()));
+	tables_sweep();
 	subscription_tell_late();
 	budget_sweep();
 	publish_state();
@@ -780,21 +826,15 @@ engine_loop(void)
 	{
 		ClockTime	begun = clock_now();
 		bool		more;
-		bool		decoded = false;
+		bool		decoded;
 		bool		cut = false;	/* there is more to decode */
 		bool		untold;
 		RouteState	state;
 
 		ResetLatch(MyLatch);
 		obey();
-		if (subscription_channel_count() == 0)
-		{
-			/* What was committed before is not for who comes now. */
-			decoded = decode_turn(&cut);
-			route_turn();
-		}
 		more = gateway_turn();
-		decoded |= decode_turn(&cut);
+		decoded = decode_turn(&cut);
 		subscription_recheck_roles();
 		subscription_recheck_keys(gateway_link);
 		subscription_recheck_rights();

@@ -275,6 +275,36 @@ policy_invalidations(void)
 	return invalidations;
 }
 
+static void
+access_free(TableAccess *access)
+{
+	AccessKey	key = {access->relid, access->roleid, access->command};
+
+	if (access->functions != NULL)
+		pfree(access->functions);
+	if (access->context != NULL)
+		MemoryContextDelete(access->context);
+	hash_search(accesses, &key, HASH_REMOVE, NULL);
+}
+
+/*
+ * Free what was made for tables and roles that have been dropped since.  Called
+ * in a transaction on the present, while nobody has a TableAccess in hand.
+ */
+void
+policy_sweep(void)
+{
+	HASH_SEQ_STATUS status;
+	TableAccess *access;
+
+	hash_seq_init(&status, accesses);
+	while ((access = hash_seq_search(&status)) != NULL)
+		if ((!access->valid || access->desc == NULL) &&
+			(!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(access->relid)) ||
+			 !SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(access->roleid))))
+			access_free(access);
+}
+
 static TableAccess *
 get_access(Oid relid, Oid roleid, CmdType command)
 {

@@ -70,6 +70,7 @@ extern void policy_blame(Oid relid, bool preparing, ClockTime until);
 extern TableAccess *policy_table_access(Oid relid, Oid roleid);
 extern TableAccess *policy_insert_access(Oid relid, Oid roleid);
 extern uint64 policy_invalidations(void);
+extern void policy_sweep(void);
 extern const Bitmapset *policy_needed_columns(TableAccess *access,
 											  bool *all);
 extern Verdict policy_check(TableAccess *access, const PolicyRow *row);

@@ -84,6 +84,7 @@ static bool recheck_some;		/* some route has "recheck" set, or some
 								 * watched table "altered" */
 static bool some_inherited;		/* some route has "inherited" set */
 static bool recheck_inherited;	/* those are to be rechecked */
+static bool some_gone;			/* some route's table may have been dropped */
 static bool some_again;			/* some role has "tell_again" set */
 static int	ndisplaced;			/* table groups that are */
 
@@ -94,6 +95,7 @@ syscache_cb(Datum arg, int cacheid, uint32 hashvalue)
 {
 	generation++;
 	recheck_all = true;
+	some_gone = true;
 }
 
 static void
@@ -109,7 +111,7 @@ relcache_cb(Datum arg, Oid relid)
 		Watched    *entry = hash_search(watched, &relid, HASH_FIND, NULL);
 
 		if (route != NULL)
-			route->recheck = recheck_some = true;
+			route->recheck = recheck_some = some_gone = true;
 		if (entry != NULL)
 			entry->altered = recheck_some = true;
 		if (ndisplaced > 0)
@@ -297,6 +299,7 @@ route_find(Oid relid)
 		memset((char *) route + sizeof(Oid), 0,
 			   sizeof(TableRoute) - sizeof(Oid));
 		dlist_init(&route->roles);
+		some_gone = true;		/* the change may be one from long ago */
 	}
 	return route;
 }
@@ -358,12 +361,13 @@ tables_route(RelSchema *schema)
 static void
 listen_to_table(SubscriptionGroup *group, Oid relid)
 {
-	TableRoute *route = route_find(relid);
 	char	   *relname = get_rel_name(relid);
 	char	   *nspname = get_namespace_name(get_rel_namespace(relid));
+	TableRoute *route;
 
 	if (relname == NULL || nspname == NULL)
 		return;
+	route = route_find(relid);
 	if (route->nspname == NULL)
 		route_rename(route, nspname, relname);
 	if (binding_matches(&group->spec, route->nspname, route->relname) &&
@@ -886,6 +890,86 @@ tables_recheck_access(void)
 		return;
 	catalogs_begin(wal_decoded_lsn());
 	recheck_routes();
+	catalogs_commit();
+}
+
+/*
+ * Does a group no longer need its place at a table that is gone?  One that
+ * asked for a table by name waits there for the next of that name, unless it
+ * does so elsewhere, or has it.
+ */
+static bool
+table_group_is_over(TableGroup *tg)
+{
+	return !tg->displaced ||
+		dlist_head_node(&tg->group->tables) != dlist_tail_node(&tg->group->tables);
+}
+
+/* Take the groups that need it no longer off the route of a table that is gone. */
+static void
+route_release(TableRoute *route)
+{
+	List	   *over = NIL;
+	ListCell   *lc;
+	dlist_iter	roles;
+	dlist_iter	groups;
+
+	dlist_foreach(roles, &route->roles)
+	{
+		TableRole  *role = dlist_container(TableRole, in_route, roles.cur);
+
+		dlist_foreach(groups, &role->groups)
+		{
+			TableGroup *tg = dlist_container(TableGroup, in_role, groups.cur);
+
+			if (table_group_is_over(tg))
+				over = lappend(over, tg);
+		}
+	}
+	foreach(lc, over)
+		table_group_free(lfirst(lc));
+	list_free(over);
+}
+
+static void
+route_free(TableRoute *route)
+{
+	if (route->schema != NULL)
+		schema_unref(route->schema);
+	if (route->nspname != NULL)
+	{
+		pfree(route->nspname);
+		pfree(route->relname);
+	}
+	hash_search(routes, &route->relid, HASH_REMOVE, NULL);
+}
+
+/*
+ * Free what was made for tables that have been dropped since.  Should a change
+ * of one still come, for a channel that is far behind, its route is made anew.
+ * Called outside of any transaction, while no changes are being routed.
+ */
+void
+tables_sweep(void)
+{
+	HASH_SEQ_STATUS scan;
+	TableRoute *route;
+
+	if (!some_gone)
+		return;
+	some_gone = false;
+	catalogs_begin(wal_decoded_lsn());
+	recheck_routes();			/* those who listen are told first */
+	hash_seq_init(&scan, routes);
+	while ((route = hash_seq_search(&scan)) != NULL)
+	{
+		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(route->relid)))
+			continue;
+		route_release(route);
+		if (dlist_is_empty(&route->roles))
+			route_free(route);
+	}
+	policy_sweep();
 	catalogs_commit();
 }
 

@@ -144,6 +144,7 @@ extern void tables_touched(Oid relid);
 extern void tables_tell_late(XLogRecPtr oldest);
 extern void tables_recheck_all(void);
 extern void tables_recheck_access(void);
+extern void tables_sweep(void);
 extern bool tables_tell_again(void);
 
 #endif							/* RTSYNC_TABLES_H */

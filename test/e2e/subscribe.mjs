@@ -3,10 +3,12 @@
 
 import { assert, atEnd, sleep, test } from './lib/tap.mjs';
 import { connect, versions } from './lib/clients.mjs';
+import { RawClient } from './lib/raw.mjs';
 import { createRole, createTable, sql, token } from './lib/server.mjs';
 
 const ROUNDS = 1000;
 const WORKERS = 4; // connections of each version
+const EARLY = 40; // joins just after a commit
 
 await createRole('e2e_reader');
 await createTable('moments', 'id int PRIMARY KEY, worker text', { roles: ['e2e_reader'] });
@@ -52,3 +54,20 @@ test(`${ROUNDS} rounds of "subscribe, and write the moment SUBSCRIBED is reporte
   const [{ count }] = await sql('SELECT count(*)::int FROM moments');
   assert.ok(count >= ROUNDS, `${count} rows`);
 }, { timeout: 180_000 });
+
+test('what was committed before a join is not heard', async () => {
+  const reader = token('e2e_reader', { worker: 'early' });
+  const bindings = [{ event: '*', schema: 'public', table: 'moments' }];
+  const other = await RawClient.open({ apikey: reader }); // there is something to route
+  await other.joinOk('early', bindings);
+  for (let i = 0; i < EARLY; i++) {
+    const client = await RawClient.open({ apikey: reader });
+    await sql(`INSERT INTO moments SELECT n, 'early' FROM generate_series(${next + 1}, ${next += 2000}) n`);
+    await client.joinOk(`early-${i}`, bindings);
+    await sql('INSERT INTO moments VALUES ($1, $2)', [++next, 'early']);
+    const first = await client.frame('an event', (f) => f.event === 'postgres_changes');
+    assert.equal(first.payload.data.record.id, next);
+    client.close();
+  }
+  other.close();
+});

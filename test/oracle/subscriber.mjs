@@ -136,6 +136,7 @@ export class Subscriber {
   async join(quiet) {
     this.client = await RawClient.open({ apikey: token(this.role, this.claims) });
     this.client.onFrame = (frame) => this.#receive(frame);
+    this.beats = setInterval(() => this.client.closed || this.client.send('phoenix', 'heartbeat'), 10_000);
     const specs = [...this.bindings.map((b) => b.spec), { event: 'INSERT', schema: 'oracle', table: 'marker' }];
     const reply = await this.client.join(this.topic, specs);
     if (reply.status !== 'ok') throw new Error(`${this.name} could not join: ${JSON.stringify(reply)}`);
@@ -156,21 +157,29 @@ export class Subscriber {
       ['*', 'INSERT'].includes(v.binding.spec.event ?? '*') && v.columns(this.run.state).length > 0);
     for (const view of views) {
       const expected = await view.select(this.run.state);
-      const client = await RawClient.open({ apikey: token(this.role, this.claims) });
-      try {
-        const spec = { ...view.binding.spec, rtsync: { ...view.binding.spec.rtsync, snapshot: true } };
-        await client.joinOk(`${this.topic}-snapshot`, [spec]);
-        const { payload } = await client.frame('the end of a snapshot', (f) => f.event === 'system' &&
-          f.payload.extension === 'rtsync' && ['snapshot_end', 'refetch'].includes(f.payload.status), { timeout: 30_000 });
-        if (expected.error) continue; // whether a policy's error is met may depend on the plan
-        const rows = client.frames.filter((f) => f.payload?.rtsync?.snapshot && f.event === 'postgres_changes')
-          .map((f) => canonical(f.payload.data.record)).sort();
-        const wanted = expected.rows.map(canonical).sort();
-        if (payload.status === 'refetch' || rows.length !== wanted.length || rows.some((row, i) => row !== wanted[i]))
-          this.problems.push(`the snapshot of ${view.name} differs: ${JSON.stringify({ payload, rows: rows.slice(0, 5), wanted: wanted.slice(0, 5), counts: [rows.length, wanted.length] })}`);
-      } finally {
-        client.close();
-      }
+      if (expected.error) continue; // whether a policy's error is met may depend on the plan
+      const wanted = expected.rows.map(canonical).sort();
+      // When the machine is busy, what changed before may be told only now: ask again.
+      let found;
+      for (let i = 0; i < 3 && !found?.rows; i++) found = await this.#snapshot(view, `${this.topic}-snapshot${i}`);
+      if (!found.rows || found.rows.length !== wanted.length || found.rows.some((row, i) => row !== wanted[i]))
+        this.problems.push(`the snapshot of ${view.name} differs: ${JSON.stringify({ told: found.told, rows: found.rows?.slice(0, 5), wanted: wanted.slice(0, 5), counts: [found.rows?.length, wanted.length] })}`);
+    }
+  }
+
+  // The rows of a view's snapshot, in order, or none if the client was told to refetch
+  async #snapshot(view, topic) {
+    const client = await RawClient.open({ apikey: token(this.role, this.claims) });
+    try {
+      const spec = { ...view.binding.spec, rtsync: { ...view.binding.spec.rtsync, snapshot: true } };
+      await client.joinOk(topic, [spec]);
+      const { payload } = await client.frame('the end of a snapshot', (f) => f.event === 'system' &&
+        f.payload.extension === 'rtsync' && ['snapshot_end', 'refetch'].includes(f.payload.status), { timeout: 30_000 });
+      const rows = client.frames.filter((f) => f.payload?.rtsync?.snapshot && f.event === 'postgres_changes')
+        .map((f) => canonical(f.payload.data.record)).sort();
+      return { told: payload, rows: payload.status === 'refetch' ? null : rows };
+    } finally {
+      client.close();
     }
   }
 
@@ -270,6 +279,7 @@ export class Subscriber {
   }
 
   close() {
+    clearInterval(this.beats);
     this.client?.close();
   }
 }
