@@ -250,8 +250,14 @@ replay_part(HeapTuple tuple, TupleDesc desc, int column, bool text,
 	{
 		struct varlena *value = PG_DETOAST_DATUM_PACKED(datum);
 
-		part.data = pnstrdup(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
-		part.length = VARSIZE_ANY_EXHDR(value);
+		Size		length = VARSIZE_ANY_EXHDR(value);
+		char	   *copy = palloc(length + 1);
+
+		/* bytes may be zero */
+		memcpy(copy, VARDATA_ANY(value), length);
+		copy[length] = '\0';
+		part.data = copy;
+		part.length = length;
 		if (text && GetDatabaseEncoding() != PG_UTF8)
 		{
 			part.data = pg_server_to_any(part.data, part.length, PG_UTF8);

@@ -198,6 +198,31 @@ test('a privilege that goes, too', async () => {
   client.close();
 });
 
+test('while the table is locked, clients come back later', async () => {
+  const client = await open(1);
+  await client.joinOk('club', [], privately);
+  await client.joinOk('hall', []);
+  const locker = await database.connect();
+  await locker.query('BEGIN; LOCK TABLE rtsync.messages IN ACCESS EXCLUSIVE MODE');
+  try {
+    // The rights have to be decided anew, and cannot be.
+    await sql('GRANT e2e_member TO rtsync_authenticator; ALTER ROLE e2e_member SET statement_timeout = 0; ALTER ROLE e2e_member NOINHERIT');
+    const system = await client.frame('the end', (f) => f.event === 'system' && f.payload.status === 'error');
+    assert.deepEqual(system.payload,
+      { extension: 'system', status: 'error', message: 'Realtime was unable to connect to the project database', channel: 'club' });
+    await client.frame('phx_error', (f) => f.event === 'phx_error' && f.topic === 'realtime:club');
+    assert.deepEqual(await client.join('club', [], privately), { status: 'error', response: { reason: 'Unknown Error on Channel' } });
+  } finally {
+    await locker.query('ROLLBACK');
+    locker.release();
+    await sql('ALTER ROLE e2e_member INHERIT; ALTER ROLE e2e_member RESET statement_timeout');
+  }
+  await client.joinOk('club', [], privately);
+  await sql(`SELECT rtsync.send('1', 'ev', 'club'), rtsync.send('2', 'ev', 'hall', false)`);
+  await until('both', () => broadcasts(client, 'club').length + broadcasts(client, 'hall').length === 2);
+  client.close();
+});
+
 test('a token for somebody without the right ends the channel', async () => {
   const client = await open(1);
   await client.joinOk('club', [], privately);
@@ -453,6 +478,20 @@ test('replay: each message once, whenever one joins', async () => {
     assert.ok(broadcasts(client, 'club').some(({ meta }) => meta.replayed));
     client.close();
   }
+});
+
+test('replay: from a table that cannot be read', async () => {
+  const client = await open(1);
+  const join = () => client.join('club', [], { config: { private: true, broadcast: { replay: { since: 0 } } } });
+  await sql('ALTER TABLE rtsync.messages RENAME expires_at TO elsewhere');
+  try {
+    assert.deepEqual(await join(), { status: 'error', response: { reason: 'UnableToReplayMessages: Realtime was unable to replay messages' } });
+    await client.joinOk('club', [], privately);
+  } finally {
+    await sql('ALTER TABLE rtsync.messages RENAME elsewhere TO expires_at');
+  }
+  assert.equal((await join()).status, 'ok');
+  client.close();
 });
 
 test('replay reaches the real client', async () => {

@@ -121,6 +121,35 @@ test('what was sent is stored in realtime.messages, and replayed', async () => {
   await client.disconnect();
 });
 
+test('bytes from a trigger, as role authenticated, and replayed at once', async () => {
+  await sql(`CREATE OR REPLACE FUNCTION sb_bytes() RETURNS trigger LANGUAGE plpgsql AS $$
+  BEGIN
+    PERFORM realtime.send_binary('\\x00ff7f'::bytea, 'bytes', 'topic:${user}');
+    RETURN NULL;
+  END $$;
+  CREATE OR REPLACE TRIGGER bytes AFTER INSERT ON sb_todos FOR EACH ROW EXECUTE FUNCTION sb_bytes()`);
+  const client = connect(versions.at(-1), authenticated);
+  await client.setAuth(authenticated);
+  const live = await subscribe(client);
+  const since = Date.now();
+  await asUser(`INSERT INTO sb_todos VALUES (3, '${user}', 'with bytes')`);
+  // who joins as soon as it is committed
+  const later = connect(versions.at(-1), authenticated);
+  await later.setAuth(authenticated);
+  const past = await subscribe(later, { broadcast: { replay: { since, limit: 25 } } });
+  for (const received of [live, past]) {
+    await until('both messages', () => received.length >= 2);
+    const bytes = received.find(({ event }) => event === 'bytes');
+    assert.deepEqual([...new Uint8Array(bytes.payload)], [0, 255, 127]);
+    assert.deepEqual(received.map(({ event }) => event).sort(), ['INSERT', 'bytes']);
+  }
+  assert.ok(past.every(({ meta }) => meta.replayed));
+  assert.deepEqual(past.map(({ meta }) => meta.id), live.map(({ meta }) => meta.id));
+  await sql('DROP TRIGGER bytes ON sb_todos');
+  await client.disconnect();
+  await later.disconnect();
+});
+
 test('a policy made later counts at once; other topics are closed', async () => {
   const client = await RawClient.open({ vsn: '1.0.0', apikey: authenticated });
   const join = () => client.join('lobby', [], { config: { private: true } });
