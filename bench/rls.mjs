@@ -124,9 +124,8 @@ const settle = async () => arrival(await mark());
 
 // Has n channels joined anew, and nobody else.
 async function rejoin(n) {
-  const { groups } = await status();
   channels.close();
-  await until('the others to leave', async () => Number((await status()).groups) <= Number(groups) - channels.count);
+  await until('the others to leave', async () => Number((await status()).channels) === 1); // the watcher's stays
   channels = newChannels();
   await channels.grow(n, tokenOf);
 }
@@ -257,6 +256,25 @@ if (results.owner && FEW < MOST) {
     for (const n of [FEW, MOST]) results.owner[n].rate = Math.min(results.owner[n].rate, best[n].rate);
   }
   figure('rls.owner.flatness', flatness);
+}
+
+// Where the claims decide nothing, all tokens of a role are one group: what
+// the engine takes for a change that everybody sees, with one and with many.
+// (What it takes for a backlog of none is taken off.)
+const COMMON = 10_000;
+if (WANTED.test('true') && MOST >= COMMON) {
+  await sql('ALTER POLICY shape ON items USING (true)');
+  for (const [n, changes] of [[1, 20_000], [COMMON, 500]]) {
+    await rejoin(n);
+    await ours(1, n);
+    const none = await ours(1, n);
+    const all = await ours(changes + 1, n);
+    const engine = Math.max(0, all.used - none.used) / changes;
+    const gateway = (all.gatewayUsed - none.gatewayUsed) / changes / n;
+    console.log(`true: a change for ${n} tokens takes ${engine.toFixed(2)} us of the engine and ${gateway.toFixed(2)} us of the gateway ` +
+      `for each of them; ${(await status()).groups} groups`);
+    figure(`rls.common.${n}.engine_us_per_change`, engine);
+  }
 }
 for (const [shape, byCount] of Object.entries(results))
   for (const [n, { rate, ratio }] of Object.entries(byCount)) {

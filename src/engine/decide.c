@@ -162,6 +162,18 @@ is_withheld(TableGroup *tg)
  *--------------------------------------------------------------------------
  */
 
+/*
+ * A group that is for all principals of its role can be decided only if the
+ * claims do not matter.  (If that has just changed, the slice is tried again,
+ * with other groups.)
+ */
+static void
+require_same_for_all(TableAccess *access)
+{
+	if (access->reads_session)
+		elog(ERROR, "row security changed while a change was decided");
+}
+
 /* Bring the group's compiled state up to date and return what its role may
  * see; NULL if that is nothing. */
 static TableAccess *
@@ -173,6 +185,8 @@ table_group_access(TableGroup *tg)
 	access = policy_table_access(role->route->relid, role->roleid);
 	if (!access->readable)
 		return NULL;
+	if (tg->group->shared)
+		require_same_for_all(access);
 	if (!tg->valid || tg->access_basis != access->basis)
 		table_group_compile(tg, access);
 	return access;
@@ -505,6 +519,8 @@ prepare_role(RoleTurn *turn, bool carefully)
 	if (!access->readable)
 		return false;
 	prepare_groups(turn, carefully);
+	if (role->nshared > 0)
+		require_same_for_all(access);
 	if (role->access_basis != access->basis)
 		elog(ERROR, "row security changed while a change was decided");
 	return true;
@@ -1273,6 +1289,7 @@ decide_alone(TableGroup *tg)
 	question.access = policy_table_access(role->route->relid, role->roleid);
 	if (!question.access->readable)
 		return;
+	Assert(!tg->group->shared);
 	if (!tg->valid || !tg->placed ||
 		tg->access_basis != question.access->basis)
 		prepare_late(tg, question.access);

@@ -258,6 +258,16 @@ policy_table_access(Oid relid, Oid roleid)
 	return get_access(relid, roleid, CMD_SELECT);
 }
 
+/* Likewise, if that is known already; else NULL.  Raises no error. */
+TableAccess *
+policy_known_access(Oid relid, Oid roleid)
+{
+	AccessKey	key = {relid, roleid, CMD_SELECT};
+	TableAccess *access = hash_search(accesses, &key, HASH_FIND, NULL);
+
+	return access != NULL && access->valid ? access : NULL;
+}
+
 /*
  * Likewise for adding rows: policy_check then says whether the role may add
  * the row, as INSERT without RETURNING would.

@@ -69,6 +69,7 @@ extern void policy_init(void);
 extern void policy_blame(Oid relid, bool preparing, ClockTime until);
 extern TableAccess *policy_table_access(Oid relid, Oid roleid);
 extern TableAccess *policy_insert_access(Oid relid, Oid roleid);
+extern TableAccess *policy_known_access(Oid relid, Oid roleid);
 extern uint64 policy_invalidations(void);
 extern void policy_sweep(void);
 extern const Bitmapset *policy_needed_columns(TableAccess *access,

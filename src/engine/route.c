@@ -418,16 +418,20 @@ static bool
 try_slice(Slice *slice, bool carefully)
 {
 	Link	   *link = slice->link;
-	Size		out_length = link->out.length;
+	volatile Size out_length = link->out.length;
 	uint64		events_before = events;
 	volatile bool done = false;
 	instr_time	started;
+	ListCell   *lc;
 
 	forget_matches(slice);
 	PG_TRY();
 	{
 		catalogs_begin(wal_decoded_lsn());
 		MemoryContextSwitchTo(SliceContext);
+		foreach(lc, slice->routes)
+			tables_regroup(lfirst(lc));
+		out_length = link->out.length;	/* that counts in any case */
 		INSTR_TIME_SET_CURRENT(started);
 		decide_slice(slice, carefully);
 		metrics_decided(&started);

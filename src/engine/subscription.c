@@ -199,6 +199,14 @@ binding_number(Channel *channel, Binding *binding)
  *--------------------------------------------------------------------------
  */
 
+/* Could a group of such bindings be for all principals of a role? */
+static bool
+may_share(const BindingSpec *spec, const BindingOptions *options)
+{
+	return spec->schema != NULL && spec->table != NULL &&
+		!binding_costly(spec, options);
+}
+
 static void
 group_free(SubscriptionGroup *group)
 {
@@ -211,8 +219,14 @@ group_free(SubscriptionGroup *group)
 	MemoryContextDelete(group->context);
 }
 
+/* Of a group that is for all principals of a role, in the place of claims: no
+ * policy may be decided by these, so it is best if they let nothing through. */
+#define NO_CLAIMS "{}"
+
+static void tell_departing(Channel *channel, SubscriptionGroup *group);
+
 static SubscriptionGroup *
-group_create(char *key, const Binding *binding, bool late)
+group_create(char *key, const Binding *binding, bool late, bool shared)
 {
 	const Principal *principal = &binding->channel->principal;
 	const BindingSpec *spec = &binding->spec;
@@ -227,12 +241,14 @@ group_create(char *key, const Binding *binding, bool late)
 	group->key = pstrdup(key);
 	group->id = ++last_group_id;
 	group->late = late;
+	group->shared = shared;
 	group->principal = palloc0(sizeof(Principal));
 	group->principal->roleid = principal->roleid;
 	group->principal->rolename = pstrdup(principal->rolename);
-	group->principal->claims = pstrdup(principal->claims);
+	group->principal->claims = pstrdup(shared ? NO_CLAIMS : principal->claims);
 	binding_copy(&group->spec, spec);
 	binding_options(spec, &group->options);
+	group->may_share = !late && may_share(spec, &group->options);
 	dlist_init(&group->bindings);
 	dlist_init(&group->tables);
 	if (binding_costly(spec, &group->options))
@@ -262,15 +278,32 @@ group_create(char *key, const Binding *binding, bool late)
 }
 
 /*
- * Put a binding into the group it belongs to: one that it shares with its
- * equals, or if it is late, one for it alone.
+ * Do the claims certainly decide nothing for the binding?  What is not known
+ * yet is not certain, but subscription_regroup comes when it is.
  */
-static void
-binding_attach(Binding *binding, bool late)
+static bool
+is_same_for_all(const Binding *binding)
 {
-	Principal  *principal = &binding->channel->principal;
+	BindingOptions options;
+	List	   *tables;
+	TableAccess *access;
+
+	binding_options(&binding->spec, &options);
+	if (!may_share(&binding->spec, &options))
+		return false;
+	tables = binding_tables(&binding->spec);
+	if (tables == NIL)
+		return false;
+	access = policy_known_access(linitial_oid(tables),
+								 binding->channel->principal.roleid);
+	return access != NULL && !access->reads_session;
+}
+
+static char *
+group_key(const Binding *binding, bool late, bool shared)
+{
+	const Principal *principal = &binding->channel->principal;
 	StringInfoData key;
-	GroupEntry *entry;
 
 	initStringInfo(&key);
 	if (late)
@@ -278,15 +311,35 @@ binding_attach(Binding *binding, bool late)
 						 binding->channel->id,
 						 (int) (binding - binding->channel->bindings));
 	appendStringInfo(&key, "%u;", principal->roleid);
-	binding_append_part(&key, principal->claims);
+	binding_append_part(&key, shared ? NULL : principal->claims);
 	binding_append_key(&key, &binding->spec);
-	entry = hash_search(groups_by_key, &key.data, HASH_FIND, NULL);
-	binding->group = entry != NULL ? entry->group :
-		group_create(key.data, binding, late);
-	dlist_push_tail(&binding->group->bindings, &binding->in_group);
+	return key.data;
 }
 
-static void tell_departing(Channel *channel, SubscriptionGroup *group);
+/* The group that has this key, made for the binding if there is none */
+static SubscriptionGroup *
+group_find(char *key, const Binding *binding, bool late, bool shared)
+{
+	GroupEntry *entry = hash_search(groups_by_key, &key, HASH_FIND, NULL);
+
+	return entry != NULL ? entry->group :
+		group_create(key, binding, late, shared);
+}
+
+/*
+ * Put a binding into the group it belongs to: one that it shares with its
+ * equals, or if it is late, one for it alone.
+ */
+static void
+binding_attach(Binding *binding, bool late)
+{
+	bool		shared = !late && is_same_for_all(binding);
+	char	   *key = group_key(binding, late, shared);
+
+	binding->group = group_find(key, binding, late, shared);
+	dlist_push_tail(&binding->group->bindings, &binding->in_group);
+	pfree(key);
+}
 
 static void
 binding_detach(Binding *binding)
@@ -300,6 +353,42 @@ binding_detach(Binding *binding)
 	tell_departing(binding->channel, group);
 	if (dlist_is_empty(&group->bindings))
 		group_free(group);
+}
+
+/*
+ * Let a binding go over to another group.  Until that is there it stays where
+ * it is, to be told what there is to tell.
+ */
+static void
+binding_move(Binding *binding, bool shared)
+{
+	SubscriptionGroup *from = binding->group;
+	char	   *key = group_key(binding, false, shared);
+	SubscriptionGroup *to = group_find(key, binding, false, shared);
+
+	dlist_delete(&binding->in_group);
+	dlist_push_tail(&to->bindings, &binding->in_group);
+	binding->group = to;
+	tell_departing(binding->channel, from);
+	subscription_send_bindings(binding->channel);
+	pfree(key);
+}
+
+/*
+ * Whether the claims decide something for the group is not what it was: move
+ * its bindings into the groups that they belong to now, and then free it.  They
+ * miss nothing: what is sent after this goes to those groups.  Called in a
+ * transaction on the present.
+ */
+void
+subscription_regroup(SubscriptionGroup *group)
+{
+	bool		shared = !group->shared;
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &group->bindings)
+		binding_move(dlist_container(Binding, in_group, iter.cur), shared);
+	group_free(group);
 }
 
 /*

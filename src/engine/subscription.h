@@ -7,7 +7,8 @@
  * with.  A binding is one entry of its "postgres_changes".  Bindings that must
  * always get the same answer (same principal, table, filter, columns) form a
  * group; decisions are made per group, and the gateway knows which channels a
- * group stands for.
+ * group stands for.  Where a table's row security does not read the claims, all
+ * principals of a role share a group.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,6 +39,10 @@ typedef struct SubscriptionGroup
 	BindingOptions options;		/* of spec */
 	Payer	   *payer;			/* for the time that its conditions take; NULL
 								 * if they cannot take long */
+	bool		may_share;		/* it names one table, and its conditions
+								 * cannot take long ... */
+	bool		shared;			/* ... and the claims decide nothing there: it
+								 * is for all principals of the role */
 	bool		late;			/* of one channel that is behind the others */
 	dlist_head	bindings;		/* Binding.in_group */
 	dlist_head	tables;			/* TableGroup.in_group, owned by tables.c */
@@ -139,6 +144,7 @@ extern void subscription_check_expiry(void);
 
 extern void subscription_attach(Channel *channel, bool late);
 extern void subscription_detach(Channel *channel);
+extern void subscription_regroup(SubscriptionGroup *group);
 extern void subscription_send_bindings(Channel *channel);
 extern void subscription_close(Channel *channel, const char *message);
 extern void subscription_tell(Channel *channel, const char *extension,

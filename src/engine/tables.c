@@ -240,6 +240,7 @@ table_group_create(TableRoute *route, SubscriptionGroup *group)
 	tg->role = table_role_find(route, group->principal->roleid);
 	dlist_push_tail(&tg->role->groups, &tg->in_role);
 	tg->role->ngroups++;
+	tg->role->nshared += group->shared;
 	dlist_push_tail(&group->tables, &tg->in_group);
 	if (!group->late)
 		dlist_push_tail(&tg->role->scan, &tg->in_scan);
@@ -253,6 +254,7 @@ table_group_free(TableGroup *tg)
 
 	dlist_delete(&tg->in_role);
 	role->ngroups--;
+	role->nshared -= tg->group->shared;
 	if (tg->displaced)
 		ndisplaced--;
 	dlist_delete(&tg->in_group);
@@ -416,6 +418,97 @@ tables_remove_group(SubscriptionGroup *group)
 
 	dlist_foreach_modify(iter, &group->tables)
 		table_group_free(dlist_container(TableGroup, in_group, iter.cur));
+}
+
+typedef struct RegroupAttempt
+{
+	TableRole  *role;
+	TableAccess *access;
+	TableGroup *tg;
+} RegroupAttempt;
+
+static void
+attempt_access(void *arg)
+{
+	RegroupAttempt *what = arg;
+
+	what->access = policy_table_access(what->role->route->relid,
+									   what->role->roleid);
+}
+
+static void
+attempt_regroup(void *arg)
+{
+	subscription_regroup(((RegroupAttempt *) arg)->tg->group);
+}
+
+/*
+ * A group that is for all principals, or for one, and should not be; or NULL.
+ * Those that are as they should be go to the end of the list, so that looking
+ * for one after the other does not pass them again and again.
+ */
+static TableGroup *
+misplaced_group(TableRole *role, bool same_for_all)
+{
+	if (!same_for_all && role->nshared == 0)
+		return NULL;
+	for (int i = role->ngroups; i > 0; i--)
+	{
+		TableGroup *tg = dlist_head_element(TableGroup, in_role, &role->groups);
+
+		if (tg->group->shared ? !same_for_all :
+			same_for_all && tg->group->may_share && !tg->displaced)
+			return tg;
+		dlist_delete(&tg->in_role);
+		dlist_push_tail(&role->groups, &tg->in_role);
+	}
+	return NULL;
+}
+
+/* Has the role, whose last group may have gone elsewhere, no groups any more? */
+static bool
+role_is_gone(TableRoute *route, TableRole *role)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &route->roles)
+		if (dlist_container(TableRole, in_route, iter.cur) == role)
+		return false;
+	return true;
+}
+
+static void
+role_regroup(TableRoute *route, TableRole *role)
+{
+	RegroupAttempt what = {.role = role};
+	uint64		generation_seen;
+
+	what.access = policy_known_access(route->relid, role->roleid);
+	if (what.access == NULL && attempt(attempt_access, &what) != NULL)
+		return;					/* nothing can be decided */
+	generation_seen = what.access->generation;
+	if (role->grouped == generation_seen)
+		return;
+	while ((what.tg = misplaced_group(role,
+									  !what.access->reads_session)) != NULL)
+		if (attempt(attempt_regroup, &what) != NULL ||
+			role_is_gone(route, role))
+			return;
+	role->grouped = generation_seen;
+}
+
+/*
+ * See that groups are for all principals of a role where the claims decide
+ * nothing, and only there.  Raises no error; who decides looks again.  Called
+ * in a transaction on the present.
+ */
+void
+tables_regroup(TableRoute *route)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &route->roles)
+		role_regroup(route, dlist_container(TableRole, in_route, iter.cur));
 }
 
 /*
@@ -872,6 +965,18 @@ recheck_routes(void)
 		for_each_role(role_find_successors, NULL);
 }
 
+static void
+regroup_routes(void)
+{
+	HASH_SEQ_STATUS scan;
+	TableRoute *route;
+
+	hash_seq_init(&scan, routes);
+	while ((route = hash_seq_search(&scan)) != NULL)
+		if (recheck_all || route->recheck)
+			tables_regroup(route);
+}
+
 /* The access to all tables may have changed: look at them. */
 void
 tables_recheck_all(void)
@@ -889,6 +994,7 @@ tables_recheck_access(void)
 	if (!recheck_all && !recheck_some)
 		return;
 	catalogs_begin(wal_decoded_lsn());
+	regroup_routes();
 	recheck_routes();
 	catalogs_commit();
 }

@@ -60,6 +60,9 @@ typedef struct TableRole
 	Oid			roleid;
 	dlist_head	groups;			/* TableGroup.in_role; never empty */
 	int			ngroups;
+	int			nshared;		/* of these, groups for all principals */
+	uint64		grouped;		/* TableAccess.generation for which it was
+								 * last seen whether they may be that */
 	dlist_head	scan;			/* TableGroup.in_scan: those of them that must
 								 * be asked about each row */
 	MemoryContext context;		/* of the index, and what the groups share; it
@@ -131,6 +134,7 @@ extern void tables_add_group(SubscriptionGroup *group);
 extern void tables_remove_group(SubscriptionGroup *group);
 
 extern TableRoute *tables_route(RelSchema *schema);
+extern void tables_regroup(TableRoute *route);
 extern bool tables_route_pending(RelSchema *schema);
 extern void tables_refresh(TableRoute *route);
 extern void tables_reset_index(TableRole *role);

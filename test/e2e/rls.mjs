@@ -3,7 +3,7 @@
 import { assert, atEnd, note, sleep, test, until } from './lib/tap.mjs';
 import { connect, subscribe, versions } from './lib/clients.mjs';
 import { RawClient } from './lib/raw.mjs';
-import { createRole, createTable, database, selectAs, sql, token } from './lib/server.mjs';
+import { createRole, createTable, database, selectAs, sql, status, token } from './lib/server.mjs';
 
 const user = (n) => `00000000-0000-4000-8000-00000000000${n}`;
 for (const role of ['e2e_owner', 'e2e_member', 'e2e_auditor']) await createRole(role);
@@ -390,6 +390,74 @@ test('of 60 subscribers each gets what its memberships or the array in its claim
     await sql('DELETE FROM crowd WHERE id <> 5');
     assert.deepEqual(await told('UPDATE crowd SET id = id'), await selected(), policy);
   }
+});
+
+test('principals whose claims decide nothing share a group, and no longer when they do', async () => {
+  const N = 20;
+  await createTable('common', 'id int PRIMARY KEY, owner uuid, pad text', { roles: ['e2e_viewer'] });
+  await sql('ALTER TABLE common ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON common USING (true)');
+  const groups = async () => Number((await status()).groups);
+  const uid = (i) => `00000000-0000-4000-8000-0000000000${10 + i}`;
+  const client = await RawClient.open({ apikey: token('e2e_viewer') });
+  atEnd(() => client.close());
+  const join = (i, binding = {}) => client.joinOk(`common${i}`, [{ ...on('common'), ...binding }],
+    { accessToken: token('e2e_viewer', { sub: uid(i) }) });
+  let last = 0;
+  // The ids that each is told of, of one row for each of them, written in one transaction
+  const told = async (n = N) => {
+    const first = last;
+    last += N;
+    await sql(`INSERT INTO common SELECT ${first} + i, ('00000000-0000-4000-8000-0000000000' || 10 + i)::uuid
+      FROM generate_series(0, ${N - 1}) i; INSERT INTO sentinels DEFAULT VALUES`);
+    await quiet();
+    return Array.from({ length: n }, (_, i) => client.changes(`common${i}`)
+      .filter((c) => c.type === 'INSERT' && c.record.id >= first).map((c) => c.record.id - first));
+  };
+  const watcher = await RawClient.open({ apikey: token('e2e_viewer') });
+  atEnd(() => watcher.close());
+  await watcher.joinOk('sentinels', [on('sentinels')]);
+  // What is sent is in order: the others' connection has it when it answers.
+  const quiet = async () => {
+    const [{ id }] = await sql('INSERT INTO sentinels DEFAULT VALUES RETURNING id');
+    await watcher.frame('the sentinel', () => watcher.changes().some((c) => c.record.id === id));
+    await client.heartbeat();
+  };
+  const everything = Array.from({ length: N }, () => Array.from({ length: N }, (_, i) => i));
+  const own = Array.from({ length: N }, (_, i) => [i]);
+
+  const others = await groups();
+  const grown = (n) => until(`${n} groups`, async () => await groups() - others === n);
+  for (let i = 0; i < N; i++) await join(i);
+  await grown(1);
+  assert.deepEqual(await told(), everything);
+  for (let round = 0; round < 2; round++) {
+    await sql('ALTER POLICY p ON common USING (owner = (SELECT rtsync.uid()))');
+    assert.deepEqual(await told(), own, 'the claims decide');
+    await grown(N);
+    await sql('ALTER POLICY p ON common USING (id >= 0)');
+    assert.deepEqual(await told(), everything, 'they do not');
+    await grown(1);
+  }
+  await sql(`ALTER POLICY p ON common USING (owner = rtsync.uid())`);
+  await sql(`DROP POLICY p ON common; CREATE POLICY p ON common USING (current_user = 'e2e_viewer')`);
+  assert.deepEqual(await told(), everything, 'the role decides, as ever');
+  await sql(`CREATE FUNCTION e2e_claimed() RETURNS uuid LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN rtsync.uid(); END';
+    ALTER POLICY p ON common USING (owner = e2e_claimed())`);
+  assert.deepEqual(await told(), own, 'what cannot be looked into may read the claims');
+  await sql('ALTER TABLE common DISABLE ROW LEVEL SECURITY');
+  assert.deepEqual(await told(), everything, 'no row security');
+  await grown(1);
+
+  // filters are shared as well; conditions, which can read claims, are not
+  for (let i = 0; i < 3; i++) {
+    await join(20 + i, { filter: 'id=gt.5' });
+    await join(30 + i, { rtsync: { where: 'owner = rtsync.uid()' } });
+  }
+  await grown(5);
+  // who leaves, and who comes with another token, takes nothing from the rest
+  await client.call('realtime:common0', 'phx_leave', {}, null);
+  client.send('realtime:common1', 'access_token', { access_token: token('e2e_viewer', { sub: uid(0) }) });
+  assert.deepEqual((await told()).slice(1), everything.slice(1));
 });
 
 test('a policy that never ends is stopped, and the others are served', async () => {
