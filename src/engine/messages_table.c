@@ -14,7 +14,8 @@
  * The engine makes its changes in transactions of its own, each step by
  * itself: with a lock_timeout, since it must not wait for others, and what
  * fails is tried again the next time.  It makes them as the owner of the table,
- * who need not be trusted with more: triggers may run.
+ * who need not be trusted with more: triggers may run, and are limited as
+ * policies are.
  *
  * Times in the table are in UTC and without a time zone.
  *
@@ -50,6 +51,7 @@
 #include "engine/messages_table.h"
 #include "engine/principal.h"
 #include "engine/settings.h"
+#include "engine/shared.h"
 #include "engine/wal.h"
 
 #define DAYS_AHEAD 2
@@ -204,10 +206,29 @@ messages_table_store(const Message *message, const Interval *ttl)
 }
 
 /*
- * The same in the engine, in a transaction that is read-only until then.  It
- * waits neither for locks nor for the disk; what triggers of the table do is
- * limited as policies are.
+ * In the engine, be the table's owner and allowed to write, in a transaction
+ * that is read-only until then, until leave_owner.  It waits for locks only
+ * shortly; what triggers of the table do is limited as policies are.
  */
+static void
+enter_owner(Oid relid, PrincipalScope *scope)
+{
+	principal_enter_role(table_owner(relid), scope);
+	XactReadOnly = false;
+	set_local("search_path", "pg_catalog, pg_temp");
+	set_local("lock_timeout", LOCK_TIMEOUT);
+	principal_run_policies(relid, false);
+}
+
+static void
+leave_owner(PrincipalScope *scope)
+{
+	principal_run_policies(InvalidOid, false);
+	principal_leave(scope);
+	XactReadOnly = true;
+}
+
+/* The same in the engine, in a transaction that is read-only until then. */
 void
 messages_table_store_in_engine(const Message *message, const Interval *ttl)
 {
@@ -218,17 +239,11 @@ messages_table_store_in_engine(const Message *message, const Interval *ttl)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("messages cannot be stored here")));
-	principal_enter_role(table_owner(relid), &scope);
-	XactReadOnly = false;
-	set_local("search_path", "pg_catalog, pg_temp");
-	set_local("lock_timeout", LOCK_TIMEOUT);
-	(void) set_config_option("synchronous_commit", "off", PGC_SUSET,
-							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	enter_owner(relid, &scope);
 	SPI_connect();
 	insert_message(relid, message, ttl);
 	SPI_finish();
-	principal_leave(&scope);
-	XactReadOnly = true;
+	leave_owner(&scope);
 }
 
 /*--------------------------------------------------------------------------
@@ -359,6 +374,7 @@ messages_table_replay(const char *topic, uint64 since_ms, uint32 limit)
 /* One step of the maintenance */
 typedef struct Step
 {
+	void		(*function) (struct Step *step);
 	Oid			relid;
 	int			day;			/* days since 2000-01-01 */
 	Oid			partition;
@@ -424,9 +440,8 @@ is_member(Oid relid)
  * more.
  */
 static void
-create_partition(void *arg)
+create_partition(Step *step)
 {
-	Step	   *step = arg;
 	char	   *parent = table_name(step->relid);
 	char	   *name;
 
@@ -447,9 +462,8 @@ create_partition(void *arg)
 }
 
 static void
-drop_partition(void *arg)
+drop_partition(Step *step)
 {
-	Step	   *step = arg;
 	char	   *name = table_name(step->partition);
 
 	if (is_member(step->partition))
@@ -459,9 +473,8 @@ drop_partition(void *arg)
 
 /* Delete what is too old where it cannot be dropped, and what has expired. */
 static void
-delete_rows(void *arg)
+delete_rows(Step *step)
 {
-	Step	   *step = arg;
 	char	   *name = table_name(step->partition);
 
 	execute(psprintf("DELETE FROM %s WHERE ctid IN (SELECT ctid FROM %s"
@@ -470,28 +483,29 @@ delete_rows(void *arg)
 					 name, name, rtsync_messages_retention, DELETE_ROWS));
 }
 
+static void
+attempt_step(void *arg)
+{
+	Step	   *step = arg;
+	PrincipalScope scope;
+
+	enter_owner(step->relid, &scope);
+	step->function(step);
+	leave_owner(&scope);
+}
+
 /* Do a step, or leave it for the next time. */
 static void
-try_step(void (*function) (void *arg), Step *step)
+try_step(void (*function) (Step *step), Step *step)
 {
-	ErrorData  *error = attempt(function, step);
+	ErrorData  *error;
 
+	step->function = function;
+	error = attempt(attempt_step, step);
 	if (error != NULL)
 		ereport(DEBUG1,
 				(errmsg_internal("rtsync could not maintain table %u: %s",
 								 step->relid, error->message)));
-}
-
-/* Be the table's owner; false if it is not partitioned, or gone. */
-static bool
-become_owner(Oid relid)
-{
-	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
-		return false;
-	SetUserIdAndSecContext(table_owner(relid),
-						   SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_RESTRICTED_OPERATION);
-	return true;
 }
 
 static void
@@ -509,7 +523,7 @@ maintain_partitions(Oid relid)
 
 		step.partition = lfirst_oid(lc);
 		day = partition_day(step.partition);
-		if (day >= today())
+		if (day >= today() && day <= today() + DAYS_AHEAD)
 			days = bms_add_member(days, day - today());
 		if (day >= 0 && day < oldest)
 			try_step(drop_partition, &step);
@@ -538,22 +552,12 @@ messages_table_maintain(void)
 	PG_TRY();
 	{
 		Oid			relid;
-		Oid			userid;
-		int			sec_context;
-		int			nestlevel;
 
 		catalogs_begin(wal_decoded_lsn());
-		XactReadOnly = false;
-		nestlevel = NewGUCNestLevel();
-		set_local("search_path", "pg_catalog, pg_temp");
-		set_local("lock_timeout", LOCK_TIMEOUT);
-		set_local("synchronous_commit", "off");
 		relid = messages_table_oid();
-		GetUserIdAndSecContext(&userid, &sec_context);
-		if (OidIsValid(relid) && become_owner(relid))
+		if (OidIsValid(relid) && !shared_engine_blamed(relid) &&
+			get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
 			maintain_partitions(relid);
-		SetUserIdAndSecContext(userid, sec_context);
-		AtEOXact_GUC(false, nestlevel);
 		catalogs_commit();
 	}
 	PG_CATCH();

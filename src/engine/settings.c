@@ -634,6 +634,8 @@ settings_fix_session(void)
 		{"default_transaction_isolation", "read committed"},
 		{"statement_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
+		{"synchronous_commit", "off"},	/* nobody waits with us for a disk or
+										 * a standby */
 		{"deadlock_timeout", "10ms"},	/* rather we than whom we wait for */
 		{"jit", "off"},
 		{"max_parallel_workers_per_gather", "0"},

@@ -399,6 +399,18 @@ shared_engine_blame(Oid relid, bool preparing)
 	table->times++;
 }
 
+bool
+shared_engine_blamed(Oid relid)
+{
+	const EngineEntry *entry = shared_my_engine;
+
+	for (int i = 0; i < MAX_BLAMED; i++)
+		if (entry->blamed[i].relid == relid &&
+			entry->blamed[i].until > clock_now())
+			return true;
+	return false;
+}
+
 void
 shared_engine_found(void)
 {

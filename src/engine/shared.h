@@ -219,6 +219,9 @@ extern void shared_engine_sleep_end(void);
  */
 extern void shared_engine_blame(Oid relid, bool preparing);
 
+/* Is it remembered of this table, by this process or an earlier one? */
+extern bool shared_engine_blamed(Oid relid);
+
 /* To be asked in every turn of the engine's loop */
 extern bool shared_engine_stop_requested(void); /* then: proc_exit(0) */
 extern bool shared_engine_report_wanted(uint32 *number);

@@ -42,12 +42,15 @@
 #include "storage/shm_mq.h"
 #include "utils/memutils.h"
 
+#include "engine/attempt.h"
+#include "engine/catalogs.h"
 #include "engine/clock.h"
 #include "engine/late.h"
 #include "engine/settings.h"
 #include "engine/snapshot.h"
 #include "engine/snapshot_worker.h"
 #include "engine/tables.h"
+#include "engine/wal.h"
 
 /*
  * So much may be on its way to the clients, or in the gateway's hands, and not
@@ -280,6 +283,56 @@ fill_worker(BackgroundWorker *worker, dsm_segment *segment)
 	worker->bgw_notify_pid = MyProcPid;
 }
 
+static void
+complain(const char *why)
+{
+	if (!complained)
+		ereport(LOG,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("rtsync could not start a process for a snapshot, and tries again"),
+				 why != NULL ? errdetail_internal("%s", why) :
+				 errhint("You might need to increase max_worker_processes.")));
+	complained = true;
+}
+
+/* Shared memory that is about to be made */
+typedef struct SegmentAttempt
+{
+	Size		size;
+	dsm_segment *segment;		/* result */
+} SegmentAttempt;
+
+static void
+attempt_segment(void *arg)
+{
+	SegmentAttempt *what = arg;
+
+	what->segment = dsm_create(what->size, DSM_CREATE_NULL_IF_MAXSEGMENTS);
+	if (what->segment != NULL)
+		dsm_pin_mapping(what->segment);
+}
+
+/*
+ * Make shared memory, which may be used up or limited; NULL if that fails.
+ * The transaction is there for what an error leaves behind.
+ */
+static dsm_segment *
+create_shared(Size size)
+{
+	MemoryContext old = CurrentMemoryContext;
+	SegmentAttempt what = {size, NULL};
+	ErrorData  *error;
+
+	catalogs_begin(wal_decoded_lsn());
+	MemoryContextSwitchTo(TurnContext);
+	error = attempt(attempt_segment, &what);
+	catalogs_commit();
+	MemoryContextSwitchTo(old);
+	if (error != NULL)
+		complain(error->message);
+	return error == NULL ? what.segment : NULL;
+}
+
 /* Make the shared memory; returns the queue in it, or NULL */
 static shm_mq *
 create_segment(SnapshotJob *job)
@@ -289,8 +342,7 @@ create_segment(SnapshotJob *job)
 	SnapshotShared *shared;
 	shm_mq	   *queue;
 
-	job->segment = dsm_create(queue_offset + SNAPSHOT_QUEUE_SIZE,
-							  DSM_CREATE_NULL_IF_MAXSEGMENTS);
+	job->segment = create_shared(queue_offset + SNAPSHOT_QUEUE_SIZE);
 	if (job->segment == NULL)
 		return NULL;
 	shared = dsm_segment_address(job->segment);
@@ -301,17 +353,6 @@ create_segment(SnapshotJob *job)
 	queue = shm_mq_create((char *) shared + queue_offset, SNAPSHOT_QUEUE_SIZE);
 	shm_mq_set_receiver(queue, MyProc);
 	return queue;
-}
-
-static void
-complain_of_slots(void)
-{
-	if (!complained)
-		ereport(LOG,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("rtsync could not start a process for a snapshot, and tries again"),
-				 errhint("You might need to increase max_worker_processes.")));
-	complained = true;
 }
 
 /* What the channel may see, but for rows, as a number */
@@ -364,7 +405,7 @@ job_start(SnapshotJob *job)
 	MemoryContextSwitchTo(old);
 	if (!started)
 	{
-		complain_of_slots();
+		complain(NULL);
 		return false;
 	}
 	complained = false;
@@ -415,10 +456,12 @@ snapshot_cancel_all(void)
  *--------------------------------------------------------------------------
  */
 
-/* The channel leaves its job. */
+/* The channel leaves its job, if it has one. */
 static void
 leave_job(Channel *channel)
 {
+	if (channel->snapshot == NULL)
+		return;
 	dlist_delete(&channel->in_snapshot);
 	channel->snapshot = NULL;
 }
@@ -460,7 +503,7 @@ give_up(Channel *channel, const char *why)
 bool
 snapshot_interrupt(Channel *channel)
 {
-	if (channel->snapshot->segment == NULL)
+	if (channel->snapshot == NULL || channel->snapshot->segment == NULL)
 		return false;
 	if (wants_only_snapshot(channel))
 		route_position(&channel->place);
