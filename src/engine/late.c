@@ -208,6 +208,7 @@ late_resume_at(Channel *channel, const Cursor *from)
 	route_position(&now);
 	if (channel->place.position > now.position)
 		channel->place = now;
+	channel->unmerged_end = now.position;
 	channel->since = from->seq == CURSOR_WHOLE ? from->lsn + 1 : from->lsn;
 	channel->pace = CHANNEL_LATE;
 	dlist_push_tail(&late, &channel->in_late);

@@ -12,6 +12,8 @@
  * these the changes of one row are merged (merge.c).  Such a slice is sent as
  * a whole, and only its last event has the cursor of its end; the others have
  * that of its beginning, so that whoever goes on from there gets all of it.
+ * To such a one nothing is merged that it may have had already: of a row that
+ * it has, it must learn that the row went, not that it came and went.
  *
  * Broadcasts from SQL go to the gateway in their place among the changes.  They
  * are not among what a channel that is late gets again: it had them already.
@@ -674,8 +676,9 @@ collect_late(Slice *slice, HistoryCursor *from, RoutePosition *place)
 	uint64		end = history_tell(&cursor);
 	int			records = 0;
 
-	if (slice->merge != NULL)
-		end = Min(end, slice->late->batch_end);
+	if (slice->late->interval > 0)
+		end = Min(end, slice->merge != NULL ? slice->late->batch_end :
+				  slice->late->unmerged_end);
 	while (place->position < end)
 	{
 		HistoryRecord *record = history_peek(from);
@@ -703,7 +706,8 @@ slice_create(Link *link, struct Channel *late)
 
 	slice->merge = NULL;
 	slice->limit = slice_changes;
-	if (late != NULL && late->interval > 0)
+	if (late != NULL && late->interval > 0 &&
+		late->place.position >= late->unmerged_end)
 	{
 		slice->limit = late->batch_limit > 0 ? late->batch_limit : MERGED_CHANGES;
 		slice->merge = merge_create(slice->limit);

@@ -106,6 +106,8 @@ typedef struct Channel
 	ClockTime	due;			/* likewise: of the next batch */
 	uint64		batch_end;		/* likewise: of the last one, in the history */
 	int			batch_limit;	/* likewise: changes in one slice of it */
+	uint64		unmerged_end;	/* likewise: its client may have had what is
+								 * before it, merged otherwise */
 	RoutePosition place;		/* unless CHANNEL_LIVE: what it got */
 	XLogRecPtr	since;			/* likewise: of what was committed from here
 								 * on it does not know if policies read it */
