@@ -11,6 +11,7 @@ import { sql, url } from '../e2e/lib/server.mjs';
 import { Random } from '../oracle/random.mjs';
 import { FAULTS, Link, inject } from './checker/faults.mjs';
 import { Follower } from './checker/follower.mjs';
+import { prepareFaults } from './lib/faults.mjs';
 import { END, Writer, createWorld, viewOf, writeEnd } from './checker/world.mjs';
 
 const seconds = Number(process.env.CHECKER_SECONDS ?? 40);
@@ -61,6 +62,7 @@ function reasons(followers) {
 }
 
 test(`${many} clients hold what SELECT shows after ${seconds} s of faults (seed ${seed})`, async () => {
+  await prepareFaults();
   await createWorld();
   // a few seconds of the load
   await sql("ALTER SYSTEM SET rtsync.history_size = '1MB'");

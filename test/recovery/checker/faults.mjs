@@ -4,6 +4,7 @@ import net from 'node:net';
 import { sleep, until } from '../../e2e/lib/tap.mjs';
 import { hostname, port, sql, status } from '../../e2e/lib/server.mjs';
 import { gatewayPids, restart, running, server } from '../lib/cluster.mjs';
+import { clearDisk, fillDisk, refusedWrites, setClock } from '../lib/faults.mjs';
 
 const dir = process.env.CLUSTER_DIR;
 
@@ -23,16 +24,22 @@ async function freezeGateway(ms) {
   }
 }
 
-async function startAgain() {
-  await until('the server to start again', () =>
-    server('sh', '-c', `pg_ctl start -w -l '${dir}/log' >/dev/null 2>&1 </dev/null`).then(() => true, () => false),
-  { timeout: 60_000, every: 200 });
+const startAgain = () => server('sh', '-c', `pg_ctl start -w -l '${dir}/log' >/dev/null 2>&1 </dev/null`);
+
+// Waits until the engine runs, and starts the server as often as it has ended.
+async function runningAgain() {
+  const deadline = performance.now() + 90_000;
+  for (;;) {
+    if (await running({ timeout: 1000 }).catch(() => null)) return;
+    if (performance.now() > deadline) throw new Error('waited 90 s for the engine to run');
+    await server('sh', '-c', 'pg_ctl status >/dev/null 2>&1').catch(() => startAgain().catch(() => {}));
+  }
 }
 
 async function killPostmaster() {
   const { stdout } = await server('sh', '-c', 'head -n 1 "$PGDATA/postmaster.pid"');
   process.kill(Number(stdout), 'SIGKILL');
-  await startAgain();
+  await sleep(100);
 }
 
 // Waits for all sessions to end, so that the writers go and come back; if some
@@ -60,7 +67,28 @@ async function overrunHistory({ followers }) {
   for (const follower of gone) follower.come();
 }
 
+// There is no room for anything new until some writes have failed, and for a
+// while then: WAL comes to need another segment, and the server panics.
+async function diskFull() {
+  const before = await refusedWrites();
+  await fillDisk();
+  try {
+    for (let n = 0; n < 100 && (await refusedWrites()) === before; n++) {
+      await sql('INSERT INTO board VALUES (0, 0) ON CONFLICT (id) DO UPDATE SET n = 0; SELECT pg_switch_wal()').catch(() => {});
+      await sleep(20);
+    }
+    await sleep(Math.random() * 2000);
+  } finally {
+    await clearDisk();
+  }
+}
+
+// Less than tokens last, or their clients would be closed, and rightly.
+const setTheClock = () => setClock((Math.random() * 2 - 1) * 2700);
+
 export const FAULTS = [
+  { name: 'disk full', often: 1, run: diskFull },
+  { name: 'clock set', often: 3, run: setTheClock },
   { name: 'history overrun', often: 1, run: overrunHistory },
   { name: 'gateway killed', often: 4, run: killGateway },
   { name: 'gateway frozen', often: 3, run: () => freezeGateway(500 + Math.random() * 2000) },
@@ -76,7 +104,7 @@ export const FAULTS = [
 // Does one of them, and waits until the engine runs again.
 export async function inject(fault, world) {
   await fault.run(world);
-  await running({ timeout: 90_000 });
+  await runningAgain();
 }
 
 // A way to the gateway that can be cut: what is sent is lost without a word,

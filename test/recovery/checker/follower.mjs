@@ -184,10 +184,12 @@ export class Follower {
     else this.#problem('a change before anything was read');
   }
 
-  // Each change once, in the order of the commits
+  // Each change once, in the order of the commits; those of a batch, which is
+  // repeated as a whole, have the same place
   #follow(text) {
     const cursor = parseCursor(text);
-    if (this.last?.epoch === cursor.epoch && !behind(cursor, this.last))
+    if (this.last?.epoch === cursor.epoch && !behind(cursor, this.last) &&
+      !(this.view.batches && !behind(this.last, cursor)))
       this.#problem(`${text} came after ${this.cursor}`);
     this.last = cursor;
     this.cursor = text;
