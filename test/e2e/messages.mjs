@@ -374,6 +374,33 @@ test('partitions for the days to come, and none of those long past', async () =>
   assert.equal(partition, `rtsync.${name(0)}`);
 });
 
+test('what is too old goes; a day without a partition loses nothing', async () => {
+  const today = `rtsync.messages_${new Date().toISOString().slice(0, 10).replaceAll('-', '_')}`;
+  await sql('DELETE FROM rtsync.messages');
+  await sql(`ALTER EXTENSION rtsync DROP TABLE ${today}; DROP TABLE ${today}`);
+  await sql(`SELECT rtsync.send('"kept"', 'ev', 'club', persist => true), rtsync.send('"expired"', 'ev', 'club', persist => true, ttl => '-1 second')`);
+  await sql(`CREATE TABLE rtsync.messages_2020_01_02 PARTITION OF rtsync.messages FOR VALUES FROM ('2020-01-02') TO ('2020-01-03');
+    CREATE TABLE rtsync.messages_2020_01_03 PARTITION OF rtsync.messages FOR VALUES FROM ('2020-01-03') TO ('2020-01-04');
+    ALTER EXTENSION rtsync ADD TABLE rtsync.messages_2020_01_03;
+    INSERT INTO rtsync.messages (topic, event, extension, payload, private, inserted_at)
+      SELECT 'club', 'ev', 'broadcast', to_jsonb(day), true, day FROM unnest('{2020-01-02, 2020-01-03, 2020-01-04}'::timestamp[]) AS day`);
+  assert.equal((await sql('SELECT FROM rtsync.messages')).length, 5);
+  // An engine that starts looks at once, and then every few minutes.
+  await sql(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'rtsync engine' AND datname = current_database()`);
+  await until('the old ones to go', async () => (await sql('SELECT FROM rtsync.messages')).length === 1);
+  await until('the partitions to go', async () => (await sql(`SELECT to_regclass('rtsync.messages_2020_01_02') AS a, to_regclass('rtsync.messages_2020_01_03') AS b`))
+    .every(({ a, b }) => a === null && b === null));
+  assert.deepEqual(await sql(`SELECT payload, tableoid::regclass::text AS partition FROM rtsync.messages`),
+    [{ payload: 'kept', partition: 'rtsync.messages_default' }]);
+  const client = await until('the engine', () => open(1).catch(() => null), { timeout: 30_000 });
+  await client.joinOk('club', [], { config: { private: true, broadcast: { replay: { since: 0 } } } });
+  await until('the message', () => broadcasts(client, 'club').some(({ payload }) => payload === 'kept'));
+  await sql('DELETE FROM rtsync.messages');
+  await sql(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'rtsync engine' AND datname = current_database()`);
+  await until('the partition of the day', async () => (await sql(`SELECT to_regclass('${today}') AS it`))[0].it !== null, { timeout: 30_000 });
+  await until('the engine', () => open(1).then((one) => one.close() ?? true, () => false), { timeout: 30_000 });
+});
+
 test('HTTP: a private topic takes the right to write', async () => {
   const client = await open(1);
   await client.joinOk('club', [], privately);
