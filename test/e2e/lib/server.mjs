@@ -8,7 +8,7 @@ import { atEnd } from './tap.mjs';
 
 export const url = process.env.RTSYNC_URL;
 export const secret = process.env.RTSYNC_JWT_SECRET;
-export const httpUrl = url.replace('ws:', 'http:');
+export const httpUrl = url.replace(/^ws/, 'http');
 export const { host: gatewayHost, hostname, port } = new URL(url);
 
 if (!url || !secret) throw new Error('start this through test/e2e/run');
