@@ -47,7 +47,7 @@
 #include "engine/keyring.h"
 #include "engine/late.h"
 #include "engine/launcher.h"
-#include "engine/linkio.h"
+#include "engine/links.h"
 #include "engine/message.h"
 #include "engine/messages_table.h"
 #include "engine/metrics.h"
@@ -121,18 +121,18 @@
 extern PGDLLEXPORT void engine_main(Datum main_arg);
 
 static bool decode_turn(bool *more);
-static RouteState route_turn(void);
 static bool caught_up(void);
+static void flush_links(void);
 
-static Link *gateway_link = NULL;
-static GatewayProc gateway;
-static int	listen_fds[GATEWAY_MAX_LISTEN];
-static int	nlisten;
+static GatewayProc gateways[LINKS_MAX];
+static int	ngateways;			/* how many there shall be */
+static int	listen_fds[LINKS_MAX][GATEWAY_MAX_LISTEN];
+static int	nlisten;			/* for each gateway */
 static int	listen_failures;
 static bool may_listen;			/* false: it would have to be without TLS */
 static ClockTime listen_at;		/* when to try again */
 static WaitEventSet *wait_set = NULL;
-static int	wait_link_pos;
+static int	wait_link_pos[LINKS_MAX];
 static XLogRecPtr serve_from;	/* what is older was committed before we came */
 static ClockTime housekept;
 static ClockTime confirmed;
@@ -188,7 +188,7 @@ set_session(void)
 }
 
 /*
- * Tell the gateway to go, as the process exits, and leave the sessions to the
+ * Tell the gateways to go, as the process exits, and leave the sessions to the
  * next one.
  */
 static void
@@ -197,17 +197,21 @@ say_goodbye(int code, Datum arg)
 	if (shutdown_reason != LINK_SHUTDOWN_EXTENSION)
 		session_save();
 	snapshot_cancel_all();
-	if (gateway_link == NULL)
-		return;
-	link_begin(&gateway_link->out, LINK_SHUTDOWN);
-	link_put_u32(&gateway_link->out, shutdown_reason);
-	if (link_end(&gateway_link->out))
-		linkio_flush(gateway_link);
-	gateway_link = NULL;
+	for (int i = 0; i < LINKS_MAX; i++)
+	{
+		Link	   *link = links_get(i);
+
+		if (link == NULL)
+			continue;
+		link_begin(&link->out, LINK_SHUTDOWN);
+		link_put_u32(&link->out, shutdown_reason);
+		if (link_end(&link->out))
+			linkio_flush(link);
+	}
 }
 
 /*--------------------------------------------------------------------------
- * The gateway
+ * The gateways
  *--------------------------------------------------------------------------
  */
 
@@ -240,6 +244,34 @@ load_certificate(bool reload)
 	pfree(why);
 }
 
+/*
+ * Open listening sockets for each gateway, which stay open when it ends.  The
+ * arguments and the result are gateway_listen's.
+ */
+static int
+listen_for_all(char **why, int *errcode)
+{
+	const char *addresses = rtsync_listen_addresses;
+	int			n;
+
+	if (ngateways == 1)
+		return gateway_listen(addresses, rtsync_port, LISTEN_ALONE,
+							  listen_fds[0], GATEWAY_MAX_LISTEN, why, errcode);
+	n = gateway_listen(addresses, rtsync_port, LISTEN_PROBE, listen_fds[0],
+					   GATEWAY_MAX_LISTEN, why, errcode);
+	if (n > 0)
+		gateway_unlisten(listen_fds[0], n);
+	for (int i = 0; n > 0 && i < ngateways; i++)
+	{
+		n = gateway_listen(addresses, rtsync_port, LISTEN_SHARED, listen_fds[i],
+						   n, why, errcode);
+		for (int j = 0; n == 0 && j < i; j++)
+			gateway_unlisten(listen_fds[j], nlisten);
+		nlisten = n;
+	}
+	return n;
+}
+
 /* Open the listening sockets, if it is time to try. */
 static void
 listen_turn(void)
@@ -249,8 +281,7 @@ listen_turn(void)
 
 	if (nlisten > 0 || clock_now() < listen_at || !may_listen)
 		return;
-	nlisten = gateway_listen(rtsync_listen_addresses, rtsync_port,
-							 listen_fds, GATEWAY_MAX_LISTEN, &why, &errcode);
+	nlisten = listen_for_all(&why, &errcode);
 	if (nlisten > 0)
 	{
 		listen_failures = 0;
@@ -273,51 +304,56 @@ listen_turn(void)
 }
 
 static void
-put_setting(const char *name, const char *value)
+put_setting(LinkWriter *out, const char *name, const char *value)
 {
-	link_put_string(&gateway_link->out, name);
-	link_put_string(&gateway_link->out, value);
+	link_put_string(out, name);
+	link_put_string(out, value);
 }
 
 static void
-put_number(const char *name, int64 value)
+put_number(LinkWriter *out, const char *name, int64 value)
 {
 	char		buf[32];
 
 	snprintf(buf, sizeof(buf), INT64_FORMAT, value);
-	put_setting(name, buf);
+	put_setting(out, name, buf);
 }
 
-/* Send the gateway its settings. */
+/* Send a gateway its settings. */
 static void
-send_config(void)
+send_config(Link *link)
 {
-	LinkWriter *out = &gateway_link->out;
+	LinkWriter *out = &link->out;
 	bool		certified = certificate_key() != NULL;
 	int			count = 0;
 
 	while (gateway_numbers[count].name != NULL)
 		count++;
 	link_begin(out, LINK_CONFIG);
-	link_put_u32(out, count + 6 + (certified ? 5 : 0));
-	put_setting("allowed_origins", rtsync_allowed_origins);
-	put_setting("trusted_proxies", rtsync_trusted_proxies);
-	put_number("allow_anonymous", rtsync_anonymous_role[0] != '\0');
-	put_number("ssl", rtsync_ssl);
+	link_put_u32(out, count + 8 + (certified ? 5 : 0));
+	put_setting(out, "allowed_origins", rtsync_allowed_origins);
+	put_setting(out, "trusted_proxies", rtsync_trusted_proxies);
+	put_number(out, "allow_anonymous", rtsync_anonymous_role[0] != '\0');
+	put_number(out, "ssl", rtsync_ssl);
 	if (certified)
 	{
-		put_setting("ssl_certificate", certificate_chain());
-		put_setting("ssl_key", certificate_key());
-		put_setting("ssl_ciphers", certificate_ciphers());
-		put_setting("ssl_min_protocol_version", certificate_min_protocol());
-		put_setting("ssl_max_protocol_version", certificate_max_protocol());
+		put_setting(out, "ssl_certificate", certificate_chain());
+		put_setting(out, "ssl_key", certificate_key());
+		put_setting(out, "ssl_ciphers", certificate_ciphers());
+		put_setting(out, "ssl_min_protocol_version", certificate_min_protocol());
+		put_setting(out, "ssl_max_protocol_version", certificate_max_protocol());
 	}
-	put_setting("http_root", rtsync_http_root);
-	put_setting("metrics_token", rtsync_metrics_token);
+	put_setting(out, "http_root", rtsync_http_root);
+	put_setting(out, "metrics_token", rtsync_metrics_token);
 	for (const GatewayNumber *number = gateway_numbers; number->name != NULL;
 		 number++)
-		put_number(number->name + strlen("rtsync."), *number->variable);
-	linkio_end(gateway_link);
+		put_number(out, number->name + strlen("rtsync."),
+				   number->variable == &rtsync_max_connections ?
+				   (rtsync_max_connections + ngateways - 1) / ngateways :
+				   *number->variable);
+	put_number(out, "gateway", link->number);
+	put_number(out, "gateways", ngateways);
+	linkio_end(link);
 }
 
 /*
@@ -347,7 +383,7 @@ history_is_back(void)
 }
 
 /*
- * Tell the gateway how the engine is, for those who ask it.  Not while it
+ * Tell the gateways how the engine is, for those who ask them.  Not while one
  * takes nothing: it will see for itself that it hears nothing.
  */
 static void
@@ -356,58 +392,107 @@ send_monitor(void)
 	StringInfoData text;
 
 	ready = history_is_back();
-	if (gateway_link == NULL || linkio_pending(gateway_link) > MONITOR_BYTES)
+	if (links_count() == 0)
 		return;
 	initStringInfo(&text);
 	metrics_render(&text, shared_my_engine,
 				   NameStr(shared_my_engine->dbname));
-	link_begin(&gateway_link->out, LINK_MONITOR);
-	link_put_u8(&gateway_link->out, ready);
-	link_put_string(&gateway_link->out, ready ? NULL :
-					"the engine reads the history again after its start");
-	link_put_bytes(&gateway_link->out, text.data, text.len);
-	linkio_end(gateway_link);
-	linkio_flush(gateway_link);
+	for (int i = 0; i < LINKS_MAX; i++)
+	{
+		Link	   *link = links_get(i);
+
+		if (link == NULL || linkio_pending(link) > MONITOR_BYTES)
+			continue;
+		link_begin(&link->out, LINK_MONITOR);
+		link_put_u8(&link->out, ready);
+		link_put_string(&link->out, ready ? NULL :
+						"the engine reads the history again after its start");
+		link_put_bytes(&link->out, text.data, text.len);
+		linkio_end(link);
+		linkio_flush(link);
+	}
 	pfree(text.data);
 }
 
+/* Have the set of what is waited for made anew. */
 static void
-start_gateway(void)
+forget_wait_set(void)
 {
-	int			fd;
-
-	if (!gateway_spawn(&gateway, &fd, listen_fds, nlisten))
-		return;
-	gateway_starts++;
-	gateway_link = linkio_open(fd);
-	link_begin(&gateway_link->out, LINK_HELLO);
-	link_put_u32(&gateway_link->out, LINK_VERSION);
-	link_put_u32(&gateway_link->out, nlisten);
-	linkio_end(gateway_link);
-	send_config();
-}
-
-/* The link is broken: forget its channels, and the gateway if it still runs. */
-static void
-end_gateway(void)
-{
-	linkio_close(gateway_link);
-	gateway_link = NULL;
 	if (wait_set != NULL)
 		FreeWaitEventSet(wait_set);
 	wait_set = NULL;
-	report_link_ended();
-	subscription_drop_all();
-	if (!gateway_reap(&gateway, false))
-		gateway_kill(&gateway);
+}
+
+static void
+start_gateway(int number)
+{
+	int			fd;
+	Link	   *link;
+
+	if (!gateway_spawn(&gateways[number], &fd, listen_fds[number], nlisten))
+		return;
+	gateway_starts++;
+	link = linkio_open(fd);
+	links_add(link, number);
+	forget_wait_set();
+	link_begin(&link->out, LINK_HELLO);
+	link_put_u32(&link->out, LINK_VERSION);
+	link_put_u32(&link->out, nlisten);
+	linkio_end(link);
+	send_config(link);
+}
+
+/* A link is broken: forget its channels, and the gateway if it still runs. */
+static void
+end_gateway(int number)
+{
+	Link	   *link = links_get(number);
+
+	links_remove(link);
+	subscription_drop_link(link);
+	report_link_ended(link);
+	linkio_close(link);
+	forget_wait_set();
+	if (!gateway_reap(&gateways[number], false))
+		gateway_kill(&gateways[number]);
+}
+
+/* Start the gateway if it is time to; returns its link, or NULL. */
+static Link *
+ensure_gateway(int number)
+{
+	GatewayProc *gateway = &gateways[number];
+
+	if (links_get(number) != NULL)
+		return links_get(number);
+	if (gateway->pid != 0 && !gateway_reap(gateway, true))
+		return NULL;
+	if (nlisten == 0 || gateway_respawn_delay(gateway) > 0)
+		return NULL;
+	start_gateway(number);
+	if (links_get(number) != NULL)
+		send_monitor();
+	return links_get(number);
+}
+
+/* Must the gateway be ended because it does not read? */
+static bool
+gateway_hangs(Link *link)
+{
+	if (!linkio_stuck(link, GATEWAY_PATIENCE_MS) && !links_overdue(link))
+		return false;
+	ereport(LOG,
+			(errmsg("rtsync-gateway does not answer and is started anew")));
+	return true;
 }
 
 /*
- * Deliver what is committed, as far as that can be done at once: not what is
- * behind a transaction that nobody sees yet, nor while the gateway is busy.
+ * Before a join by this link, deliver what is committed, as far as that can be
+ * done at once: not what is behind a transaction that nobody sees yet, nor
+ * while gateways are busy.
  */
 static void
-deliver_committed(void)
+deliver_committed(const Link *link)
 {
 	XLogRecPtr	target = wal_flushed_lsn();
 	ClockTime	until = clock_in(BEFORE_JOIN_MS);
@@ -421,63 +506,68 @@ deliver_committed(void)
 		bool		cut;
 
 		decoded = decode_turn(&cut);
-		state = route_turn();
-		linkio_flush(gateway_link);
+		state = route_run();
+		flush_links();
 	} while ((state == ROUTE_MORE ||
 			  (state == ROUTE_IDLE && decoded && wal_decoded_lsn() < target)) &&
-			 !gateway_link->broken && clock_now() < until);
+			 !link->broken && clock_now() < until);
 }
 
 /*
- * A message of the gateway.  Who joins hears of what is committed from then on:
+ * A message of a gateway.  Who joins hears of what is committed from then on:
  * the rest is delivered to the others first.
  */
 static void
 gateway_message(Link *link, LinkType type, LinkReader *body)
 {
 	if (type == LINK_JOIN)
-		deliver_committed();
+		deliver_committed(link);
 	subscription_message(link, type, body);
 }
 
 /*
- * Keep a gateway running and exchange messages with it.  Returns true if it
- * has more to say.
+ * Keep the gateways running and exchange messages with them.  Returns true if
+ * one has more to say.
  */
 static bool
-gateway_turn(void)
+gateways_turn(void)
 {
 	bool		more = false;
 
 	listen_turn();
-	if (gateway_link == NULL)
+	for (int i = 0; i < ngateways; i++)
 	{
-		if (gateway.pid != 0 && !gateway_reap(&gateway, true))
-			return false;
-		if (nlisten == 0 || gateway_respawn_delay(&gateway) > 0)
-			return false;
-		start_gateway();
-		if (gateway_link == NULL)
-			return false;
-		send_monitor();
+		Link	   *link = ensure_gateway(i);
+
+		if (link == NULL)
+			continue;
+		if (!ready && history_is_back())
+			send_monitor();
+		if (history_is_back())
+			more |= linkio_receive(link, gateway_message);
 	}
-	if (!ready && history_is_back())
-		send_monitor();
-	if (history_is_back())
-		more = linkio_receive(gateway_link, gateway_message);
-	linkio_flush(gateway_link);
-	if (linkio_stuck(gateway_link, GATEWAY_PATIENCE_MS))
+	for (int i = 0; i < ngateways; i++)
 	{
-		ereport(LOG,
-				(errmsg("rtsync-gateway does not answer and is started anew")));
-		gateway_link->broken = true;
-	}
-	if (gateway_link->broken)
-	{
-		end_gateway();
-		return true;
+		Link	   *link = links_get(i);
+
+		if (link == NULL)
+			continue;
+		linkio_flush(link);
+		if (link->broken || gateway_hangs(link))
+		{
+			end_gateway(i);
+			more = true;
+		}
 	}
 	return more;
+}
+
+static void
+flush_links(void)
+{
+	for (int i = 0; i < ngateways; i++)
+		if (links_get(i) != NULL)
+			linkio_flush(links_get(i));
 }
 
 /*--------------------------------------------------------------------------
@@ -500,13 +590,6 @@ decode_turn(bool *more)
 	if (!wal_decode(DECODE_AHEAD, route_unread, history_gap, DECODE_MS))
 		*more = true;
 	return wal_decoded_lsn() != before;
-}
-
-/* Route a slice.  Without a gateway there is nobody to route to. */
-static RouteState
-route_turn(void)
-{
-	return route_run(gateway_link);
 }
 
 /* The bytes of WAL that the slot may hold back */
@@ -579,9 +662,8 @@ begin_anew(void)
 {
 	route_reset(wal_confirmed_lsn());
 	shared_engine_trouble(0, NULL, NULL);
-	if (gateway_link != NULL)
-		subscription_tell_all(-1, "rtsync", "refetch",
-							  "changes were given up because too much WAL was kept for them");
+	subscription_tell_all(-1, "rtsync", "refetch",
+						  "changes were given up because too much WAL was kept for them");
 }
 
 /*
@@ -656,7 +738,7 @@ publish_state(void)
 		Max(route_done_lsn(), wal_confirmed_lsn());
 	entry->history_lsn = history_resume_lsn(wal_decoded_lsn());
 	count(&entry->counts);
-	entry->gateways = gateway_link != NULL ? 1 : 0;
+	entry->gateways = links_count();
 	entry->connections = subscription_connection_count();
 	entry->channels = subscription_channel_count();
 	entry->groups = subscription_group_count();
@@ -702,7 +784,8 @@ reload(void)
 	int			port = rtsync_port;
 
 	ProcessConfigFile(PGC_SIGHUP);
-	if (port != rtsync_port || strcmp(addresses, rtsync_listen_addresses) != 0)
+	if (port != rtsync_port || ngateways != rtsync_gateways ||
+		strcmp(addresses, rtsync_listen_addresses) != 0)
 		shared_request_restart(MyDatabaseId);
 	if (strcmp(publication, rtsync_publication) != 0)
 		tables_recheck_all();
@@ -740,8 +823,9 @@ obey(void)
 		reload_keys();
 		apikey_settings_changed();
 		subscription_rights_changed();
-		if (gateway_link != NULL)
-			send_config();
+		for (int i = 0; i < LINKS_MAX; i++)
+			if (links_get(i) != NULL)
+				send_config(links_get(i));
 	}
 }
 
@@ -753,20 +837,21 @@ obey(void)
 static void
 make_wait_set(void)
 {
-	wait_set = compat_create_wait_event_set(3);
+	wait_set = compat_create_wait_event_set(2 + LINKS_MAX);
 	AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 	AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL,
 					  NULL);
-	if (gateway_link != NULL)
-		wait_link_pos = AddWaitEventToSet(wait_set, WL_SOCKET_READABLE,
-										  gateway_link->sock, NULL, NULL);
+	for (int i = 0; i < LINKS_MAX; i++)
+		if (links_get(i) != NULL)
+			wait_link_pos[i] = AddWaitEventToSet(wait_set, WL_SOCKET_READABLE,
+												 links_get(i)->sock, NULL,
+												 NULL);
 }
 
 /* Wait for the latch, the gateway, or the time given. */
 static void
 wait(long timeout_ms)
 {
-	static Link *waits_for = NULL;
 	WaitEvent	event;
 
 	if (!history_is_back())
@@ -776,18 +861,14 @@ wait(long timeout_ms)
 						 timeout_ms, PG_WAIT_EXTENSION);
 		return;
 	}
-	if (wait_set == NULL || waits_for != gateway_link)
-	{
-		if (wait_set != NULL)
-			FreeWaitEventSet(wait_set);
+	if (wait_set == NULL)
 		make_wait_set();
-		waits_for = gateway_link;
-	}
-	if (gateway_link != NULL)
-		ModifyWaitEvent(wait_set, wait_link_pos,
-						WL_SOCKET_READABLE |
-						(linkio_pending(gateway_link) > 0 ?
-						 WL_SOCKET_WRITEABLE : 0), NULL);
+	for (int i = 0; i < LINKS_MAX; i++)
+		if (links_get(i) != NULL)
+			ModifyWaitEvent(wait_set, wait_link_pos[i],
+							WL_SOCKET_READABLE |
+							(linkio_pending(links_get(i)) > 0 ?
+							 WL_SOCKET_WRITEABLE : 0), NULL);
 	WaitEventSetWait(wait_set, timeout_ms, &event, 1, PG_WAIT_EXTENSION);
 }
 
@@ -803,9 +884,13 @@ sleep_time(RouteState state)
 		time = Min(time, Max(1, delay));
 	if (!wal_is_open())
 		time = Min(time, NO_SLOT_MS);
-	if (gateway_link == NULL)
-		time = Min(time, nlisten == 0 ? (listen_failures > 0 ? 100 : time) :
-				   Max(1, gateway_respawn_delay(&gateway)));
+	if (state == ROUTE_CONGESTED)
+		time = Min(time, LINKS_STALLED_MS);
+	if (nlisten == 0)
+		return Min(time, listen_failures > 0 ? 100 : time);
+	for (int i = 0; i < ngateways; i++)
+		if (links_get(i) == NULL)
+			time = Min(time, Max(1, gateway_respawn_delay(&gateways[i])));
 	return time;
 }
 
@@ -833,22 +918,21 @@ engine_loop(void)
 
 		ResetLatch(MyLatch);
 		obey();
-		more = gateway_turn();
+		more = gateways_turn();
 		decoded = decode_turn(&cut);
 		subscription_recheck_roles();
-		subscription_recheck_keys(gateway_link);
+		subscription_recheck_keys();
 		subscription_recheck_rights();
 		tables_recheck_access();
-		state = route_turn();
+		state = route_run();
 		untold = tables_tell_again();
 		if (route_unread() == 0 && !cut)
 			delivered_until = begun;
 		more |= cut;
-		more |= gateway_link != NULL && late_run(gateway_link);
-		snapshot_run(gateway_link);
-		report_turn(history_is_back() ? gateway_link : NULL);
-		if (gateway_link != NULL)
-			linkio_flush(gateway_link);
+		more |= late_run();
+		snapshot_run();
+		report_turn(history_is_back());
+		flush_links();
 		history_forget(InvalidXLogRecPtr);
 		bound_turn();
 		housekeeping_turn();
@@ -958,6 +1042,7 @@ engine_main(Datum main_arg)
 	route_init(wal_confirmed_lsn());
 	serve_from = wal_flushed_lsn();
 	load_message_key();
+	ngateways = rtsync_gateways;
 	shared_engine_running();
 	load_certificate(false);
 	engine_loop();

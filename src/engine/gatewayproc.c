@@ -53,6 +53,9 @@
 /* How often that is done when the engine ends, before the gateway is killed */
 #define EXIT_ATTEMPTS 2000
 
+/* Those that were ever started, for exit_cb */
+static GatewayProc *known_gateways;
+
 /*------------------------------ listening -------------------------------*/
 
 /* The sockets that gateway_listen has opened so far, and why it failed */
@@ -61,6 +64,7 @@ typedef struct ListenState
 	int		   *fds;
 	int			nfds;
 	int			max;
+	ListenMode	mode;
 	char	   *why;			/* NULL: no failure yet */
 	int			errcode;
 } ListenState;
@@ -136,12 +140,16 @@ already_listening(const ListenState *state, const struct addrinfo *addr)
 
 /* Bind and listen; false with errno, and *action the step that failed. */
 static bool
-bind_and_listen(int fd, const struct addrinfo *addr, const char **action)
+bind_and_listen(int fd, const struct addrinfo *addr, ListenMode mode,
+				const char **action)
 {
 	int			one = 1;
 
 	*action = "set up a socket for";
 	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0)
+		return false;
+	if (mode == LISTEN_SHARED &&
+		setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)) < 0)
 		return false;
 	if (addr->ai_family == AF_INET6 &&
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one)) < 0)
@@ -150,7 +158,7 @@ bind_and_listen(int fd, const struct addrinfo *addr, const char **action)
 	if (bind(fd, addr->ai_addr, addr->ai_addrlen) < 0)
 		return false;
 	*action = "listen on";
-	return listen(fd, LISTEN_BACKLOG) == 0;
+	return mode == LISTEN_PROBE || listen(fd, LISTEN_BACKLOG) == 0;
 }
 
 /*
@@ -176,7 +184,7 @@ listen_on_address(ListenState *state, const struct addrinfo *addr)
 	}
 
 	fd = socket(addr->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd >= 0 && bind_and_listen(fd, addr, &action))
+	if (fd >= 0 && bind_and_listen(fd, addr, state->mode, &action))
 	{
 		ReserveExternalFD();
 		state->fds[state->nfds++] = fd;
@@ -226,10 +234,10 @@ listen_on_name(ListenState *state, const char *name, int port)
 
 /* See gatewayproc.h */
 int
-gateway_listen(const char *addresses, int port, int *fds, int max,
-			   char **why, int *errcode)
+gateway_listen(const char *addresses, int port, ListenMode mode,
+			   int *fds, int max, char **why, int *errcode)
 {
-	ListenState state = {.fds = fds,.max = max};
+	ListenState state = {.fds = fds,.max = max,.mode = mode};
 	char	   *copy = pstrdup(addresses);
 	List	   *names;
 	ListCell   *cell;
@@ -446,23 +454,32 @@ wait_for_process(pid_t pid, int *status, int attempts)
 }
 
 /*
- * on_proc_exit callback: see the gateway off, so that whoever starts next finds
- * the port free.  It has been told to end, or sees now that its link is closed.
+ * on_proc_exit callback: see the gateways off, so that whoever starts next
+ * finds the port free.  Each has been told to end, or sees now that its link is closed.
  * PostgreSQL's part of this process has ended by now; only the process remains.
  */
 static void
 exit_cb(int code, Datum arg)
 {
-	GatewayProc *gateway = (GatewayProc *) DatumGetPointer(arg);
-	int			status;
+	int			attempts = EXIT_ATTEMPTS;
 
-	if (gateway->pid == 0)
-		return;
-	close(gateway->link_fd);
-	if (wait_for_process(gateway->pid, &status, EXIT_ATTEMPTS) == 0)
+	for (GatewayProc *gateway = known_gateways; gateway != NULL;
+		 gateway = gateway->next_known)
+		if (gateway->pid != 0)
+			close(gateway->link_fd);
+	for (GatewayProc *gateway = known_gateways; gateway != NULL;
+		 gateway = gateway->next_known)
 	{
-		kill(gateway->pid, SIGKILL);
-		(void) wait_for_process(gateway->pid, &status, REAP_ATTEMPTS);
+		int			status;
+
+		if (gateway->pid == 0)
+			continue;
+		if (wait_for_process(gateway->pid, &status, attempts) == 0)
+		{
+			kill(gateway->pid, SIGKILL);
+			(void) wait_for_process(gateway->pid, &status, REAP_ATTEMPTS);
+			attempts = 1;		/* all have had the same time */
+		}
 	}
 }
 
@@ -501,9 +518,14 @@ gateway_spawn(GatewayProc *gateway, int *link_fd,
 	}
 	gateway->started = clock_now();
 	gateway->link_fd = pair[0];
-	if (!gateway->exit_cb_registered)
-		on_proc_exit(exit_cb, PointerGetDatum(gateway));
-	gateway->exit_cb_registered = true;
+	if (!gateway->known)
+	{
+		if (known_gateways == NULL)
+			on_proc_exit(exit_cb, (Datum) 0);
+		gateway->next_known = known_gateways;
+		known_gateways = gateway;
+		gateway->known = true;
+	}
 	*link_fd = pair[0];
 	return true;
 }

@@ -16,6 +16,14 @@
 
 #define GATEWAY_MAX_LISTEN 16
 
+/* Sockets that share a port do so with all of the same user: look first. */
+typedef enum ListenMode
+{
+	LISTEN_ALONE,
+	LISTEN_PROBE,				/* only find out whether the port is free */
+	LISTEN_SHARED				/* the system spreads clients over the sockets */
+} ListenMode;
+
 /*
  * Open listening sockets for "addresses" (as PostgreSQL's listen_addresses: a
  * list of names and IP addresses, "*" for all).  Stores up to "max" sockets in
@@ -29,8 +37,8 @@
  * if it lasts.  An empty list of addresses returns 0 with *why NULL: listen
  * nowhere.  No ERROR but out of memory.
  */
-extern int	gateway_listen(const char *addresses, int port, int *fds, int max,
-						   char **why, int *errcode);
+extern int	gateway_listen(const char *addresses, int port, ListenMode mode,
+						   int *fds, int max, char **why, int *errcode);
 extern void gateway_unlisten(int *fds, int nfds);
 
 /*
@@ -45,7 +53,8 @@ typedef struct GatewayProc
 	ClockTime	respawn_at;		/* not before; 0: at once */
 	int			failures;		/* consecutive short lives */
 	int			link_fd;		/* of the running one; private */
-	bool		exit_cb_registered; /* private */
+	bool		known;			/* private, as is: */
+	struct GatewayProc *next_known;
 } GatewayProc;
 
 /*

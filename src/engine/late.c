@@ -37,6 +37,7 @@
 #include "engine/clock.h"
 #include "engine/cursor.h"
 #include "engine/late.h"
+#include "engine/links.h"
 #include "engine/route.h"
 #include "engine/settings.h"
 #include "engine/snapshot.h"
@@ -350,6 +351,8 @@ next_channel(void)
 	{
 		Channel    *channel = dlist_container(Channel, in_late, iter.cur);
 
+		if (links_congested(channel->link))
+			continue;
 		if (channel->interval > 0 ? batch_is_due(channel, now) :
 			!route_caught_up(&channel->place) || !must_compare(channel) ||
 			channel->paused)
@@ -405,12 +408,12 @@ serve_batch(Channel *channel)
  * to do.  Called outside of any transaction.
  */
 bool
-late_run(Link *link)
+late_run(void)
 {
 	Channel    *channel;
 	bool		lost;
 
-	if (route_congested(link) || (channel = next_channel()) == NULL)
+	if ((channel = next_channel()) == NULL)
 		return false;
 	if (channel->paused)
 	{

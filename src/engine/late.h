@@ -25,6 +25,6 @@ extern void late_follow(Channel *channel);
 extern void late_throttle(Channel *channel);
 extern long late_delay(void);
 extern void late_forget(Channel *channel);
-extern bool late_run(Link *link);
+extern bool late_run(void);
 
 #endif							/* RTSYNC_LATE_H */

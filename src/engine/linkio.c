@@ -31,18 +31,17 @@
  * own; one message can take many times as long as another. */
 #define TURN_MS 20
 
-static MemoryContext grow_context;
-
 /* LinkWriter's grow: memory of the link's context */
 static bool
 grow_out(LinkWriter *writer, size_t size)
 {
+	Link	   *link = (Link *) ((char *) writer - offsetof(Link, out));
 	size_t		capacity = Max(writer->capacity, (size_t) 8192);
 
 	while (capacity < size)
 		capacity *= 2;
 	if (writer->data == NULL)
-		writer->data = MemoryContextAllocHuge(grow_context, capacity);
+		writer->data = MemoryContextAllocHuge(link->context, capacity);
 	else
 		writer->data = repalloc_huge(writer->data, capacity);
 	writer->capacity = capacity;
@@ -63,7 +62,6 @@ linkio_open(pgsocket sock)
 	link->out.grow = grow_out;
 	link->in_capacity = RECEIVE_SIZE;
 	link->in = MemoryContextAlloc(context, link->in_capacity);
-	grow_context = context;
 	return link;
 }
 

@@ -29,6 +29,13 @@ typedef struct Link
 	Size		in_capacity;
 	Size		rows_size;		/* of LINK_ROWS that were not taken yet */
 	bool		broken;			/* ended, or the gateway spoke nonsense */
+	int			number;			/* of the gateway, below rtsync.gateways */
+	Size		mark;			/* see links_mark */
+	bool		listing;		/* it was asked for LINK_LISTED */
+	int			connections;	/* as LINK_STATS last said, ... */
+	uint64		frames_sent;
+	uint64		bytes_sent;
+	uint64		closed_slow;
 } Link;
 
 typedef void (*LinkHandler) (Link *link, LinkType type, LinkReader *body);

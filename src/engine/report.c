@@ -34,6 +34,7 @@
 #include "utils/memutils.h"
 
 #include "engine/cursor.h"
+#include "engine/links.h"
 #include "engine/report.h"
 #include "engine/route.h"
 #include "engine/shared.h"
@@ -127,9 +128,12 @@ end_report(void)
 	shared_engine_report_done(serving);
 }
 
-/* Begin a report, if somebody wants one and none is under way. */
+/*
+ * Begin a report, if somebody wants one and none is under way.  Unless the
+ * gateways answer yet, it is empty.
+ */
 void
-report_turn(Link *link)
+report_turn(bool answered)
 {
 	uint32		number;
 	char		path[MAXPGPATH];
@@ -153,20 +157,27 @@ report_turn(Link *link)
 		ereport(LOG,
 				(errcode_for_file_access(),
 				 errmsg("could not open file \"%s\": %m", path)));
-	if (file < 0 || link == NULL)
+	if (file < 0 || !answered || links_count() == 0)
 	{
 		end_report();
 		return;
 	}
-	link_begin(&link->out, LINK_LIST);
-	link_put_u32(&link->out, number);
-	linkio_end(link);
+	for (int i = 0; i < LINKS_MAX; i++)
+		if (links_get(i) != NULL)
+			links_get(i)->listing = true;
+	link_put_u32(links_begin(NULL, LINK_LIST), number);
+	links_end(NULL);
 }
 
-/* The gateway is gone: the report ends with what there is. */
+/* The gateway has said all, or is gone: without others to wait for, the report
+ * ends with what there is. */
 void
-report_link_ended(void)
+report_link_ended(Link *link)
 {
+	link->listing = false;
+	for (int i = 0; i < LINKS_MAX; i++)
+		if (links_get(i) != NULL && links_get(i)->listing)
+			return;
 	if (file >= 0)
 		end_report();
 }
@@ -325,7 +336,7 @@ put_channel(uint64 connection, const Channel *channel, uint64 sent)
 
 /* Read one connection of LINK_LISTED, and put it into the report. */
 static void
-read_connection(LinkReader *body)
+read_connection(Link *link, LinkReader *body)
 {
 	const char *start = body->next;
 	uint64		connection = link_get_u64(body);
@@ -349,7 +360,7 @@ read_connection(LinkReader *body)
 	channels = *body;
 	for (uint32 i = 0; i < nchannels && !body->failed; i++)
 	{
-		Channel    *channel = subscription_channel(link_get_u64(body));
+		Channel    *channel = subscription_channel(link, link_get_u64(body));
 
 		link_get_u64(body);
 		if (channel != NULL && channel->joined != 0 && !OidIsValid(roleid))
@@ -365,7 +376,7 @@ read_connection(LinkReader *body)
 	link_end(&out);
 	for (uint32 i = 0; i < nchannels; i++)
 	{
-		Channel    *channel = subscription_channel(link_get_u64(&channels));
+		Channel    *channel = subscription_channel(link, link_get_u64(&channels));
 		uint64		sent = link_get_u64(&channels);
 
 		if (channel != NULL)
@@ -378,22 +389,24 @@ read_connection(LinkReader *body)
  * reader "failed"; an answer that nobody waits for is ignored.
  */
 void
-report_message(LinkReader *body)
+report_message(Link *link, LinkReader *body)
 {
 	uint32		number = link_get_u32(body);
 	bool		last = link_get_u8(body) != 0;
 	uint32		n = link_get_count(body, 8);
 
 	for (uint32 i = 0; i < n && !body->failed; i++)
-		read_connection(body);
-	if (!link_finished(body) || file < 0 || number != serving)
+		read_connection(link, body);
+	if (!link_finished(body) || file < 0 || number != serving || !link->listing)
 	{
 		out.length = 0;
 		return;
 	}
 	write_out();
-	if (file < 0 || last)
+	if (file < 0)
 		end_report();
+	else if (last)
+		report_link_ended(link);
 }
 
 /*--------------------------------------------------------------------------

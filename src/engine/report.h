@@ -41,9 +41,9 @@ typedef enum ReportPace
 } ReportPace;
 
 /* in the engine */
-extern void report_turn(Link *link);
-extern void report_message(LinkReader *body);
-extern void report_link_ended(void);
+extern void report_turn(bool answered);
+extern void report_message(Link *link, LinkReader *body);
+extern void report_link_ended(Link *link);
 
 /* in backends */
 extern char *report_get(Size *length);

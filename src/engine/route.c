@@ -37,6 +37,7 @@
 #include "engine/attempt.h"
 #include "engine/catalogs.h"
 #include "engine/decide.h"
+#include "engine/links.h"
 #include "engine/merge.h"
 #include "engine/message.h"
 #include "engine/metrics.h"
@@ -62,9 +63,6 @@
 /* From PostgreSQL's epoch to the Unix one, in microseconds */
 #define UNIX_EPOCH_OFFSET \
 	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * USECS_PER_SEC)
-
-/* Routing rests while the gateway has not taken this much. */
-#define LINK_HIGH_WATER ((Size) 1024 * 1024)
 
 typedef struct Slice
 {
@@ -180,28 +178,29 @@ send_event(Slice *slice, RoutedChange *change, Match *first, StringInfo data)
 	uint32		ngroups = 0;
 	Cursor		at;
 	Match	   *match;
+	LinkWriter *out;
 
 	for (match = first; match != NULL; match = match->next)
 		if (!match->sent && same_rendering(first, match))
 			ngroups++;
 
-	link_begin(&link->out, LINK_EVENT);
+	out = links_begin(link, LINK_EVENT);
 	event_cursor(slice, change, &at);
-	link_put_u64(&link->out, at.epoch);
-	link_put_u64(&link->out, at.lsn);
-	link_put_u32(&link->out, at.seq);
-	link_put_u32(&link->out, ngroups);
+	link_put_u64(out, at.epoch);
+	link_put_u64(out, at.lsn);
+	link_put_u32(out, at.seq);
+	link_put_u32(out, ngroups);
 	for (match = first; match != NULL; match = match->next)
 	{
 		if (match->sent || !same_rendering(first, match))
 			continue;
-		link_put_u32(&link->out, match->tg->id);
+		link_put_u32(out, match->tg->id);
 		if (match != first)
 			match->sent = true;
 	}
 	first->sent = true;
-	link_put_bytes(&link->out, data->data, data->len);
-	linkio_end(link);
+	link_put_bytes(out, data->data, data->len);
+	links_end(link);
 	events += ngroups;
 }
 
@@ -291,18 +290,18 @@ send_gap(Slice *slice)
 static void
 send_broadcast(Link *link, HistoryMessage *record)
 {
-	LinkWriter *out = &link->out;
+	LinkWriter *out;
 	Message		message;
 
 	message_read(record->data, record->size, &message);
-	link_begin(out, LINK_BROADCAST);
+	out = links_begin(link, LINK_BROADCAST);
 	link_put_u8(out, message.private);
 	link_put_bytes(out, message.topic.data, message.topic.length);
 	link_put_bytes(out, message.event.data, message.event.length);
 	link_put_u8(out, message.json);
 	link_put_bytes(out, message.payload.data, message.payload.length);
 	link_put_string(out, message_id_text(&message));
-	linkio_end(link);
+	links_end(link);
 }
 
 /* Events of this change's transaction were sent: the gateway measures how
@@ -310,10 +309,11 @@ send_broadcast(Link *link, HistoryMessage *record)
 static void
 send_committed(Link *link, const RoutedChange *change)
 {
-	link_begin(&link->out, LINK_COMMITTED);
-	link_put_u64(&link->out, (uint64) (change->place.txn.commit_time +
-									   UNIX_EPOCH_OFFSET));
-	linkio_end(link);
+	LinkWriter *out = links_begin(link, LINK_COMMITTED);
+
+	link_put_u64(out, (uint64) (change->place.txn.commit_time +
+								UNIX_EPOCH_OFFSET));
+	links_end(link);
 }
 
 /*
@@ -324,12 +324,12 @@ send_committed(Link *link, const RoutedChange *change)
 static void
 send_slice(Slice *slice, bool carefully)
 {
-	Size		before = slice->link->out.length;
+	Size		before = links_output(slice->link);
 	uint64		events_before = events;
 
 	slice->sent = 0;
 	while (slice->sent < slice->count &&
-		   (slice->link->out.length - before < SLICE_OUTPUT ||
+		   (links_output(slice->link) - before < SLICE_OUTPUT ||
 			(slice->merge != NULL && slice->count == 1)))
 	{
 		RoutedChange *change = &slice->changes[slice->sent++];
@@ -419,21 +419,20 @@ forget_matches(Slice *slice)
 static bool
 try_slice(Slice *slice, bool carefully)
 {
-	Link	   *link = slice->link;
-	volatile Size out_length = link->out.length;
 	uint64		events_before = events;
 	volatile bool done = false;
 	instr_time	started;
 	ListCell   *lc;
 
 	forget_matches(slice);
+	links_mark();
 	PG_TRY();
 	{
 		catalogs_begin(wal_decoded_lsn());
 		MemoryContextSwitchTo(SliceContext);
 		foreach(lc, slice->routes)
 			tables_regroup(lfirst(lc));
-		out_length = link->out.length;	/* that counts in any case */
+		links_mark();			/* that counts in any case */
 		INSTR_TIME_SET_CURRENT(started);
 		decide_slice(slice, carefully);
 		metrics_decided(&started);
@@ -441,7 +440,8 @@ try_slice(Slice *slice, bool carefully)
 		catalogs_commit();
 		if (slice->merge != NULL && slice->sent < slice->count)
 		{
-			link->out.length = out_length;	/* as a whole, or not at all */
+			/* as a whole, or not at all */
+			slice->link->out.length = slice->link->mark;
 			events = events_before;
 		}
 		done = true;
@@ -453,7 +453,7 @@ try_slice(Slice *slice, bool carefully)
 			PG_RE_THROW();
 		FlushErrorState();
 		catalogs_abort();
-		link->out.length = out_length;
+		links_rollback();
 		events = events_before;
 	}
 	PG_END_TRY();
@@ -780,31 +780,24 @@ route_reset(XLogRecPtr confirmed)
 	done_lsn = confirmed;
 }
 
-/* May more be sent?  Not while the gateway does not take what it has. */
-bool
-route_congested(Link *link)
-{
-	return linkio_pending(link) > LINK_HIGH_WATER;
-}
-
 /*
  * Route a slice of what the history holds behind the last one.  Without a
- * link there are no groups, and the history is just passed.  Called outside
+ * gateway there are no groups, and the history is just passed.  Called outside
  * of any transaction.
  */
 RouteState
-route_run(Link *link)
+route_run(void)
 {
 	const RoutePosition *rest;
 	RouteState	state;
 	Slice	   *slice;
 	MemoryContext old;
 
-	if (link != NULL && route_congested(link))
+	if (links_congested(NULL))
 		return ROUTE_CONGESTED;
 
 	old = MemoryContextSwitchTo(SliceContext);
-	slice = slice_create(link, NULL);
+	slice = slice_create(NULL, NULL);
 	state = collect_live(slice);
 	rest = slice_route(slice);
 	if (rest != NULL)

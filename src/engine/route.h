@@ -37,8 +37,7 @@ typedef struct RoutePosition
 
 extern void route_init(XLogRecPtr confirmed);
 extern void route_reset(XLogRecPtr confirmed);
-extern RouteState route_run(Link *link);
-extern bool route_congested(Link *link);
+extern RouteState route_run(void);
 extern void route_cursor(const RoutePosition *place, Cursor *cursor);
 extern void route_position(RoutePosition *place);
 extern bool route_late(struct Channel *channel);

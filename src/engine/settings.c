@@ -20,6 +20,7 @@
 #include "utils/guc.h"
 #include "utils/varlena.h"
 
+#include "engine/links.h"
 #include "engine/settings.h"
 #include "link/link.h"
 
@@ -57,6 +58,7 @@ int			rtsync_snapshot_timeout;
 
 char	   *rtsync_listen_addresses;
 int			rtsync_port;
+int			rtsync_gateways;
 char	   *rtsync_allowed_origins;
 char	   *rtsync_trusted_proxies;
 bool		rtsync_ssl;
@@ -69,6 +71,7 @@ char	   *rtsync_metrics_token;
 int			rtsync_max_connections;
 int			rtsync_max_channels_per_connection;
 int			rtsync_max_payload_size;
+int			rtsync_max_presence_size;
 
 /* Numbers that are only handed on to the gateway */
 static int	max_connections_per_address;
@@ -76,7 +79,6 @@ static int	max_joins_per_second;
 static int	max_messages_per_second;
 static int	max_requests_per_second;
 static int	max_message_size;
-static int	max_presence_size;
 static int	max_presence_calls;
 static int	presence_interval;
 static int	send_queue_size;
@@ -472,7 +474,7 @@ const GatewayNumber gateway_numbers[] = {
 	{"rtsync.max_presence_size",
 		"Sets the maximum size of what a member of a channel says about itself.",
 		NULL,
-	&max_presence_size, 10 * KILOBYTE, 100, MEGABYTE, GUC_UNIT_BYTE},
+	&rtsync_max_presence_size, 10 * KILOBYTE, 100, MEGABYTE, GUC_UNIT_BYTE},
 	{"rtsync.max_presence_calls",
 		"Sets how often a member of a channel may change its presence in 30 seconds.",
 		"0 sets no limit.",
@@ -565,6 +567,11 @@ define_gateway_settings(void)
 			   "Sets the TCP port to listen on for clients.",
 			   "Each database that has the extension needs its own.",
 			   &rtsync_port, 8585, 1, 65535, 0);
+
+	define_int("rtsync.gateways",
+			   "Sets the number of processes that serve the clients of a database.",
+			   "They share the port, rtsync.max_connections, and all channels.",
+			   &rtsync_gateways, 1, 1, LINKS_MAX, 0);
 
 	define_string("rtsync.allowed_origins",
 				  "Sets the web origins whose pages may connect.",

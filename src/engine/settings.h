@@ -50,6 +50,7 @@ extern int	rtsync_snapshot_timeout;	/* ms */
 /* gateway */
 extern char *rtsync_listen_addresses;
 extern int	rtsync_port;
+extern int	rtsync_gateways;
 extern char *rtsync_allowed_origins;
 extern char *rtsync_trusted_proxies;
 extern bool rtsync_ssl;
@@ -60,6 +61,7 @@ extern char *rtsync_metrics_token;
 extern int	rtsync_max_connections;
 extern int	rtsync_max_channels_per_connection;
 extern int	rtsync_max_payload_size;	/* bytes */
+extern int	rtsync_max_presence_size;	/* bytes */
 
 /* A number for the gateway; the name it is told is that without "rtsync." */
 typedef struct GatewayNumber

@@ -46,6 +46,7 @@
 #include "engine/catalogs.h"
 #include "engine/clock.h"
 #include "engine/late.h"
+#include "engine/links.h"
 #include "engine/settings.h"
 #include "engine/snapshot.h"
 #include "engine/snapshot_worker.h"
@@ -608,19 +609,19 @@ put_groups(SnapshotJob *job, uint32 number, LinkWriter *out)
 }
 
 static void
-on_rows(SnapshotJob *job, LinkReader *reader, Link *link)
+on_rows(SnapshotJob *job, LinkReader *reader)
 {
-	LinkWriter *out = &link->out;
+	LinkWriter *out;
 	uint32		number = link_get_u32(reader);
 
 	LinkReader	body = *reader;
 
-	link_begin(out, LINK_ROWS);
+	out = links_begin(NULL, LINK_ROWS);
 	link_put_u32(out, put_groups(job, number, NULL));
 	put_groups(job, number, out);
 	link_put_parts(out, body.next, body.end - body.next);
-	linkio_end(link);
-	link->rows_size += link_get_u32(reader);
+	links_end(NULL);
+	links_count_rows(link_get_u32(reader));
 }
 
 /* The gateway has handled rows of this size, about. */
@@ -666,7 +667,7 @@ on_error(SnapshotJob *job, LinkReader *reader)
 
 /* Handle a message.  The worker is of our own making, and is believed. */
 static void
-on_message(SnapshotJob *job, const char *data, Size length, Link *link)
+on_message(SnapshotJob *job, const char *data, Size length)
 {
 	LinkReader	reader;
 
@@ -674,7 +675,7 @@ on_message(SnapshotJob *job, const char *data, Size length, Link *link)
 	if (data[0] == SNAPSHOT_VIEW)
 		on_view(job, &reader);
 	else if (data[0] == SNAPSHOT_ROWS)
-		on_rows(job, &reader, link);
+		on_rows(job, &reader);
 	else if (data[0] == SNAPSHOT_END)
 		on_end(job);
 	else
@@ -753,11 +754,12 @@ channels_ready(SnapshotJob *job)
 
 /* Let a job go on, as far as its clients and the gateway take it. */
 static void
-job_turn(SnapshotJob *job, Link *link)
+job_turn(SnapshotJob *job)
 {
 	check_channels(job);
 	while (job->segment != NULL && !dlist_is_empty(&job->channels) &&
-		   channels_ready(job) && !route_congested(link) && link->rows_size < ROWS_WINDOW)
+		   channels_ready(job) && !links_congested(NULL) &&
+		   !links_rows_wait(ROWS_WINDOW))
 	{
 		void	   *data;
 		Size		length;
@@ -767,7 +769,7 @@ job_turn(SnapshotJob *job, Link *link)
 		if (result == SHM_MQ_WOULD_BLOCK)
 			break;
 		if (result == SHM_MQ_SUCCESS && length > 0)
-			on_message(job, data, length, link);
+			on_message(job, data, length);
 		else
 			job_fail(job, "the snapshot was not completed: its process has ended");
 	}
@@ -818,7 +820,7 @@ start_jobs(int running)
  * What it waits for (the worker, the gateway) wakes the engine.
  */
 void
-snapshot_run(Link *link)
+snapshot_run(void)
 {
 	MemoryContext old;
 	int			running = 0;
@@ -837,7 +839,7 @@ snapshot_run(Link *link)
 		if (job->segment != NULL && overdue(job, waiting > 0))
 			job_fail(job, "the snapshot was not read in time");
 		if (job->segment != NULL && !dlist_is_empty(&job->channels))
-			job_turn(job, link);
+			job_turn(job);
 		if (dlist_is_empty(&job->channels))
 			job_end(job);
 		else if (job->segment != NULL)

@@ -26,7 +26,7 @@ extern void snapshot_forget(Channel *channel);
 extern bool snapshot_interrupt(Channel *channel);
 extern bool snapshot_sees(const SnapshotView *view, TransactionId xid);
 extern void snapshot_taken(Link *link, uint32 size);
-extern void snapshot_run(Link *link);
+extern void snapshot_run(void);
 extern void snapshot_cancel_all(void);
 extern int	snapshot_count(void);
 

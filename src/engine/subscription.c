@@ -38,10 +38,12 @@
 #include "engine/clock.h"
 #include "engine/credential.h"
 #include "engine/late.h"
+#include "engine/links.h"
 #include "engine/message.h"
 #include "engine/messages_table.h"
 #include "engine/metrics.h"
 #include "engine/policy.h"
+#include "engine/relay.h"
 #include "engine/report.h"
 #include "engine/session.h"
 #include "engine/settings.h"
@@ -76,9 +78,7 @@ static Size memory_used;		/* by channels and groups, about */
 static bool some_untold;		/* some group has "untold" or "withheld" set */
 static uint32 last_group_id;
 static uint64 binding_seed;		/* so that nobody can make ids collide */
-static int	gateway_connections;	/* as the gateway last said */
 static GatewayCounts gateway_counts;
-static GatewayCounts seen_counts;	/* the present gateway's part of them */
 static int64 next_expiry = PG_INT64_MAX;	/* no token expires before it */
 static bool roles_changed;		/* since the channels' roles were checked */
 static bool rights_changed;		/* likewise the rights on private topics, ... */
@@ -434,7 +434,12 @@ subscription_channel_count(void)
 int
 subscription_connection_count(void)
 {
-	return gateway_connections;
+	int			count = 0;
+
+	for (int i = 0; i < LINKS_MAX; i++)
+		if (links_get(i) != NULL)
+			count += links_get(i)->connections;
+	return count;
 }
 
 /*--------------------------------------------------------------------------
@@ -448,19 +453,13 @@ typedef struct ChannelEntry
 	Channel    *channel;
 } ChannelEntry;
 
-static Channel *
-channel_find(uint64 id)
+/* The channel of this number, if it is one of this gateway, or NULL */
+Channel *
+subscription_channel(const Link *link, uint64 id)
 {
 	ChannelEntry *entry = hash_search(channels, &id, HASH_FIND, NULL);
 
-	return entry != NULL ? entry->channel : NULL;
-}
-
-/* The channel of this number, or NULL */
-Channel *
-subscription_channel(uint64 id)
-{
-	return channel_find(id);
+	return entry != NULL && entry->channel->link == link ? entry->channel : NULL;
 }
 
 /* What the gateways have sent */
@@ -475,6 +474,7 @@ channel_free(Channel *channel)
 {
 	session_leave(channel);
 	late_forget(channel);
+	relay_untrack(channel);
 	channel->ending = true;
 	snapshot_forget(channel);
 	subscription_detach(channel);
@@ -483,18 +483,21 @@ channel_free(Channel *channel)
 	MemoryContextDelete(channel->context);
 }
 
-/* The gateway is gone: forget all channels. */
+/* The gateway is gone: forget its channels. */
 void
-subscription_drop_all(void)
+subscription_drop_link(Link *link)
 {
 	HASH_SEQ_STATUS scan;
 	ChannelEntry *entry;
 
 	hash_seq_init(&scan, channels);
 	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		if (entry->channel->link != link)
+			continue;
+		entry->channel->tracked = false;	/* all know that the gateway ended */
 		channel_free(entry->channel);
-	gateway_connections = 0;
-	memset(&seen_counts, 0, sizeof(seen_counts));
+	}
 }
 
 /* Send a "system" message, perhaps with the end of the channel. */
@@ -860,6 +863,8 @@ channel_authorize_again(Channel *channel)
 		close_unauthorized(channel);
 		return false;
 	}
+	if (!(channel->rights & LINK_MAY_WRITE_PRESENCE))
+		relay_untrack(channel);
 	if (channel->rights != before)
 	{
 		link_begin(&channel->link->out, LINK_RIGHTS);
@@ -1021,6 +1026,29 @@ rest_rights(const Token *token, bool private, const char *topic)
 	return authorize_topic(&principal, topic);
 }
 
+/*
+ * The HTTP status for somebody with this token who wants to send to a topic
+ * without joining it, or to none if it is empty; *rights is what it may do
+ * there.
+ */
+static int
+rest_status(LinkString string, bool private, LinkString topic, uint8 *rights)
+{
+	char	   *name = linkio_cstring(topic);
+	Token		token;
+	TokenError	error;
+
+	*rights = 0;
+	if (!verify(string, &token, &error))
+		return 401;
+	if (name == NULL)
+		return 403;
+	if (name[0] == '\0')
+		return 200;
+	*rights = rest_rights(&token, private, name);
+	return *rights & LINK_MAY_WRITE_BROADCAST ? 200 : 403;
+}
+
 static void
 put_rest_reply(Link *link, uint64 request, int status, uint8 rights)
 {
@@ -1038,29 +1066,31 @@ handle_rest(Link *link, LinkReader *body)
 	uint64		request = link_get_u64(body);
 	bool		private = link_get_u8(body) != 0;
 	LinkString	topic = link_get_string(body);
-	LinkString	string = link_get_string(body);
-	char	   *name = linkio_cstring(topic);
-	Token		token;
-	TokenError	error;
-	uint8		rights = 0;
-	int			status = 200;
+	LinkString	token = link_get_string(body);
+	uint8		rights;
+	int			status;
 
 	if (!link_finished(body) || topic.data == NULL)
 	{
 		link->broken = true;
 		return;
 	}
-	if (!verify(string, &token, &error))
-		status = 401;
-	else if (name == NULL)
-		status = 403;
-	else if (name[0] != '\0')
-	{
-		rights = rest_rights(&token, private, name);
-		if (!(rights & LINK_MAY_WRITE_BROADCAST))
-			status = 403;
-	}
+	status = rest_status(token, private, topic, &rights);
 	put_rest_reply(link, request, status, rights);
+}
+
+/* What an HTTP request has sent, for the other gateways */
+static void
+handle_relay_rest(Link *link, LinkReader *body)
+{
+	bool		private = link_get_u8(body) != 0;
+	LinkString	topic = link_get_string(body);
+	LinkString	token = link_get_string(body);
+	uint8		rights;
+
+	if (topic.length > 0 && rest_status(token, private, topic, &rights) == 200)
+		relay_broadcast(link, private, topic, body);
+	link->broken |= body->failed;
 }
 
 static void
@@ -1136,6 +1166,20 @@ read_binding(LinkReader *body, BindingSpec *spec)
 	}
 }
 
+/* Set the channel's topic; NULL if it is malformed. */
+static void
+read_topic(Channel *channel, LinkString topic)
+{
+	channel->topic = linkio_cstring(topic);
+	if (channel->topic == NULL)
+		return;
+	channel->topic_sent.length = topic.length;
+	if (GetDatabaseEncoding() == PG_UTF8)
+		channel->topic_sent.data = channel->topic;
+	else
+		channel->topic_sent.data = pnstrdup(topic.data, topic.length);
+}
+
 /* Make a channel of what LINK_JOIN says; NULL if that is malformed. */
 static Channel *
 read_channel(Link *link, LinkReader *body, uint64 id, LinkString *token)
@@ -1149,7 +1193,7 @@ read_channel(Link *link, LinkReader *body, uint64 id, LinkString *token)
 	channel->context = context;
 	channel->link = link;
 	channel->id = id;
-	channel->topic = linkio_cstring(link_get_string(body));
+	read_topic(channel, link_get_string(body));
 	channel->private = link_get_u8(body) != 0;
 	channel->wait = link_get_u8(body) != 0;
 	channel->replay = link_get_u8(body);
@@ -1466,7 +1510,8 @@ handle_join(Link *link, LinkReader *body)
 	JoinBegin	begin = {NULL, NULL};
 	List	   *replay = NIL;
 
-	if (channel_find(id) != NULL ||
+	if (id >> LINK_NUMBER_SHIFT != link->number ||
+		subscription_channel(link, id) != NULL ||
 		hash_get_num_entries(channels) >=
 		(int64) rtsync_max_connections * rtsync_max_channels_per_connection ||
 		(channel = read_channel(link, body, id, &token)) == NULL)
@@ -1508,7 +1553,7 @@ static void
 handle_leave(Link *link, LinkReader *body)
 {
 	uint64		id = link_get_u64(body);
-	Channel    *channel = channel_find(id);
+	Channel    *channel = subscription_channel(link, id);
 
 	if (!link_finished(body))
 		link->broken = true;
@@ -1521,7 +1566,7 @@ handle_token(Link *link, LinkReader *body)
 {
 	uint64		id = link_get_u64(body);
 	LinkString	string = link_get_string(body);
-	Channel    *channel = channel_find(id);
+	Channel    *channel = subscription_channel(link, id);
 	Token		token;
 	TokenError	error;
 	char	  **problems;
@@ -1572,7 +1617,7 @@ handle_heartbeat(Link *link, LinkReader *body)
 
 	for (uint32 i = 0; i < count && !body->failed; i++)
 	{
-		Channel    *channel = channel_find(link_get_u64(body));
+		Channel    *channel = subscription_channel(link, link_get_u64(body));
 
 		if (channel != NULL)
 			session_heartbeat(channel);
@@ -1676,7 +1721,7 @@ static void
 handle_persist(Link *link, LinkReader *body)
 {
 	uint64		number = link_get_u64(body);
-	Channel    *channel = channel_find(number);
+	Channel    *channel = subscription_channel(link, number);
 	LinkString	ref = link_get_string(body);
 	char	   *id = linkio_cstring(link_get_string(body));
 	StoreAttempt what = {0};
@@ -1739,7 +1784,7 @@ handle_rest_persist(Link *link, LinkReader *body)
 static void
 handle_pace(Link *link, LinkReader *body, void (*change) (Channel *channel))
 {
-	Channel    *channel = channel_find(link_get_u64(body));
+	Channel    *channel = subscription_channel(link, link_get_u64(body));
 
 	if (!link_finished(body))
 		link->broken = true;
@@ -1762,11 +1807,13 @@ handle_stats(Link *link, LinkReader *body)
 		link->broken = true;
 		return;
 	}
-	gateway_connections = (int) connections;
-	gateway_counts.frames_sent += counts.frames_sent - seen_counts.frames_sent;
-	gateway_counts.bytes_sent += counts.bytes_sent - seen_counts.bytes_sent;
-	gateway_counts.closed_slow += counts.closed_slow - seen_counts.closed_slow;
-	seen_counts = counts;
+	gateway_counts.frames_sent += counts.frames_sent - link->frames_sent;
+	gateway_counts.bytes_sent += counts.bytes_sent - link->bytes_sent;
+	gateway_counts.closed_slow += counts.closed_slow - link->closed_slow;
+	link->connections = (int) connections;
+	link->frames_sent = counts.frames_sent;
+	link->bytes_sent = counts.bytes_sent;
+	link->closed_slow = counts.closed_slow;
 }
 
 static void
@@ -1793,6 +1840,8 @@ dispatch(Link *link, LinkType type, LinkReader *body)
 						 errhint("Install both from the same build.")));
 				link->broken = true;
 			}
+			else
+				links_presence_wanted(link);
 			break;
 		case LINK_AUTH:
 			handle_auth(link, body);
@@ -1831,8 +1880,16 @@ dispatch(Link *link, LinkType type, LinkReader *body)
 			handle_stats(link, body);
 			break;
 		case LINK_LISTED:
-			report_message(body);
+			report_message(link, body);
 			link->broken |= body->failed;
+			break;
+		case LINK_RELAY_REST:
+			handle_relay_rest(link, body);
+			break;
+		case LINK_RELAY:
+		case LINK_TRACK:
+		case LINK_UNTRACK:
+			relay_message(link, type, body);
 			break;
 		default:
 			link->broken = true;
@@ -1845,7 +1902,8 @@ static bool
 needs_catalogs(LinkType type)
 {
 	return type == LINK_AUTH || type == LINK_REST || type == LINK_JOIN || type == LINK_TOKEN ||
-		type == LINK_CONTINUE || type == LINK_PERSIST || type == LINK_REST_PERSIST;
+		type == LINK_CONTINUE || type == LINK_PERSIST || type == LINK_REST_PERSIST ||
+		type == LINK_RELAY_REST;
 }
 
 /*
@@ -1860,13 +1918,12 @@ answer_failure(Link *link, LinkType type, const char *start, Size length)
 	Channel    *channel;
 
 	if (type == LINK_LISTED)
-	{
-		report_link_ended();
+		report_link_ended(link);
+	if (type == LINK_LISTED || type == LINK_RELAY_REST)
 		return;
-	}
 	link_read(&body, start, length);
 	id = link_get_u64(&body);
-	channel = channel_find(id);
+	channel = subscription_channel(link, id);
 	if (type == LINK_AUTH)
 	{
 		link_begin(&link->out, LINK_AUTH_REPLY);
@@ -1918,9 +1975,9 @@ subscription_message(Link *link, LinkType type, LinkReader *body)
 	volatile bool transaction = needs_catalogs(type);
 	const char *start = body->next;
 	Size		length = body->end - body->next;
-	Size		out_length = link->out.length;
 	MemoryContext old = MemoryContextSwitchTo(MessageContext_);
 
+	links_mark();
 	PG_TRY();
 	{
 		if (transaction)
@@ -1937,7 +1994,7 @@ subscription_message(Link *link, LinkType type, LinkReader *body)
 		FlushErrorState();
 		if (transaction)
 			catalogs_abort();
-		link->out.length = out_length;
+		links_rollback();
 		answer_failure(link, type, start, length);
 	}
 	PG_END_TRY();
@@ -2009,10 +2066,10 @@ close_revoked(const Revoked *revoked)
 /*
  * If API keys, or the keys of tokens, have changed: close the channels that
  * were joined with one that counts no more, and the connections that came with
- * it.  Called outside of any transaction; the link may be NULL.
+ * it.  Called outside of any transaction.
  */
 void
-subscription_recheck_keys(Link *link)
+subscription_recheck_keys(void)
 {
 	List	   *revoked;
 	ListCell   *lc;
@@ -2029,14 +2086,13 @@ subscription_recheck_keys(Link *link)
 	foreach(lc, revoked)
 	{
 		const Revoked *one = lfirst(lc);
+		LinkWriter *out;
 
 		close_revoked(one);
-		if (link == NULL)
-			continue;
-		link_begin(&link->out, LINK_REVOKED);
-		link_put_u64(&link->out, one->number);
-		link_put_u8(&link->out, one->kind == CREDENTIAL_API_KEY);
-		linkio_end(link);
+		out = links_begin(NULL, LINK_REVOKED);
+		link_put_u64(out, one->number);
+		link_put_u8(out, one->kind == CREDENTIAL_API_KEY);
+		links_end(NULL);
 	}
 	list_free_deep(revoked);
 }

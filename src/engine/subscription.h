@@ -85,12 +85,14 @@ typedef struct Channel
 	MemoryContext context;		/* of the channel and its bindings */
 	Link	   *link;
 	char	   *topic;
+	LinkString	topic_sent;		/* the same, as the gateway said it */
 	char	   *options;		/* JSON text, or NULL */
 	bool		wait;			/* refuse the join if a binding cannot be
 								 * served */
 	Principal	principal;
 	bool		private;
 	bool		ending;			/* it is told nothing more */
+	bool		tracked;		/* as the other gateways know */
 	uint8		rights;			/* LinkRights, what it may do on its topic */
 	LinkReplay	replay;			/* of stored messages, at the join */
 	uint64		replay_since;	/* milliseconds of the Unix epoch */
@@ -137,9 +139,9 @@ typedef struct GatewayCounts
 
 extern void subscription_init(void);
 extern void subscription_message(Link *link, LinkType type, LinkReader *body);
-extern void subscription_drop_all(void);
+extern void subscription_drop_link(Link *link);
 extern void subscription_recheck_roles(void);
-extern void subscription_recheck_keys(Link *link);
+extern void subscription_recheck_keys(void);
 extern void subscription_recheck_rights(void);
 extern void subscription_rights_changed(void);
 extern void subscription_check_expiry(void);
@@ -157,7 +159,7 @@ extern int	subscription_group_count(void);
 extern int	subscription_channel_count(void);
 extern int	subscription_connection_count(void);
 extern const GatewayCounts *subscription_gateway_counts(void);
-extern Channel *subscription_channel(uint64 id);
+extern Channel *subscription_channel(const Link *link, uint64 id);
 extern void subscription_tell_group(SubscriptionGroup *group, const char *extension,
 									const char *status, const char *message);
 extern void subscription_tell_error(SubscriptionGroup *group,

@@ -344,7 +344,7 @@ refuse_rest(Pending *pending, int status, Slice body)
 static void
 wait_for_engine(Pending *pending)
 {
-	pending->id = ++admission()->last_id;
+	pending->id = gateway_unique(++admission()->last_id);
 	table_insert(&admission()->waiting, &pending->by_id, hash_number(pending->id));
 	uv_poll_stop(&pending->poll);
 	enter_state(pending, &admission()->asking, VERDICT_TIMEOUT);
@@ -357,7 +357,7 @@ ask_about_rest(Pending *pending, bool is_private, Slice topic)
 	LinkWriter *writer = engine_link_begin(LINK_REST);
 	Slice		token = buffer_slice(&pending->rest->token);
 
-	link_put_u64(writer, admission()->last_id + 1);
+	link_put_u64(writer, gateway_unique(admission()->last_id + 1));
 	link_put_u8(writer, is_private);
 	link_put_bytes(writer, topic.data, topic.length);
 	link_put_bytes(writer, token.data, token.length);
@@ -414,7 +414,7 @@ store_message(Pending *pending)
 	}
 	uuid_make(rest->id);
 	writer = engine_link_begin(LINK_REST_PERSIST);
-	link_put_u64(writer, admission()->last_id + 1);
+	link_put_u64(writer, gateway_unique(admission()->last_id + 1));
 	link_put_bytes(writer, topic.data, topic.length);
 	link_put_bytes(writer, token.data, token.length);
 	link_put_string(writer, rest->id);
@@ -464,8 +464,9 @@ finish_rest(Pending *pending)
 		PhoenixBroadcast broadcast = broadcast_of(rest, message, &metadata);
 
 		if (message->allowed)
-			broadcast_send(message->is_private, buffer_slice(&message->topic),
-						   &broadcast);
+			broadcast_send_rest(message->is_private,
+								buffer_slice(&message->topic),
+								buffer_slice(&rest->token), &broadcast);
 		buffer_release(&metadata);
 	}
 	answer_rest(pending, 202, SLICE(""));
@@ -646,7 +647,7 @@ ask_engine(Pending *pending)
 {
 	LinkWriter *writer = engine_link_begin(LINK_AUTH);
 
-	pending->id = ++admission()->last_id;
+	pending->id = gateway_unique(++admission()->last_id);
 	link_put_u64(writer, pending->id);
 	link_put_bytes(writer, pending->token.data, pending->token.length);
 	engine_link_end();

@@ -159,6 +159,69 @@ broadcast_send(bool is_private, Slice sub_topic,
 	buffer_release(&name);
 }
 
+static void
+put_slice(LinkWriter *writer, Slice slice)
+{
+	if (slice.data == NULL)
+		link_put_string(writer, NULL);
+	else
+		link_put_bytes(writer, slice.data, slice.length);
+}
+
+/*
+ * Is the broadcast to be handed on to other gateways?  It is lost to them if
+ * the engine does not keep up, or if it is larger than a message to the engine
+ * can be.
+ */
+static bool
+is_relayed(void)
+{
+	return gateway.config.gateways > 1 && !engine_link_congested();
+}
+
+static void
+put_broadcast(LinkWriter *writer, const PhoenixBroadcast *broadcast)
+{
+	put_slice(writer, broadcast->event);
+	link_put_u8(writer, broadcast->payload_is_json);
+	put_slice(writer, broadcast->payload);
+	put_slice(writer, broadcast->map);
+	put_slice(writer, broadcast->id);
+	engine_link_end();
+}
+
+/* Send what a member says to the others, here and elsewhere. */
+static void
+send_from_member(const Channel *channel, const PhoenixBroadcast *broadcast)
+{
+	LinkWriter *writer;
+
+	send_to_room(channel->room, broadcast,
+				 channel->broadcast_self ? NULL : channel);
+	if (!is_relayed())
+		return;
+	writer = engine_link_begin(LINK_RELAY);
+	link_put_u64(writer, channel->id);
+	put_broadcast(writer, broadcast);
+}
+
+/* Send what came by HTTP, with a token that may, here and elsewhere. */
+void
+broadcast_send_rest(bool is_private, Slice sub_topic, Slice token,
+					const PhoenixBroadcast *broadcast)
+{
+	LinkWriter *writer;
+
+	broadcast_send(is_private, sub_topic, broadcast);
+	if (!is_relayed())
+		return;
+	writer = engine_link_begin(LINK_RELAY_REST);
+	link_put_u8(writer, is_private);
+	put_slice(writer, sub_topic);
+	put_slice(writer, token);
+	put_broadcast(writer, broadcast);
+}
+
 /*
  * Read what a client sent in a text message: an object with the members
  * "type", "event" and "payload".  With others, or without one of these, it is
@@ -285,8 +348,7 @@ push_persistent(Channel *channel, const PhoenixMessage *message,
 		broadcast->metadata = slice_of(metadata);
 		if (ask_to_store(channel, message, broadcast, ttl))
 		{
-			send_to_room(channel->room, broadcast,
-						 channel->broadcast_self ? NULL : channel);
+			send_from_member(channel, broadcast);
 			kept_add(channel->room, broadcast);
 			return PUSH_STORED_LATER;
 		}
@@ -329,11 +391,45 @@ broadcast_push(Channel *channel, const PhoenixMessage *message, Slice *response)
 		result = push_persistent(channel, message, &broadcast, ttl, response);
 	else
 	{
-		send_to_room(channel->room, &broadcast,
-					 channel->broadcast_self ? NULL : channel);
+		send_from_member(channel, &broadcast);
 		*response = SLICE("{}");
 		result = PUSH_SENT;
 	}
 	buffer_release(&event);
 	return result;
+}
+
+/* Is it what a member here could send?  The engine has not read it. */
+static bool
+is_broadcast(const PhoenixBroadcast *broadcast)
+{
+	PhoenixBroadcast read;
+	Buffer		event = {0};
+	Slice		map = broadcast->map;
+	Slice		payload = broadcast->payload;
+	bool		ok;
+
+	if (map.data != NULL)
+	{
+		ok = map.length <= gateway.config.max_payload_size &&
+			json_is_object_text(map) && read_map(map, &event, &read);
+		buffer_release(&event);
+		return ok && broadcast->payload_is_json;
+	}
+	return broadcast->event.data != NULL && utf8_is_valid(broadcast->event) &&
+		payload.data != NULL &&
+		payload.length <= gateway.config.max_payload_size &&
+		(!broadcast->payload_is_json || json_is_value(payload));
+}
+
+/*
+ * LINK_RELAYED: send what a client of another gateway has sent.  For the topic
+ * the engine answers.
+ */
+void
+broadcast_relayed(bool is_private, Slice sub_topic,
+				  const PhoenixBroadcast *broadcast)
+{
+	if (sub_topic.data != NULL && is_broadcast(broadcast))
+		broadcast_send(is_private, sub_topic, broadcast);
 }

@@ -30,5 +30,9 @@ extern bool broadcast_replay(struct Channel *channel, Slice id,
 extern void broadcast_forget_replayed(struct Channel *channel);
 extern void broadcast_send(bool is_private, Slice sub_topic,
 						   const PhoenixBroadcast *broadcast);
+extern void broadcast_send_rest(bool is_private, Slice sub_topic, Slice token,
+								const PhoenixBroadcast *broadcast);
+extern void broadcast_relayed(bool is_private, Slice sub_topic,
+							  const PhoenixBroadcast *broadcast);
 
 #endif							/* GATEWAY_BROADCAST_H */

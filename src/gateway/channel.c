@@ -254,7 +254,7 @@ create_channel(Connection *connection, const PhoenixMessage *message,
 {
 	Channel    *channel = allocate_zero(sizeof(Channel));
 
-	channel->id = ++gateway.channels.last_id;
+	channel->id = gateway_unique(++gateway.channels.last_id);
 	channel->connection = connection;
 	channel->topic = topic_share(message->topic);
 	/* A client that sends no join_ref knows its channel by the ref. */

@@ -67,6 +67,8 @@ static const NumberSetting number_settings[] = {
 	SETTING(no_channel_timeout, 600000, 0, 24 * 3600 * 1000),
 	SETTING(error_delay, 1000, 0, 60000),
 	SETTING(shutdown_spread, 10000, 0, 60000),
+	SETTING(gateway, 0, 0, GATEWAY_MAX_NUMBER),
+	SETTING(gateways, 1, 1, GATEWAY_MAX_NUMBER + 1),
 	SETTING(allow_anonymous, 0, 0, 1),
 	SETTING(ssl, 0, 0, 1),
 };

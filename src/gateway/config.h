@@ -17,6 +17,8 @@
  * Sizes in bytes, times in milliseconds.  0 turns off the timeouts that allow
  * for it, and the limits per second or address.
  */
+#define GATEWAY_MAX_NUMBER 15
+
 typedef struct Config
 {
 	char	   *allowed_origins;	/* list separated by commas, "*" for any */
@@ -46,6 +48,8 @@ typedef struct Config
 	uint32_t	no_channel_timeout; /* of a connection that joined nothing */
 	uint32_t	error_delay;	/* before a refusal of a join */
 	uint32_t	shutdown_spread;	/* in which clients are told that we end */
+	uint32_t	gateway;		/* the number of this one, ... */
+	uint32_t	gateways;		/* ... among so many */
 	uint32_t	allow_anonymous;	/* 1: clients may show no token */
 	uint32_t	ssl;			/* 1: speak nothing but TLS */
 } Config;

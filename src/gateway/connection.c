@@ -143,7 +143,7 @@ connection_established(Connection *connection, struct lws *wsi)
 {
 	connection->wsi = wsi;
 	connection->established = true;
-	connection->number = ++connections()->last_number;
+	connection->number = gateway_unique(++connections()->last_number);
 	connection->opened_at = connection->active_at = now();
 	gateway.metrics.opened++;
 	list_append(&connections()->all, &connection->all_link);

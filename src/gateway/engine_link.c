@@ -27,6 +27,7 @@
 
 #include "gateway/broadcast.h"
 #include "gateway/gateway.h"
+#include "gateway/jsontext.h"
 #include "gateway/log.h"
 
 #define READ_SIZE (256 * 1024)	/* of one read */
@@ -386,8 +387,9 @@ on_rights(LinkReader *reader)
 	return true;
 }
 
+/* LINK_BROADCAST, or, from another gateway, LINK_RELAYED */
 static bool
-on_broadcast(LinkReader *reader)
+on_broadcast(LinkReader *reader, bool relayed)
 {
 	PhoenixBroadcast broadcast = {0};
 	Buffer		metadata = {0};
@@ -398,11 +400,15 @@ on_broadcast(LinkReader *reader)
 	broadcast.event = get_slice(reader);
 	broadcast.payload_is_json = link_get_u8(reader) != 0;
 	broadcast.payload = get_slice(reader);
+	if (relayed)
+		broadcast.map = get_slice(reader);
 	id = get_slice(reader);
-	if (!link_finished(reader) || topic.data == NULL ||
-		broadcast.event.data == NULL || broadcast.payload.data == NULL)
+	if (!link_finished(reader))
 		return false;
-	if (id.data != NULL)
+	if (!relayed && (topic.data == NULL || broadcast.event.data == NULL ||
+					 broadcast.payload.data == NULL))
+		return false;
+	if (id.data != NULL && utf8_is_valid(id))
 	{
 		buffer_append_string(&metadata, "{\"id\":");
 		buffer_append_json_string(&metadata, id);
@@ -410,7 +416,10 @@ on_broadcast(LinkReader *reader)
 		broadcast.metadata = buffer_slice(&metadata);
 		broadcast.id = id;
 	}
-	broadcast_send(is_private, topic, &broadcast);
+	if (relayed)
+		broadcast_relayed(is_private, topic, &broadcast);
+	else
+		broadcast_send(is_private, topic, &broadcast);
 	buffer_release(&metadata);
 	return true;
 }
@@ -487,6 +496,57 @@ on_list(LinkReader *reader)
 }
 
 static bool
+on_tracked(LinkReader *reader)
+{
+	RemoteMeta	meta;
+
+	meta.id = link_get_u64(reader);
+	meta.is_private = link_get_u8(reader) != 0;
+	meta.topic = get_slice(reader);
+	meta.key = get_slice(reader);
+	meta.text = get_slice(reader);
+	meta.ref = link_get_u64(reader);
+	meta.previous_ref = link_get_u64(reader);
+	if (!link_finished(reader) || meta.id >> LINK_NUMBER_SHIFT > GATEWAY_MAX_NUMBER)
+		return false;
+	presence_tracked(&meta);
+	return true;
+}
+
+static bool
+on_untracked(LinkReader *reader)
+{
+	uint64_t	id = link_get_u64(reader);
+
+	if (!link_finished(reader))
+		return false;
+	presence_untracked(id);
+	return true;
+}
+
+static bool
+on_presence_gone(LinkReader *reader)
+{
+	uint32_t	number = link_get_u32(reader);
+
+	if (!link_finished(reader) || number > GATEWAY_MAX_NUMBER)
+		return false;
+	presence_gone(number);
+	return true;
+}
+
+static bool
+on_presence_wanted(LinkReader *reader)
+{
+	uint32_t	number = link_get_u32(reader);
+
+	if (!link_finished(reader) || number > GATEWAY_MAX_NUMBER)
+		return false;
+	presence_wanted(number);
+	return true;
+}
+
+static bool
 on_shutdown(LinkReader *reader)
 {
 	uint32_t	why = link_get_u32(reader);
@@ -528,7 +588,17 @@ dispatch(uint32_t type, const char *body, size_t length)
 		case LINK_RIGHTS:
 			return on_rights(&reader);
 		case LINK_BROADCAST:
-			return on_broadcast(&reader);
+			return on_broadcast(&reader, false);
+		case LINK_RELAYED:
+			return on_broadcast(&reader, true);
+		case LINK_TRACKED:
+			return on_tracked(&reader);
+		case LINK_UNTRACKED:
+			return on_untracked(&reader);
+		case LINK_PRESENCE_GONE:
+			return on_presence_gone(&reader);
+		case LINK_PRESENCE_WANTED:
+			return on_presence_wanted(&reader);
 		case LINK_REPLAY:
 			return on_replay(&reader);
 		case LINK_HEARTBEAT_REPLY:

@@ -79,6 +79,13 @@ typedef struct Gateway
 
 extern Gateway gateway;
 
+/* A number that no other gateway gives, from a count */
+static inline uint64_t
+gateway_unique(uint64_t count)
+{
+	return (uint64_t) gateway.config.gateway << LINK_NUMBER_SHIFT | count;
+}
+
 extern void gateway_open(uint32_t n_listeners);
 extern void gateway_configured(void);
 extern void gateway_stop(uint16_t close_code) __attribute__((noreturn));

@@ -17,6 +17,11 @@
  * The leaves go out in one message, then the joins in another.  Clients from
  * 2.100 to 2.110 get it wrong when a meta is replaced in one.
  *
+ * Members that are connected to other gateways of the server are among them:
+ * each gateway tells the others, through the engine, what its own members say,
+ * and, when one begins, all that they said.  When a gateway ends, the engine
+ * says so, and its members leave.
+ *
  * Each meta carries a reference of its own, phx_ref, by which clients tell it
  * from others; the numbers begin at random, so that a client that comes back
  * to another gateway does not mistake a new one for an old one.
@@ -56,7 +61,19 @@ typedef struct Meta
 	struct Key *key;
 	Version    *told;			/* NULL: the others do not know it */
 	Version    *present;		/* NULL: it has gone */
+	ListLink	tracked_link;	/* in Presences.tracked, ... */
+	Channel    *channel;		/* ... while this one has it */
 } Meta;
+
+/* A tracked member on another gateway */
+typedef struct Remote
+{
+	TableNode	by_id;
+	ListLink	link;			/* in Presences.elsewhere */
+	uint64_t	id;
+	struct Presence *presence;
+	Meta	   *meta;
+} Remote;
 
 typedef struct Key
 {
@@ -76,6 +93,7 @@ typedef struct Presence
 	Table		by_text;
 	List		keys;
 	List		changed;		/* metas whose members are to be told */
+	uint32_t	n_remotes;
 	Frame	   *states[2];		/* the state as told, for each version, once
 								 * it was asked for */
 } Presence;
@@ -95,6 +113,9 @@ presence_init(void)
 
 	uv_timer_init(gateway.loop, &presences()->timer);
 	list_init(&presences()->changed);
+	list_init(&presences()->tracked);
+	for (int i = 0; i <= GATEWAY_MAX_NUMBER; i++)
+		list_init(&presences()->elsewhere[i]);
 	if (getrandom(&random, sizeof(random), 0) == sizeof(random))
 		presences()->last_ref = random >> 16;
 }
@@ -241,6 +262,7 @@ presence_enter(Channel *channel)
 
 /*-------------------------------- tracking -------------------------------*/
 
+/* What the room knows.  It keeps the topic, for nobody here may be in it. */
 static Presence *
 share_presence(Room *room)
 {
@@ -250,6 +272,7 @@ share_presence(Room *room)
 	{
 		presence = room->presence = allocate_zero(sizeof(Presence));
 		presence->room = room;
+		topic_share(room->topic->name);
 		list_init(&presence->keys);
 		list_init(&presence->changed);
 	}
@@ -297,6 +320,7 @@ free_meta(Presence *presence, Meta *meta)
 	free(meta->present);
 	list_remove(&meta->key_link);
 	list_remove(&meta->changed_link);
+	list_remove(&meta->tracked_link);
 	free(meta);
 	if (list_is_empty(&key->metas))
 		free_key(presence, key);
@@ -305,6 +329,7 @@ free_meta(Presence *presence, Meta *meta)
 static void
 free_presence(Presence *presence)
 {
+	Topic	   *topic = presence->room->topic;
 	ListLink   *link;
 
 	/* A key ends with its last meta. */
@@ -318,6 +343,7 @@ free_presence(Presence *presence)
 	free(presence->by_text.buckets);
 	presence->room->presence = NULL;
 	free(presence);
+	topic_release(topic);
 }
 
 /* Start the timer for the time when the next rooms may be told. */
@@ -331,21 +357,13 @@ start_timer(void)
 		uv_timer_start(&presences()->timer, on_timer, due > now ? due - now : 0, 0);
 }
 
-/* Give the member something new to be known, or NULL. */
+/* Have it known that the meta is now this, or NULL. */
 static void
-change(Channel *channel, Version *version)
+change_meta(Presence *presence, Meta *meta, Version *version)
 {
-	Presence   *presence = channel->room->presence;
-	Meta	   *meta = channel->meta;
-
-	channel->connection->presence_bytes -=
-		meta->present != NULL ? meta->present->length : 0;
-	channel->connection->presence_bytes += version != NULL ? version->length : 0;
 	if (meta->present != meta->told)
 		free(meta->present);
 	meta->present = version;
-	if (version == NULL)
-		channel->meta = NULL;
 	if (version == NULL && meta->told == NULL)
 	{
 		/* It came and went, and nobody has noticed. */
@@ -361,6 +379,56 @@ change(Channel *channel, Version *version)
 	start_timer();
 }
 
+/* Tell another gateway, or all, what a member here says of itself. */
+static void
+tell_gateway(uint32_t number, const Channel *channel, const Version *version)
+{
+	LinkWriter *writer;
+
+	if (gateway.config.gateways == 1)
+		return;
+	writer = engine_link_begin(LINK_TRACK);
+	link_put_u32(writer, number);
+	link_put_u64(writer, channel->id);
+	link_put_bytes(writer, channel->presence_key.data,
+				   channel->presence_key.length);
+	link_put_bytes(writer, version->text, version->length);
+	link_put_u64(writer, version->ref);
+	link_put_u64(writer, version->previous_ref);
+	engine_link_end();
+}
+
+/* Tell all other gateways that a member here is tracked no more. */
+static void
+tell_untracked(const Channel *channel)
+{
+	if (gateway.config.gateways == 1)
+		return;
+	link_put_u64(engine_link_begin(LINK_UNTRACK), channel->id);
+	engine_link_end();
+}
+
+/* Give the member something new to be known, or NULL. */
+static void
+change(Channel *channel, Version *version)
+{
+	Meta	   *meta = channel->meta;
+
+	channel->connection->presence_bytes -=
+		meta->present != NULL ? meta->present->length : 0;
+	channel->connection->presence_bytes += version != NULL ? version->length : 0;
+	if (version == NULL)
+	{
+		channel->meta = NULL;
+		meta->channel = NULL;
+		list_remove(&meta->tracked_link);
+		tell_untracked(channel);
+	}
+	else
+		tell_gateway(LINK_TO_ALL, channel, version);
+	change_meta(channel->room->presence, meta, version);
+}
+
 /* A key for those who brought none: a random UUID, as a JSON string */
 static Slice
 make_key(void)
@@ -371,6 +439,18 @@ make_key(void)
 	uuid_make(text + 1);
 	text[UUID_TEXT_SIZE] = '"';
 	return (Slice) {copy_bytes(text, UUID_TEXT_SIZE + 1), UUID_TEXT_SIZE + 1};
+}
+
+static Version *
+make_version(Slice text, uint64_t ref, uint64_t previous_ref)
+{
+	Version    *version = allocate(sizeof(Version) + text.length);
+
+	version->ref = ref;
+	version->previous_ref = previous_ref;
+	version->length = text.length;
+	memcpy(version->text, text.data, text.length);
+	return version;
 }
 
 static PresenceResult
@@ -396,15 +476,14 @@ track(Channel *channel, Slice text)
 		meta = channel->meta = allocate_zero(sizeof(Meta));
 		meta->key = share_key(presence, channel->presence_key);
 		list_append(&meta->key->metas, &meta->key_link);
+		meta->channel = channel;
+		list_append(&presences()->tracked, &meta->tracked_link);
 	}
 	else if (meta->present->length == text.length &&
 			 memcmp(meta->present->text, text.data, text.length) == 0)
 		return PRESENCE_OK;
-	version = allocate(sizeof(Version) + text.length);
-	version->ref = ++presences()->last_ref;
-	version->previous_ref = meta->present != NULL ? meta->present->ref : 0;
-	version->length = text.length;
-	memcpy(version->text, text.data, text.length);
+	version = make_version(text, ++presences()->last_ref,
+						   meta->present != NULL ? meta->present->ref : 0);
 	change(channel, version);
 	/* Who is seen, sees. */
 	if (!channel->presence)
@@ -486,8 +565,120 @@ presence_leave(Channel *channel)
 
 	untrack(channel);
 	presence = channel->room->presence;
-	if (presence != NULL && channel->room->n_members == 1)
+	if (presence != NULL && channel->room->n_members == 1 &&
+		presence->n_remotes == 0)
 		free_presence(presence);	/* nobody is left to be told */
+}
+
+/*---------------------------- other gateways -----------------------------*/
+
+static Remote *
+find_remote(uint64_t id)
+{
+	TableNode  *node = table_find(&presences()->remotes, hash_number(id));
+
+	for (; node != NULL; node = table_find_next(node))
+		if (TABLE_OWNER(Remote, by_id, node)->id == id)
+			return TABLE_OWNER(Remote, by_id, node);
+	return NULL;
+}
+
+static Remote *
+create_remote(const RemoteMeta *what)
+{
+	Remote	   *remote = allocate_zero(sizeof(Remote));
+	Buffer		name = {0};
+	Topic	   *topic;
+
+	buffer_append_string(&name, TOPIC_PREFIX);
+	buffer_append_slice(&name, what->topic);
+	topic = topic_share(buffer_slice(&name));
+	buffer_release(&name);
+	remote->id = what->id;
+	remote->presence = share_presence(&topic->rooms[what->is_private]);
+	remote->presence->n_remotes++;
+	topic_release(topic);		/* it is kept by what the room knows */
+	remote->meta = allocate_zero(sizeof(Meta));
+	remote->meta->key = share_key(remote->presence, what->key);
+	list_append(&remote->meta->key->metas, &remote->meta->key_link);
+	table_insert(&presences()->remotes, &remote->by_id, hash_number(remote->id));
+	list_append(&presences()->elsewhere[remote->id >> LINK_NUMBER_SHIFT],
+				&remote->link);
+	return remote;
+}
+
+static void
+end_remote(Remote *remote)
+{
+	table_remove(&presences()->remotes, &remote->by_id);
+	list_remove(&remote->link);
+	remote->presence->n_remotes--;
+	change_meta(remote->presence, remote->meta, NULL);
+	free(remote);
+}
+
+/* Is it what a member here could say?  The engine has not read it. */
+static bool
+is_meta(const RemoteMeta *what)
+{
+	return what->topic.data != NULL && json_is_string_text(what->key) &&
+		json_is_value(what->key) && what->text.length >= 2 &&
+		what->text.data[0] == '{' &&
+		what->text.data[what->text.length - 1] == '}' &&
+		json_is_object_text(what->text);
+}
+
+/*
+ * LINK_TRACKED: what a member on another gateway says of itself now.  That may
+ * be known already.
+ */
+void
+presence_tracked(const RemoteMeta *what)
+{
+	Remote	   *remote = find_remote(what->id);
+
+	if (!is_meta(what))
+		return;
+	if (remote == NULL)
+		remote = create_remote(what);
+	else if (remote->meta->present->ref == what->ref)
+		return;
+	change_meta(remote->presence, remote->meta,
+				make_version(what->text, what->ref, what->previous_ref));
+}
+
+/* LINK_UNTRACKED: that member, if it was tracked, is not any more. */
+void
+presence_untracked(uint64_t id)
+{
+	Remote	   *remote = find_remote(id);
+
+	if (remote != NULL)
+		end_remote(remote);
+}
+
+/* LINK_PRESENCE_GONE: a gateway has ended. */
+void
+presence_gone(uint32_t number)
+{
+	ListLink   *link;
+
+	while ((link = list_first(&presences()->elsewhere[number])) != NULL)
+		end_remote(LIST_OWNER(Remote, link, link));
+}
+
+/* LINK_PRESENCE_WANTED: a gateway has begun. */
+void
+presence_wanted(uint32_t number)
+{
+	ListLink   *link = list_first(&presences()->tracked);
+
+	for (; link != NULL; link = list_next(&presences()->tracked, link))
+	{
+		const Meta *meta = LIST_OWNER(Meta, tracked_link, link);
+
+		tell_gateway(number, meta->channel, meta->present);
+	}
 }
 
 /*-------------------------------- telling --------------------------------*/

@@ -10,8 +10,10 @@
 
 #include <uv.h>
 
+#include "gateway/config.h"
 #include "gateway/list.h"
 #include "gateway/phoenix.h"
+#include "gateway/table.h"
 
 struct Channel;
 
@@ -21,7 +23,22 @@ typedef struct Presences
 	List		changed;		/* rooms whose members are to be told */
 	uint64_t	told_at;		/* when rooms were told last, ms */
 	uint64_t	last_ref;
+	List		tracked;		/* channels' metas */
+	Table		remotes;		/* members on other gateways, by channel */
+	List		elsewhere[GATEWAY_MAX_NUMBER + 1];	/* the same, by gateway */
 } Presences;
+
+/* What a member on another gateway says about itself; see LINK_TRACKED */
+typedef struct RemoteMeta
+{
+	uint64_t	id;
+	bool		is_private;
+	Slice		topic;
+	Slice		key;
+	Slice		text;
+	uint64_t	ref;
+	uint64_t	previous_ref;
+} RemoteMeta;
 
 typedef enum PresenceResult
 {
@@ -38,5 +55,9 @@ extern PresenceResult presence_push(struct Channel *channel,
 									const PhoenixMessage *message);
 extern void presence_rights_changed(struct Channel *channel, uint8_t before);
 extern void presence_leave(struct Channel *channel);
+extern void presence_tracked(const RemoteMeta *what);
+extern void presence_untracked(uint64_t id);
+extern void presence_gone(uint32_t number);
+extern void presence_wanted(uint32_t number);
 
 #endif							/* GATEWAY_PRESENCE_H */

@@ -43,6 +43,13 @@
 #define LINK_MAX_TO_ENGINE (1024 * 1024)
 #define LINK_MAX_TO_GATEWAY (256 * 1024 * 1024)
 
+/*
+ * The numbers that a gateway gives to channels and connections begin with its
+ * own, which is the setting "gateway", among those of "gateways".
+ */
+#define LINK_NUMBER_SHIFT 48
+#define LINK_TO_ALL UINT32_MAX
+
 /* A string's length that says that there is no string. */
 #define LINK_NULL UINT32_MAX
 
@@ -182,6 +189,35 @@ typedef enum LinkType
 	 */
 	LINK_PERSIST_REPLY,
 
+	/*
+	 * A client of another gateway has sent a broadcast.  u8 private, string
+	 * topic (without "realtime:"), then as in LINK_RELAY behind the channel.
+	 * What a client said is handed on unread.
+	 */
+	LINK_RELAYED,
+
+	/*
+	 * What a member on another gateway says of itself.  u64 its channel, u8
+	 * private, string topic (without "realtime:"), then as in LINK_TRACK
+	 * behind the channel.
+	 */
+	LINK_TRACKED,
+
+	/* That member is tracked no more.  u64 its channel. */
+	LINK_UNTRACKED,
+
+	/*
+	 * The gateway of this number has ended: forget what LINK_TRACKED said of
+	 * its members.  u32 number.
+	 */
+	LINK_PRESENCE_GONE,
+
+	/*
+	 * A gateway has begun: tell it with LINK_TRACK who is tracked here.  u32
+	 * number.
+	 */
+	LINK_PRESENCE_WANTED,
+
 	/*--------------------- gateway to engine ----------------------------*/
 
 	/* The first message.  u32 LINK_VERSION. */
@@ -276,7 +312,37 @@ typedef enum LinkType
 	 * TLS, u8 paused, u64 frames sent, u64 bytes sent, u64 bytes that wait,
 	 * u32 m, m times a channel: u64 channel, u64 changes sent.
 	 */
-	LINK_LISTED = 150
+	LINK_LISTED = 150,
+
+	/*
+	 * A channel's client has sent a broadcast, which clients of other
+	 * gateways are to have.  The engine hands it on if the channel may send
+	 * any.  u64 channel, string event, u8 encoding (0 raw, 1 JSON), string
+	 * payload, string map (the whole of a message with other members than
+	 * these, else absent), string id (absent: it is not stored).
+	 */
+	LINK_RELAY = 160,
+
+	/*
+	 * The same by HTTP.  u8 private, string topic (without "realtime:"),
+	 * string token, then as in LINK_RELAY behind the channel.
+	 */
+	LINK_RELAY_REST,
+
+	/*
+	 * What a channel's client says of itself, for other gateways; handed on
+	 * if the channel may.  u32 number of the gateway that it is for (or
+	 * LINK_TO_ALL), u64 channel, string key (a JSON string), string meta (a
+	 * JSON object), u64 its reference, u64 the reference of what it replaced
+	 * (0: none).
+	 */
+	LINK_TRACK,
+
+	/*
+	 * It is tracked no more.  It is not either when the channel ends, or may
+	 * not be any more.  u64 channel.
+	 */
+	LINK_UNTRACK
 } LinkType;
 
 /* Does a join ask for broadcasts of the past? */

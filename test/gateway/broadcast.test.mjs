@@ -147,6 +147,64 @@ test('messages from the database carry their id, in every form', () => withEngin
   close(v1, v2)
 }))
 
+test('what members send goes to other gateways, if there are any', () => withEngine({}, async engine => {
+  const config = { gateways: 2, gateway: 1 }
+  const [text, binary, closed] = [await member(engine), await member(engine), await member(engine, { private: true })]
+  textPush(text, { type: 'broadcast', event: 'nobody', payload: {} })
+  await binary.event('broadcast')
+  assert.equal(engine.log.filter(m => m.name === 'relay').length, 0)
+  engine.configure(config)
+  await until(async () => {
+    textPush(text, { type: 'broadcast', event: 'try', payload: {} })
+    await sleep(10)
+    return engine.log.find(m => m.name === 'relay')
+  }, 'the setting')
+  engine.log.length = 0
+  const map = '{"type":"broadcast","event":"e","payload":1,"more":2}'
+  textPush(text, { type: 'broadcast', event: 'ev "é"', payload: { a: 1 } })
+  text.text(`["1","2","${topic}","broadcast",${map}]`)
+  binaryPush(text, 'raw', Buffer.from([0, 255, 1]), { json: false })
+  binaryPush(closed, 'closed', '[1 ]')
+  await until(() => engine.log.filter(m => m.name === 'relay').length === 4, 'the relays')
+  const said = engine.log.filter(m => m.name === 'relay').map(({ channel, event, json, payload, map, id }) =>
+    [channel, event, json, payload && [...payload], map, id])
+  const numbers = engine.log.filter(m => m.name === 'relay').map(m => m.channel)
+  assert.equal(new Set(numbers.slice(0, 3)).size, 1)
+  assert.notEqual(numbers[3], numbers[0])
+  assert.deepEqual(said.map(m => m.slice(1)), [
+    ['ev "é"', 1, [...Buffer.from('{"a":1}')], null, null],
+    ['e', 1, [...Buffer.from('1')], map, null],
+    ['raw', 0, [0, 255, 1], null, null],
+    ['closed', 1, [...Buffer.from('[1 ]')], null, null]])
+  close(text, binary, closed)
+}))
+
+test('what clients of other gateways send', () => withEngine({ gateways: 2, gateway: 1 }, async engine => {
+  const [v1, v2, closed] = [await member(engine, { vsn: '1.0.0' }), await member(engine), await member(engine, { private: true })]
+  engine.relayed(0, 'room1', { payload: '{"b": 2}' })
+  assert.equal((await v1.event('broadcast')).text, `{"topic":"${topic}","event":"broadcast","payload":{"type":"broadcast","event":"e","payload":{"b": 2}},"ref":null}`)
+  assert.equal((await v2.event('broadcast')).raw.toString(), '{"b": 2}')
+  const map = '{"type":"broadcast","event":"e","payload":1,"more":2}'
+  engine.relayed(0, 'room1', { map, payload: '1' })
+  for (const c of [v1, v2]) assert.deepEqual((await c.event('broadcast')).payload, JSON.parse(map))
+  engine.relayed(0, 'room1', { json: 0, payload: Buffer.from([0, 255, 1]) })
+  assert.deepEqual([...(await v2.event('broadcast')).raw], [0, 255, 1])
+  engine.relayed(1, 'room1', { event: 'p', id: 'd0b1' })
+  assert.deepEqual((await closed.event('broadcast')).payload, { type: 'broadcast', event: 'p', payload: {}, meta: { id: 'd0b1' } })
+  /* the engine has not read it: what no client could send goes nowhere */
+  const invalid = Buffer.from([0x22, 0xff, 0x22])
+  for (const bad of [{ payload: '{},"topic":"realtime:x"' }, { payload: '{' }, { payload: '' }, { payload: null }, { event: null }, { payload: invalid },
+    { event: invalid }, { map: '[]' }, { map: '{}' }, { map: '{"event":1,"payload":{}}' }, { map: map + ',' }, { map: `${map},"topic":"realtime:x"` },
+    { map, json: 0 }, { map: Buffer.concat([Buffer.from('{"event":"e","x":'), invalid, Buffer.from('}')]) }, { id: invalid, payload: '{' },
+    { payload: JSON.stringify('x'.repeat(3000000)) }])
+    engine.relayed(0, 'room1', bad)
+  engine.relayed(0, null)
+  engine.relayed(0, 'nobody')
+  assert.deepEqual([await drain(v1), await drain(v2), await drain(closed)], [[], [], []])
+  assert.equal(engine.log.filter(m => m.name === 'relay').length, 0)
+  close(v1, v2, closed)
+}))
+
 test('rights: reading, writing, and their loss', () => withEngine({}, async engine => {
   let rights = 15
   engine.onjoin = m => engine.joinReply(m.channel, [], rights)

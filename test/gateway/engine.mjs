@@ -11,9 +11,10 @@ import { tlsSettings } from './transport.mjs'
 export const HELLO = 1, CONFIG = 2, AUTH_REPLY = 3, JOIN_REPLY = 4, BINDINGS = 5,
   EVENT = 6, SYSTEM = 7, SHUTDOWN = 8, RIGHTS = 9, BROADCAST = 10,
   REST_REPLY = 11, REPLAY = 12, HEARTBEAT_REPLY = 13, REVOKED = 15,
-  PERSIST_REPLY = 53
+  PERSIST_REPLY = 53, RELAYED = 54, TRACKED = 55, UNTRACKED = 56, PRESENCE_GONE = 57, PRESENCE_WANTED = 58
 export const READY = 101, AUTH = 102, JOIN = 103, LEAVE = 104, TOKEN = 105, STATS = 106,
-  PAUSE = 107, CONTINUE = 108, REST = 109, PERSIST = 112, REST_PERSIST = 120, LISTED = 150
+  PAUSE = 107, CONTINUE = 108, REST = 109, PERSIST = 112, REST_PERSIST = 120, LISTED = 150,
+  RELAY = 160, RELAY_REST = 161, TRACK = 162, UNTRACK = 163
 
 const NULL = 0xffffffff
 
@@ -51,8 +52,14 @@ class Reader {
     this.at += n
     return s.toString()
   }
+  buffer() {
+    const bytes = this.bytes()
+    return bytes && Buffer.from(bytes)
+  }
   end() { if (this.at !== this.body.length) throw new Error('bytes left over') }
 }
+
+const relayed = r => ({ event: r.string(), json: r.u8(), payload: r.buffer(), map: r.string(), id: r.string() })
 
 const parsers = {
   [READY]: r => ({ version: r.u32() }),
@@ -84,11 +91,16 @@ const parsers = {
     }
     return m
   },
+  [RELAY]: r => ({ channel: r.u64(), ...relayed(r) }),
+  [RELAY_REST]: r => ({ private: r.u8(), topic: r.string(), token: r.string(), ...relayed(r) }),
+  [TRACK]: r => ({ to: r.u32(), channel: r.u64(), key: r.string(), meta: r.string(), ref: r.u64(), previous: r.u64() }),
+  [UNTRACK]: r => ({ channel: r.u64() }),
   [STATS]: r => ({ connections: r.u32(), channels: r.u32(), frames: r.u64(), bytes: r.u64(), slow: r.u64() }),
 }
 const names = {
   [READY]: 'ready', [AUTH]: 'auth', [JOIN]: 'join', [LEAVE]: 'leave', [TOKEN]: 'token', [STATS]: 'stats',
   [PAUSE]: 'pause', [CONTINUE]: 'continue', [REST]: 'rest', [PERSIST]: 'persist', [REST_PERSIST]: 'restPersist', [LISTED]: 'listed',
+  [RELAY]: 'relay', [RELAY_REST]: 'relayRest', [TRACK]: 'track', [UNTRACK]: 'untrack',
 }
 
 export class Engine extends EventEmitter {
@@ -200,6 +212,10 @@ export class Engine extends EventEmitter {
   rights(channel, rights) { this.send(RIGHTS, new Body().u64(channel).u8(rights)) }
   broadcast(isPrivate, topic, event, payload, { json = 1, id = null } = {}) {
     this.send(BROADCAST, new Body().u8(isPrivate ? 1 : 0).string(topic).string(event).u8(json).string(payload).string(id))
+  }
+  /* What a client of another gateway has sent */
+  relayed(isPrivate, topic, { event = 'e', json = 1, payload = '{}', map = null, id = null } = {}) {
+    this.send(RELAYED, new Body().u8(isPrivate ? 1 : 0).string(topic).string(event).u8(json).string(payload).string(map).string(id))
   }
   shutdown(why = 0) { this.send(SHUTDOWN, new Body().u32(why)) }
 

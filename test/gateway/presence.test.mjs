@@ -1,7 +1,7 @@
 /*
  * Presence: states, diffs, and that every member ends up with the same.
  */
-import { Engine } from './engine.mjs'
+import { Body, Engine, PRESENCE_GONE, PRESENCE_WANTED, TRACKED, UNTRACKED } from './engine.mjs'
 import { broadcastPush, Client } from './client.mjs'
 import { reset } from './transport.mjs'
 import { test, run, assert, sleep, until } from './tap.mjs'
@@ -318,6 +318,58 @@ test('members that come, track and go at random: whoever is there agrees', () =>
   await until(() => all.every(c => shape(plain(c)) === shape(wanted)), 'agreement')
   close(...members, watcher)
 }))
+
+/* What the member of this number on gateway 0, or another, says of itself; null: it has gone */
+const elsewhere = (engine, n, key, meta, { number = 0, ref = 1, previous = 0, room = 'room1', closed = 0, raw = false } = {}) => {
+  const body = new Body().u64(number * 2 ** 48 + n)
+  if (meta === null) engine.send(UNTRACKED, body)
+  else engine.send(TRACKED, body.u8(closed).string(room).string(raw ? key : JSON.stringify(key))
+    .string(raw ? meta : JSON.stringify(meta)).u64(ref).u64(previous))
+}
+
+test('members on other gateways', () => withEngine({ gateways: 3, gateway: 2 }, async engine => {
+  elsewhere(engine, 1, 'far', { n: 1 })              /* before anybody is here */
+  elsewhere(engine, 1, 'other', { n: 1 }, { number: 1, ref: 5 })
+  elsewhere(engine, 9, 'private', {}, { closed: 1 })
+  elsewhere(engine, 10, 'gone', {})
+  elsewhere(engine, 10, 'gone', null)
+  elsewhere(engine, 11, 'gone', null)
+  const a = await member(engine, { key: 'a' })
+  await agree([a], { far: [{ n: 1 }], other: [{ n: 1 }] })
+  await track(a, { n: 0 })
+  await agree([a], { a: [{ n: 0 }], far: [{ n: 1 }], other: [{ n: 1 }] })
+  const said = () => engine.log.filter(m => m.name === 'track')
+  assert.equal(said().length, 1)
+  assert.deepEqual({ ...said()[0], ref: 0 }, { name: 'track', to: 0xffffffff, channel: 2 * 2 ** 48 + 1,
+    key: '"a"', meta: '{"n":0}', ref: 0, previous: 0 })
+  elsewhere(engine, 1, 'far', { n: 1 })              /* again: no news */
+  elsewhere(engine, 1, 'far', { n: 2 }, { ref: 2, previous: 1 })
+  await agree([a], { a: [{ n: 0 }], far: [{ n: 2 }], other: [{ n: 1 }] })
+  engine.send(PRESENCE_WANTED, new Body().u32(1))
+  await until(() => said().length === 2, 'the state for the new gateway')
+  assert.deepEqual(said()[1], { ...said()[0], to: 1 })
+  engine.send(PRESENCE_GONE, new Body().u32(0))
+  await agree([a], { a: [{ n: 0 }], other: [{ n: 1 }] })
+  close(a)
+  await until(() => engine.log.some(m => m.name === 'untrack'), 'the leave')
+  assert.equal(engine.log.find(m => m.name === 'untrack').channel, 2 * 2 ** 48 + 1)
+  const b = await member(engine, { key: 'b' })       /* what others said outlives the members here */
+  await agree([b], { other: [{ n: 1 }] })
+  elsewhere(engine, 1, 'other', null, { number: 1 })
+  await agree([b], {})
+  close(b)
+}))
+
+test('what is no presence, from another gateway', () => withEngine({ gateways: 2, gateway: 1 }, async engine => {
+  const a = await member(engine, { key: 'a' })
+  const bad = [['x', '{}'], ['"x"', '[]'], ['"x"', ''], ['"x"', '{'], ['"x"', '{}}'], ['"x","y"', '{}'], ['"x"', '{} '],
+    ['"x"', '{},"leaves":{}'], ['{}', '{}'], ['"x', '{}'], ['"x"', Buffer.from('{"a":"\xff"}', 'latin1')]]
+  bad.forEach(([key, meta], i) => elsewhere(engine, 20 + i, key, meta, { raw: true }))
+  elsewhere(engine, 1, 'good', { n: 1 })
+  await agree([a], { good: [{ n: 1 }] })
+  close(a)
+}))
+
 const binaryNoise = client => client.raw(broadcastPush({ topic: client.name, event: 'e', payload: '1' }))
 
 run('presence')

@@ -51,6 +51,17 @@ test('a batch, under both prefixes and with the query that clients append', () =
   for (const c of [v1, v2, other]) { assert.deepEqual(await drain(c), []); c.close() }
 }))
 
+test('what is sent goes to other gateways, with its token', () => withEngine({ gateways: 2, gateway: 1 }, async engine => {
+  engine.onrest = m => engine.restReply(m.request, m.topic === 'no' ? 403 : 200)
+  accepted(await post(engine, '/api/broadcast', { messages: [{ topic: 'b', event: 'e', payload: { a: 1 } },
+    { topic: 'p', event: 'e', payload: {}, private: true }, { topic: 'no', event: 'e', payload: {}, private: true }] }))
+  accepted(await post(engine, '/api/broadcast/b/events/raw', Buffer.from([0, 255]), { headers: { 'Content-Type': 'application/octet-stream' } }))
+  assert.deepEqual(engine.log.filter(m => m.name === 'relayRest').map(m => [m.private, m.topic, m.token, m.event, m.json, [...m.payload], m.map, m.id]), [
+    [0, 'b', 'good', 'e', 1, [...Buffer.from('{"a":1}')], null, null],
+    [1, 'p', 'good', 'e', 1, [...Buffer.from('{}')], null, null],
+    [0, 'b', 'good', 'raw', 0, [0, 255], null, null]])
+}))
+
 test('a single message, JSON or raw, with an encoded path', () => withEngine({}, async engine => {
   const topic = 'room:1/é?'
   const [v1, v2] = [await member(engine, 'realtime:' + topic, { vsn: '1.0.0' }), await member(engine, 'realtime:' + topic)]
