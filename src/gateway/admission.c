@@ -24,9 +24,9 @@
  * Each state has a deadline, so nothing that a client does or omits keeps a
  * pending socket.  There are at most ADMISSION_MAX_PENDING of them: when all
  * are taken, one that lingers gives way, or one whose refusal is held back, or
- * the oldest that is still being read if it had a second; else we stop to
- * accept for a moment.  So we do when descriptors run out, and when the engine
- * does not keep up.
+ * the oldest that is still being read, or takes its answer the slowest, if it
+ * had a second; else we stop to accept for a moment.  So we do when descriptors
+ * run out, and when the engine does not keep up.
  *
  * With TLS, a socket is a pending one until its first byte.  If that begins
  * TLS, tls.c takes the socket and leaves us one that is plain, in its place and
@@ -69,6 +69,8 @@
 #define TLS_HANDSHAKE 0x16		/* the first byte of a client that speaks TLS */
 #define CANNOT_STORE "{\"error\":\"unable_to_connect_to_project\"}"
 #define MAX_BODY_BYTES (64 * 1024 * 1024)	/* of bodies held at a time */
+#define MAX_RESPONSE_BYTES (64 * 1024 * 1024)	/* likewise of long responses */
+#define LONG_RESPONSE 16384		/* bytes; a socket takes what is shorter */
 
 typedef struct Pending
 {
@@ -89,6 +91,7 @@ typedef struct Pending
 	size_t		discarded;		/* bytes, while lingering */
 	Buffer		response;		/* while delaying or sending */
 	size_t		response_sent;
+	size_t		response_bytes; /* that it is counted with, if it is long */
 	Slice		key;			/* points into "in" */
 	Buffer		token;
 	Buffer		session;		/* that it is to be part of, or empty */
@@ -170,6 +173,15 @@ end_rest(Pending *pending)
 	pending->rest = NULL;
 }
 
+/* Forget the response. */
+static void
+end_response(Pending *pending)
+{
+	admission()->response_bytes -= pending->response_bytes;
+	pending->response_bytes = 0;
+	buffer_release(&pending->response);
+}
+
 /* End the admission, and close the socket unless it was given away. */
 static void
 end_pending(Pending *pending)
@@ -188,12 +200,42 @@ end_pending(Pending *pending)
 	end_rest(pending);
 	address_leave(pending->address);
 	buffer_release(&pending->in);
-	buffer_release(&pending->response);
+	end_response(pending);
 	buffer_release(&pending->token);
 	buffer_release(&pending->session);
 }
 
+/* The first of the list, if it had its second, else NULL */
+static Pending *
+first_evictable(List *state)
+{
+	ListLink   *link = list_first(state);
+
+	if (link == NULL || now() - LIST_OWNER(Pending, link, link)->started < EVICT_AFTER)
+		return NULL;
+	return LIST_OWNER(Pending, link, link);
+}
+
 /*------------------------------- answering ------------------------------*/
+
+/*
+ * May a response of this length be held until its client has taken it?  Those
+ * who take theirs the slowest give way.
+ */
+static bool
+may_hold_response(size_t length)
+{
+	while (length > LONG_RESPONSE &&
+		   admission()->response_bytes + length > MAX_RESPONSE_BYTES)
+	{
+		Pending    *slowest = first_evictable(&admission()->sending);
+
+		if (slowest == NULL)
+			return false;
+		end_pending(slowest);
+	}
+	return true;
+}
 
 /*
  * Send as much of the response as the client takes.  When that is all, let the
@@ -221,7 +263,7 @@ continue_sending(Pending *pending)
 		end_pending(pending);
 		return;
 	}
-	buffer_release(response);
+	end_response(pending);
 	enter_state(pending, &admission()->lingering, LINGER_TIMEOUT);
 	uv_poll_start(&pending->poll, UV_READABLE, on_readable);
 }
@@ -233,9 +275,12 @@ send_response(Pending *pending, Buffer *response)
 	metrics_count_response(&gateway.metrics, buffer_slice(response));
 	end_rest(pending);
 	buffer_release(&pending->in);
-	buffer_release(&pending->response);
+	end_response(pending);
 	pending->response = *response;
 	pending->response_sent = 0;
+	if (response->length > LONG_RESPONSE)
+		pending->response_bytes = response->length;
+	admission()->response_bytes += pending->response_bytes;
 	*response = (Buffer) {0};
 	enter_state(pending, &admission()->sending, gateway.config.send_timeout);
 	uv_poll_start(&pending->poll, UV_WRITABLE, on_readable);
@@ -723,7 +768,8 @@ decide(Pending *pending, size_t head_length)
 	{
 		if (monitor_concerns(&request))
 			monitor_answer(&request, &response);
-		else if (!files_answer(&request, &gateway.config, &response))
+		else if (!files_answer(&request, &gateway.config, may_hold_response,
+							   &response))
 			http_answer(&request, &gateway.config, &response);
 		send_response(pending, &response);
 	}
@@ -1069,6 +1115,7 @@ pause_accepting(void)
 static bool
 make_room(void)
 {
+	Pending    *pending;
 	ListLink   *link;
 
 	if (engine_link_congested())
@@ -1078,15 +1125,13 @@ make_room(void)
 	if (list_is_empty(&admission()->lingering) &&
 		(link = list_first(&admission()->delaying)) != NULL)
 		send_delayed(LIST_OWNER(Pending, link, link));
-	link = list_first(&admission()->lingering);
-	if (link == NULL)
-	{
-		link = list_first(&admission()->reading);
-		if (link == NULL ||
-			now() - LIST_OWNER(Pending, link, link)->started < EVICT_AFTER)
-			return admission()->n_pending < ADMISSION_MAX_PENDING;
-	}
-	end_pending(LIST_OWNER(Pending, link, link));
+	if ((link = list_first(&admission()->lingering)) != NULL)
+		pending = LIST_OWNER(Pending, link, link);
+	else if ((pending = first_evictable(&admission()->reading)) == NULL)
+		pending = first_evictable(&admission()->sending);
+	if (pending == NULL)
+		return admission()->n_pending < ADMISSION_MAX_PENDING;
+	end_pending(pending);
 	return true;
 }
 

@@ -29,6 +29,7 @@ typedef struct Admission
 	uint64_t	last_id;
 	uint32_t	n_pending;
 	size_t		body_bytes;		/* of bodies that we agreed to take */
+	size_t		response_bytes; /* of long responses that wait */
 	Rate		requests;		/* that broadcast */
 
 	/* Lists of pending sockets, each by deadline */

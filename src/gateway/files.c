@@ -118,20 +118,26 @@ open_below(const char *root, const FilePath *path)
 	return fd;
 }
 
-/* Read the open file if it is one of a sensible size. */
+/* Is the open file one of a sensible size? */
 static bool
-read_whole(int fd, Buffer *data)
+is_file(int fd, size_t *size)
 {
 	struct stat status;
 
 	if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) ||
 		status.st_size > MAX_SIZE)
 		return false;
-	buffer_reserve(data, (size_t) status.st_size + 1);
-	while (data->length < (size_t) status.st_size)
+	*size = (size_t) status.st_size;
+	return true;
+}
+
+static bool
+read_whole(int fd, size_t size, Buffer *data)
+{
+	buffer_reserve(data, size + 1);
+	while (data->length < size)
 	{
-		ssize_t		n = read(fd, data->data + data->length,
-							 (size_t) status.st_size - data->length);
+		ssize_t		n = read(fd, data->data + data->length, size - data->length);
 
 		if (n <= 0)
 			return false;
@@ -140,14 +146,43 @@ read_whole(int fd, Buffer *data)
 	return true;
 }
 
-/*
- * Answer a request for a file.  Returns false, with nothing written, if there
- * is none.
- */
-bool
-files_answer(const Request *request, const Config *config, Buffer *response)
+/* Answer with the open file.  False if that cannot be. */
+static bool
+answer(int fd, const char *type, const Request *request, const Config *config,
+	   bool (*may_hold) (size_t length), Buffer *response)
 {
 	Buffer		data = {0};
+	size_t		size;
+	bool		is_head = slice_equals(request->method, "HEAD");
+
+	if (!is_file(fd, &size))
+		return false;
+	if (!is_head && !may_hold(size))
+	{
+		http_error(503, SLICE("Too many requests at once"), request, config,
+				   response);
+		return true;
+	}
+	if (!is_head && !read_whole(fd, size, &data))
+	{
+		buffer_release(&data);
+		return false;
+	}
+	http_respond(200, "Cache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\n",
+				 type, (Slice) {data.data, size}, request, config, response);
+	buffer_release(&data);
+	return true;
+}
+
+/*
+ * Answer a request for a file, or, if may_hold says that there is no room for
+ * its length, with an error.  Returns false, with nothing written, if there is
+ * none.
+ */
+bool
+files_answer(const Request *request, const Config *config,
+			 bool (*may_hold) (size_t length), Buffer *response)
+{
 	const char *type;
 	FilePath	path;
 	int			fd;
@@ -164,11 +199,7 @@ files_answer(const Request *request, const Config *config, Buffer *response)
 	fd = open_below(config->http_root, &path);
 	if (fd < 0)
 		return false;
-	found = read_whole(fd, &data);
+	found = answer(fd, type, request, config, may_hold, response);
 	close(fd);
-	if (found)
-		http_respond(200, "Cache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\n",
-					 type, buffer_slice(&data), request, config, response);
-	buffer_release(&data);
 	return found;
 }

@@ -24,6 +24,6 @@ typedef struct FilePath
 extern bool files_path(Slice path, FilePath *result);
 extern const char *files_type(const char *name);
 extern bool files_answer(const Request *request, const Config *config,
-						 Buffer *response);
+						 bool (*may_hold) (size_t length), Buffer *response);
 
 #endif							/* GATEWAY_FILES_H */

@@ -189,4 +189,31 @@ test('a client that does not read a long answer is given up', () => withEngine({
   assert.ok(socket.bytesRead < big.length, `${socket.bytesRead}`)
 }))
 
+test('many who do not read long answers leave room for others', () => withEngine({ http_root: `${root}/site`, send_timeout: 20000 }, async engine => {
+  const sockets = []
+  const ask = async n => {
+    for (let i = 0; i < n; i++) {
+      const socket = net.connect(engine.port, '127.0.0.1')
+      socket.on('error', () => {})
+      socket.pause()
+      socket.write('GET /big.txt HTTP/1.1\r\nHost: x\r\n\r\n')
+      sockets.push(socket)
+      if (i % 50 === 49) await sleep(10)
+    }
+  }
+  /* more than there is room for at a time, all of whom have had a second */
+  await ask(1024)
+  await sleep(1100)
+  await ask(100)
+  const start = performance.now()
+  assert.equal((await get(engine, '/healthcheck')).body, 'ok')
+  assert.ok(performance.now() - start < 2000, 'others are served')
+  let answer
+  await until(async () => (answer = await get(engine, '/big.txt')).status === 200, 'a file')
+  assert.equal(answer.body.length, big.length)
+  const memory = Number(/VmHWM:\s+(\d+)/.exec(fs.readFileSync(`/proc/${engine.child.pid}/status`, 'utf8'))[1]) / 1024
+  assert.ok(process.env.SANITIZED || memory < 200, `${memory} MB`)
+  for (const socket of sockets) socket.destroy()
+}))
+
 run('monitor')
