@@ -2,19 +2,24 @@
 
 import net from 'node:net';
 import { sleep, until } from '../../e2e/lib/tap.mjs';
-import { hostname, port, sql, status } from '../../e2e/lib/server.mjs';
+import { hostname, port, sql } from '../../e2e/lib/server.mjs';
 import { gatewayPids, restart, running, server } from '../lib/cluster.mjs';
 import { clearDisk, fillDisk, refusedWrites, setClock } from '../lib/faults.mjs';
 
 const dir = process.env.CLUSTER_DIR;
 
+// Whoever was hit before may still be about to end.
+const patience = { timeout: 60_000, every: 20 };
+const engine = async () => (await running(patience)).pid;
+const gateway = () => until('a gateway', async () => (await gatewayPids())[0], patience);
+
 async function killGateway() {
-  process.kill((await gatewayPids())[0], 'SIGKILL');
+  process.kill(await gateway(), 'SIGKILL');
 }
 
 // The engine gives up a gateway that takes nothing for ten seconds.
 async function freezeGateway(ms) {
-  const [pid] = await gatewayPids();
+  const pid = await gateway();
   process.kill(pid, 'SIGSTOP');
   await sleep(ms);
   try {
@@ -93,8 +98,8 @@ export const FAULTS = [
   { name: 'gateway killed', often: 4, run: killGateway },
   { name: 'gateway frozen', often: 3, run: () => freezeGateway(500 + Math.random() * 2000) },
   { name: 'gateway frozen for long', often: 1, long: true, run: () => freezeGateway(14_000) },
-  { name: 'engine terminated', often: 3, run: async () => sql('SELECT pg_terminate_backend($1)', [(await status()).pid]) },
-  { name: 'engine killed', often: 2, run: async () => process.kill((await status()).pid, 'SIGKILL') },
+  { name: 'engine terminated', often: 3, run: async () => sql('SELECT pg_terminate_backend($1)', [await engine()]) },
+  { name: 'engine killed', often: 2, run: async () => process.kill(await engine(), 'SIGKILL') },
   { name: 'postmaster killed', often: 1, run: killPostmaster },
   { name: 'restart fast', often: 2, run: () => restart('fast') },
   { name: 'restart immediate', often: 1, run: () => restart('immediate') },
