@@ -823,17 +823,54 @@ table_group_check_name(TableGroup *tg, const char *nspname,
 										 spec->schema, spec->table));
 }
 
+/*
+ * Has the table another name than when this was last asked?  The name it had
+ * may stand for another table now.
+ */
+static bool
+route_was_renamed(TableRoute *route, const char *nspname, const char *relname)
+{
+	uint32		before = route->name_hash;
+
+	route->name_hash = relname == NULL || nspname == NULL ? 0 :
+		string_hash(psprintf("%s.%s", nspname, relname),
+					MAXPGPATH) | 1;
+	return before != 0 && route->name_hash != 0 && route->name_hash != before;
+}
+
+static bool
+has_wildcards(TableRole *role)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &role->groups)
+	{
+		TableGroup *tg = dlist_container(TableGroup, in_role, iter.cur);
+
+		if (tg->group->spec.schema == NULL || tg->group->spec.table == NULL)
+			return true;
+	}
+	return false;
+}
+
 static void
 route_check_name(TableRoute *route)
 {
 	char	   *relname = get_rel_name(route->relid);
 	char	   *nspname = get_namespace_name(get_rel_namespace(route->relid));
+	bool		renamed = route_was_renamed(route, nspname, relname);
 	dlist_iter	roles;
 	dlist_iter	groups;
 
 	dlist_foreach(roles, &route->roles)
 	{
 		TableRole  *role = dlist_container(TableRole, in_route, roles.cur);
+
+		if (renamed && has_wildcards(role))
+		{
+			tell_changed(role);
+			mark_tell_again(role);
+		}
 
 		dlist_foreach(groups, &role->groups)
 			table_group_check_name(dlist_container(TableGroup, in_role,

@@ -27,6 +27,8 @@ typedef struct TableRoute
 	Oid			relid;			/* hash key */
 	char	   *nspname;		/* as the catalogs or the last change had it */
 	char	   *relname;
+	uint32		name_hash;		/* of the name that it had in the catalogs when
+								 * that was last looked at; 0: none */
 	RelSchema  *schema;			/* of the last change seen, a reference; NULL
 								 * if none was */
 	bool		recheck;		/* the access to it may have changed */

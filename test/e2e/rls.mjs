@@ -777,6 +777,18 @@ test('a table that is renamed, replaced or made anew is told', async () => {
   assert.deepEqual(one.changes().map((c) => c.record.id), [1, 3]);
 });
 
+test('who listens to all tables is told of one that is renamed', async () => {
+  await createTable('moved', 'id int PRIMARY KEY', { roles: ['e2e_viewer'] });
+  await createTable('mover', 'id int PRIMARY KEY', { roles: ['e2e_viewer'] });
+  const one = await RawClient.open({ apikey: token('e2e_viewer', { sub: user(1) }) });
+  await one.joinOk('movers', [{ event: '*', schema: 'public' }]);
+  await sql('BEGIN; ALTER TABLE moved RENAME TO mover_was; ALTER TABLE mover RENAME TO moved; COMMIT');
+  const told = (table) => one.frames.some((f) => f.event === 'system' && f.payload.status === 'refetch' &&
+    f.payload.message.includes(`public.${table} has changed`));
+  await until('to be told of both', () => told('moved') && told('mover'));
+  one.close();
+});
+
 test('a function that a policy calls, and the labels of an enum, are told when they change', async () => {
   await sql(`CREATE TYPE mood AS ENUM ('good', 'bad');
     CREATE FUNCTION lets(int) RETURNS bool LANGUAGE plpgsql STABLE AS 'BEGIN RETURN true; END'`);

@@ -2,13 +2,15 @@
 //
 //	{ sql: [...], rollback }	a transaction
 //	{ state: true, sql: [...] }	likewise, but one that changes who may see what
-//	{ token: client, claims }, ...
+//	{ token: client, claims, role }		a new token; with "changes", these
+//						transactions are made meanwhile
+//	...
 //
 // In some rounds nothing changes but rows: there the events are known exactly.
 
 import { createPolicy, people, randomClaims, randomCondition, randomPolicy } from './policies.mjs';
 import { ident, literal } from './sql.mjs';
-import { memberPolicies } from './world.mjs';
+import { createTable, grants, memberPolicies } from './world.mjs';
 
 // A literal for a column
 function value(random, table, column) {
@@ -181,7 +183,7 @@ function tableChange(random, run) {
   if (table.pkey.length > 0 && !table.unique && !table.clause)
     choices.push([2, () => {
       const identity = random.pick(['FULL', 'DEFAULT']);
-      return [table, ...(table.partitions ?? [])].map((t) => `ALTER TABLE ${t.sql} REPLICA IDENTITY ${identity}`);
+      return [table, ...(table.partitions ?? []), ...(table.heir ? [table.heir] : [])].map((t) => `ALTER TABLE ${t.sql} REPLICA IDENTITY ${identity}`);
     }]);
   if (column) {
     choices.push([2, () => {
@@ -229,6 +231,69 @@ function stateChange(random, run) {
     [1.5, tableChange], [0.7, functionChange]])(random, run);
 }
 
+function operationsChange(random) {
+  const list = random.pick(['insert', 'insert, update', 'insert, update, delete', 'insert, delete, truncate', ...Array(3).fill('insert, update, delete, truncate')]);
+  return { state: true, sql: [`ALTER PUBLICATION rtsync SET (publish = '${list}')`] };
+}
+
+// Rows in a table that inherits from another, reached by way of either
+function heirs(random, table) {
+  const { heir } = table;
+  const own = { ...table, sql: heir.sql, columns: table.columns.map((c) => (c.name === 'id' ? { ...c, values: heir.keys } : c)) };
+  const above = { ...own, sql: table.sql };
+  return {
+    sql: Array.from({ length: random.between(1, 3) }, () => random.weighted([
+      [3, () => insert(random, own)], [2, () => update(random, own)], [2, () => update(random, above)],
+      [1, () => remove(random, own)], [1, () => remove(random, above)]])()),
+  };
+}
+
+function heirChange(random, table) {
+  const { heir } = table;
+  heir.apart = !heir.apart;
+  return { state: true, sql: [`ALTER TABLE ${heir.sql} ${heir.apart ? 'NO INHERIT' : 'INHERIT'} ${table.sql}`] };
+}
+
+// Another table takes the place of one, as when it is rebuilt.
+function swap(random, run, table) {
+  const live = run.live.find((l) => l.table === table);
+  const gone = `${run.schema}.gone${run.goneNumber = (run.goneNumber ?? 0) + 1}`;
+  const columns = writable(table).map((c) => ident(c.name)).join(', ');
+  const sql = [`ALTER TABLE ${table.sql} RENAME TO ${gone.slice(run.schema.length + 1)}`, ...createTable(table),
+    ...grants(random, run, table, table.sql), `ALTER TABLE ${table.sql} ENABLE ROW LEVEL SECURITY`,
+    ...live.policies.map((policy) => createPolicy(live, policy))];
+  if (run.roles[5].owns.includes(table.name)) sql.push(`ALTER TABLE ${table.sql} OWNER TO ${run.roles[5].name}`);
+  if (random.chance(0.6)) sql.push(`INSERT INTO ${table.sql} (${columns}) SELECT ${columns} FROM ${gone} WHERE n % 3 <> ${random.int(3)}`);
+  sql.push(`ALTER PUBLICATION rtsync ADD TABLE ${table.sql}`);
+  if (random.chance(0.5)) sql.push(`DROP TABLE ${gone}`);
+  return { state: true, sql };
+}
+
+const mayBeSwapped = (table) => !table.partitions && !table.unique && !table.heir && !table.clause;
+
+// Steps that come besides, from choices of their own, so that a seed plays in
+// all else what it always did
+function addSteps(random, run, { stable, steps }) {
+  const add = (step) => steps.splice(random.int(steps.length + 1), 0, step);
+  if (random.chance(0.25)) {
+    const client = random.pick(run.clients);
+    add({
+      token: client, claims: randomClaims(random), role: random.chance(0.4) ? random.pick(run.roles).name : client.role,
+      changes: Array.from({ length: 3 }, () => transaction(random, run, false)),
+    });
+  }
+  const inherited = run.tables.filter((t) => t.heir);
+  if (inherited.length > 0 && random.chance(0.7)) {
+    const table = random.pick(inherited);
+    for (let i = random.between(1, 3); i > 0; i--) add(heirs(random, table));
+    if (!stable && random.chance(0.2)) add(heirChange(random, table));
+  }
+  if (stable) return;
+  if (random.chance(0.12)) add(operationsChange(random));
+  const whole = run.tables.filter(mayBeSwapped);
+  if (whole.length > 0 && random.chance(0.12)) add(swap(random, run, random.pick(whole)));
+}
+
 // Two transactions at the same time; "turns" says whose statement is next, and
 // so who commits first.
 function concurrent(random, run) {
@@ -268,5 +333,6 @@ export function makeRounds(run) {
       }
     rounds.push({ stable, steps });
   }
+  for (const round of rounds) addSteps(run.more, run, round);
   return rounds;
 }

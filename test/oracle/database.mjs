@@ -50,6 +50,7 @@ export async function clean(connection, name) {
     ROLLBACK;
     SET session_replication_role = origin;
     ALTER PUBLICATION rtsync SET TABLE oracle.marker;
+    ALTER PUBLICATION rtsync SET (publish = 'insert, update, delete, truncate');
     DROP SCHEMA IF EXISTS w CASCADE;
     TRUNCATE oracle.log;`);
   const { rows } = await connection.query(`SELECT r.rolname AS granted, m.rolname AS member
@@ -87,7 +88,8 @@ export async function queryAs(role, claims, text) {
 
 // What the catalogs say about the live tables and the roles:
 // { tables: { name: { published, identity, pkey, columns } },
-//   access: { "table role": { columns, secured, needs, reads, hidden } } }
+//   access: { "table role": { columns, secured, needs, reads, hidden } },
+//   operations: that are published, e.g. 'IUDT', whole: these are all }
 export async function readState(connection, run) {
   const { rows } = await connection.query(`
     SELECT c.relname AS name, c.relreplident AS replident,
@@ -131,5 +133,8 @@ export async function readState(connection, run) {
       ...row, columns: row.columns ?? [], needs: row.secured ? row.needs ?? [] : [],
       reads: row.secured && row.reads, hidden: row.secured && row.hidden,
     };
-  return { tables, access };
+  const { rows: [{ operations }] } = await connection.query(`
+    SELECT concat(CASE WHEN pubinsert THEN 'I' END, CASE WHEN pubupdate THEN 'U' END, CASE WHEN pubdelete THEN 'D' END,
+      CASE WHEN pubtruncate THEN 'T' END) AS operations FROM pg_publication WHERE pubname = 'rtsync'`);
+  return { tables, access, operations, whole: operations === 'IUDT' };
 }

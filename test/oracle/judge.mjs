@@ -30,6 +30,8 @@
 //			events: its rows are not compared, its events are.  Without a
 //			primary key whole rows are compared as a multiset, unless a refetch
 //			overlapped with events.
+//	operations	What the publication does not publish (publish = ...) is not
+//			heard of; when it publishes everything again, clients are told.
 //	events of one kind	(INSERT alone, ...) make no replica: events are compared.
 //	large values	Those that an UPDATE does not log can be absent, and without a
 //			primary key stay so.
@@ -67,7 +69,7 @@ export class Judge {
   async readLog(epoch, order = []) {
     const { rows } = await this.connection.query(`
       SELECT seq, xid::text, op, old, new, (SELECT relname FROM pg_class WHERE oid = rel) AS relation,
-        (SELECT relname FROM pg_class WHERE oid = pg_partition_root(rel)) AS root
+        (SELECT relname FROM pg_class WHERE oid = coalesce(pg_partition_root(rel), (SELECT inhparent FROM pg_inherits WHERE inhrelid = rel))) AS root
       FROM oracle.log WHERE seq > $1 ORDER BY seq`, [this.lastSeq]);
     rows.sort((a, b) => order.indexOf(a.xid) - order.indexOf(b.xid) || a.seq - b.seq);
     for (const row of rows) {
@@ -105,11 +107,12 @@ export class Judge {
     const found = new Map();
     for (const view of this.run.views()) {
       if (view.live !== live) continue;
-      const { role, claims } = view.subscriber;
-      const key = principalKey(view.subscriber);
-      if (!found.has(key)) found.set(key, { key, role, claims, filters: new Map() });
       const there = this.run.state.tables[live.name].columns;
-      if (view.binding.filter?.columns.every((name) => there.includes(name))) found.get(key).filters.set(view.binding.filter.sql, view.binding.filter.sql);
+      for (const { role, claims } of [view.subscriber, view.subscriber.next, ...view.subscriber.former].filter(Boolean)) {
+        const key = principalKey({ role, claims });
+        if (!found.has(key)) found.set(key, { key, role, claims, filters: new Map() });
+        if (view.binding.filter?.columns.every((name) => there.includes(name))) found.get(key).filters.set(view.binding.filter.sql, view.binding.filter.sql);
+      }
     }
     return [...found.values()];
   }
@@ -176,10 +179,10 @@ export class Judge {
     }
   }
 
-  // Was the version visible in the view, at some moment of these epochs?  With
-  // "filtered", its filter counts too.
-  visible(view, version, from, to, filtered = true) {
-    const seen = version.seen.get(principalKey(view.subscriber));
+  // Was the version visible in the view, for whom it was then, at some moment of
+  // these epochs?  With "filtered", its filter counts too.
+  visible(view, who, version, from, to, filtered = true) {
+    const seen = version.seen.get(principalKey(who));
     if (!seen) return false;
     for (let epoch = from; epoch <= to; epoch++) {
       const answer = seen.get(epoch);
@@ -216,7 +219,7 @@ export class Judge {
   expected(view, entry) {
     const wants = (kind) => view.binding.spec.event === '*' || view.binding.spec.event === kind;
     const one = (type) => (wants(type) ? [{ type, entry }] : []);
-    if (entry.op === 'T') return [];
+    if (entry.op === 'T' || !this.run.state.operations.includes(entry.op)) return [];
     // A row that the publication's row filter does not let through is none:
     // an UPDATE then is an INSERT, a DELETE or nothing.
     const published = (version) => version && version.published.get(entry.epoch) !== false;
@@ -270,11 +273,11 @@ export class Judge {
   checkSafety(view) {
     const { states } = this.run;
     for (const event of view.received) {
-      const { data, epoch: received } = event;
+      const { data, epoch: received, who } = event;
       const entries = this.entries.filter((e) => e.live === view.live && e.epoch <= received);
       const columnsAllowed = (names, from) => names.every((name) => {
         for (let epoch = from; epoch <= received; epoch++)
-          if (states[epoch]?.access[`${view.live.name} ${view.subscriber.role}`]?.columns.includes(name)) return true;
+          if (states[epoch]?.access[`${view.live.name} ${who.role}`]?.columns.includes(name)) return true;
         return false;
       });
       const isNew = (e) => e.new && Object.entries(data.record).every(([name, value]) => name in e.new.row &&
@@ -289,16 +292,16 @@ export class Judge {
       }
       const ok = candidates.some((e) => {
         if (data.type !== 'DELETE') {
-          if (!this.visible(view, e.new, e.epoch, received)) return false;
+          if (!this.visible(view, who, e.new, e.epoch, received)) return false;
           // An old_record is the old row's, or of a key that could not be decided
           const extra = Object.keys(data.old_record ?? {}).filter((name) => canonical(e.new.row[name]) !== canonical(data.old_record[name]));
-          return extra.length === 0 || this.visible(view, e.old, e.epoch, received, false) ||
+          return extra.length === 0 || this.visible(view, who, e.old, e.epoch, received, false) ||
             (extra.every((name) => states.slice(this.firstEpoch).some((state) => {
               const table = state.tables[view.live.name];
               return !table.full && table.identity.includes(name);
             })) && this.undecidable(view));
         }
-        return this.visible(view, e.old, e.epoch, received);
+        return this.visible(view, who, e.old, e.epoch, received);
       });
       if (!ok) this.fail(view, 'an event shows a row that the principal could not see', { event: data });
     }
@@ -309,7 +312,8 @@ export class Judge {
     return this.run.states.slice(this.firstEpoch).some((state) => {
       const table = state.tables[view.live.name];
       if (table.full) return false;
-      const needs = [...state.access[`${view.live.name} ${view.subscriber.role}`].needs, ...(view.binding.filter?.columns ?? [])];
+      const roles = [view.subscriber, ...view.subscriber.former].map((who) => who.role);
+      const needs = [...roles.flatMap((role) => state.access[`${view.live.name} ${role}`].needs), ...(view.binding.filter?.columns ?? [])];
       return !needs.every((name) => table.identity.includes(name));
     });
   }
@@ -389,6 +393,7 @@ export class Judge {
       view.received = [];
       view.told = [];
       view.fresh = false;
+      view.subscriber.former = [];
     }
   }
 }

@@ -12,6 +12,10 @@ import { canonical, ident } from './sql.mjs';
 
 const matches = (row, part) => Object.entries(part).every(([name, value]) => canonical(row[name]) === canonical(value));
 
+// Says how a binding fared?
+const isAnswer = ({ extension, message }) => extension === 'postgres_changes' &&
+  /^(Subscribed to|Unable to subscribe|Error parsing|Column selection)/.test(message);
+
 export class View {
   constructor(subscriber, binding, live) {
     Object.assign(this, { subscriber, binding, live });
@@ -50,8 +54,8 @@ export class View {
   }
 
   // May it be served at all?
-  servable(state) {
-    const { columns } = state.access[`${this.live.name} ${this.subscriber.role}`];
+  servable(state, role = this.subscriber.role) {
+    const { columns } = state.access[`${this.live.name} ${role}`];
     const needs = [...(this.binding.filter?.columns ?? []), ...(this.binding.spec.select ?? [])];
     const { listed } = state.tables[this.live.name];
     if (listed && this.binding.spec.select?.some((name) => !listed.includes(name))) return false;
@@ -129,6 +133,8 @@ export class Subscriber {
     this.markers = new Set();
     this.problems = [];
     this.closed = false;
+    this.next = null; // { role, claims } of the token that was sent, until it counts
+    this.former = []; // likewise, of those before it in this round
     this.byId = new Map();
   }
 
@@ -191,14 +197,13 @@ export class Subscriber {
   }
 
   // How the bindings fared is told right after the reply.
-  async #joined() {
+  async #joined(role = this.role) {
     const { state } = this.run;
     const servable = (b) => (b.flood ? true : b.all ? b.spec.schema === '*' || this.views.some((v) => state.tables[v.live.name].published)
-      : this.views.find((v) => v.binding === b).servable(state));
+      : this.views.find((v) => v.binding === b).servable(state, role));
     const count = this.bindings.filter((b) => !servable(b)).length;
     const told = () => this.client.frames.slice(this.joinedAt ?? 0)
-      .filter((f) => f.event === 'system' && f.payload.extension === 'postgres_changes' &&
-        /^(Subscribed to|Unable to subscribe|Error parsing|Column selection)/.test(f.payload.message));
+      .filter((f) => f.event === 'system' && isAnswer(f.payload));
     await until('how the bindings fared', () => told().length >= Math.max(1, count));
     const errors = told().filter((f) => f.payload.status === 'error');
     if (errors.length !== count)
@@ -207,15 +212,21 @@ export class Subscriber {
   }
 
   // Become somebody else.
-  async become(role, claims) {
-    const frames = this.client.frames.length;
-    Object.assign(this, { role, claims });
-    for (const view of this.views) view.fresh = true;
+  async become(role, claims, quiet) {
+    this.joinedAt = this.client.frames.length;
+    this.next = { role, claims };
     this.client.send(`realtime:${this.topic}`, 'access_token', { access_token: token(role, claims) }, '1');
-    this.joinedAt = frames;
-    await this.#joined();
+    await this.#joined(role);
     await Promise.all(this.views.map((v) => v.load()));
-    for (const view of this.views) view.doubtful = false; // it is quiet
+    if (quiet) for (const view of this.views) view.doubtful = false;
+  }
+
+  // The token counts from the answer on: what came before was the former one's.
+  #became() {
+    this.former.push({ role: this.role, claims: this.claims });
+    Object.assign(this, this.next);
+    this.next = null;
+    for (const view of this.views) view.fresh = true;
   }
 
   #receive(frame) {
@@ -239,17 +250,19 @@ export class Subscriber {
         if (binding === 'marker') this.markers.add(data.record.id);
       } else if (data.table !== 'flood') {
         const view = this.views.find((v) => v.binding === binding && data.schema === 'w' && v.live.name === data.table);
+        if (!view && binding.all && this.run.tables.some((t) => t.heir?.name === data.table)) continue;
         if (!view) {
           this.problems.push(`an event of a table that was not asked for: ${JSON.stringify(data)}`);
           continue;
         }
-        view.received.push({ epoch, data });
+        view.received.push({ epoch, data, who: { role: this.role, claims: this.claims } });
         view.apply(data);
       }
     }
   }
 
   #told(message) {
+    if (this.next && isAnswer(message)) this.#became();
     const refetch = message.extension === 'rtsync' && message.status === 'refetch';
     const error = message.extension === 'postgres_changes' && message.status === 'error';
     if (!refetch && !error) return;
@@ -264,6 +277,8 @@ export class Subscriber {
   // Everything up to a marker has arrived.
   async reached(marker) {
     await until(`marker ${marker} at ${this.name}`, () => {
+      if (this.client.closed?.code === 1013 && this.paused) this.tooSlow = true;
+      if (this.tooSlow) return true;
       if (this.client.closed) throw new Error(`the connection of ${this.name} was closed: ${JSON.stringify(this.client.closed)}`);
       return this.closed || this.markers.has(marker);
     }, { timeout: 20_000, every: 2 });
@@ -271,6 +286,7 @@ export class Subscriber {
 
   // Stop reading, and go on.
   pause() {
+    this.paused = true;
     this.client.socket.pause();
   }
 

@@ -109,7 +109,7 @@ function randomTable(random, run, index) {
 }
 
 // CREATE TABLE and what goes with it
-function createTable(table) {
+export function createTable(table) {
   const columns = table.columns.map((c) =>
     `${ident(c.name)} ${c.sqlType}${c.nullable ? '' : ' NOT NULL'}` +
     (c.generated ? ` GENERATED ALWAYS AS (${c.generated}) STORED` : ''));
@@ -122,10 +122,25 @@ function createTable(table) {
     sql.push(replicaIdentity(table, relation.sql));
     if (table.big) sql.push(`ALTER TABLE ${relation.sql} ALTER big SET STORAGE EXTERNAL`);
   }
-  sql.push(`CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON ${table.sql} FOR EACH ROW EXECUTE FUNCTION oracle.note()`,
-    `CREATE TRIGGER note_truncate AFTER TRUNCATE ON ${table.sql} EXECUTE FUNCTION oracle.note()`);
-  return sql;
+  return [...sql, ...createTriggers(table)];
 }
+
+const createTriggers = (table) => [
+  `CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON ${table.sql} FOR EACH ROW EXECUTE FUNCTION oracle.note()`,
+  `CREATE TRIGGER note_truncate AFTER TRUNCATE ON ${table.sql} EXECUTE FUNCTION oracle.note()`,
+];
+
+// A table that inherits from it, with keys of its own
+function createHeir(run, table) {
+  const name = `${table.name}_heir`;
+  table.heir = { name, sql: `${run.schema}.${ident(name)}`, keys: keyValues('int4').map((n) => `10${n}`) };
+  return [`CREATE TABLE ${table.heir.sql} (PRIMARY KEY (id)) INHERITS (${table.sql})`,
+    replicaIdentity(table, table.heir.sql), ...createTriggers(table.heir)];
+}
+
+// Can it have one?  A row in it is found by its key alone.
+const mayHaveHeir = (table) => !table.partitions && !table.unique && !table.big && !table.clause &&
+  table.pkey.length === 1 && table.columns.find((c) => c.name === 'id').type === 'int4';
 
 export function replicaIdentity(table, relation) {
   const identity = table.identity === 'index' ? `USING INDEX ${ident(`${table.name}_code`)}` : table.identity.toUpperCase();
@@ -145,7 +160,7 @@ function publicationClause(random, run, table) {
 }
 
 // SELECT rights, on the table or on some of its columns
-function grants(random, run, table, relation) {
+export function grants(random, run, table, relation) {
   const sql = [];
   for (const role of run.roles) {
     const what = random.weighted([[7, 'all'], [2, 'some'], [1, 'none']]);
@@ -272,7 +287,7 @@ export const roleNames = (database) => Array.from({ length: 6 }, (_, i) => `${da
 
 export function makeWorld(seed, database, features) {
   const random = new Random(seed);
-  const run = { seed, schema: 'w', database, features, random, failures: random.chance(0.12) };
+  const run = { seed, schema: 'w', database, features, random, more: new Random(seed + 0x5eed0000), failures: random.chance(0.12) };
   run.roles = roleNames(database).map((name) => ({ name, owns: [] }));
   run.viaRoot = random.chance(0.5);
   const sql = [`CREATE SCHEMA w`, `GRANT USAGE ON SCHEMA w TO PUBLIC`, schemaTypes('w'), ...membershipTables(random, run), policyFunctions('w')];
@@ -286,6 +301,7 @@ export function makeWorld(seed, database, features) {
     table.plain = random.chance(0.35);
     table.clause = publicationClause(random, run, table);
     sql.push(...createTable(table));
+    if (mayHaveHeir(table) && run.more.chance(0.25)) sql.push(...createHeir(run, table));
     const relations = table.partitions && !run.viaRoot ? table.partitions : [table];
     for (const relation of relations) {
       const live = { name: relation.name, sql: relation.sql, table, part: relation.value };
