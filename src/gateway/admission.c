@@ -895,6 +895,7 @@ begin_tls(Pending *pending)
 	uint64_t	left = pending->deadline > now() ? pending->deadline - now() : 0;
 	uint64_t	started = pending->started;
 	PeerAddress peer = pending->peer;
+	ListLink   *behind = pending->link.next;
 	int			fd = pending->fd;
 	int			plain;
 	Tls		   *tls;
@@ -913,8 +914,12 @@ begin_tls(Pending *pending)
 	}
 	successor->tls = tls;
 	successor->started = started;
-}
 
+	/* The list is in the order of deadlines: it takes its predecessor's place. */
+	list_remove(&successor->link);
+	list_append(behind, &successor->link);
+	start_deadline_timer();
+}
 
 /*-------------------------------- reading -------------------------------*/
 

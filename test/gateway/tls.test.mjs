@@ -199,6 +199,22 @@ test('who speaks plainly on a port with TLS is told so; garbage is refused', () 
   bystander.close()
 }))
 
+test('who begins TLS late has no more time than others', () => withEngine({ handshake_timeout: 2000 }, async engine => {
+  const late = net.connect(engine.port, '127.0.0.1')
+  const start = Date.now()
+  let end = null
+  late.on('error', () => {})
+  late.on('close', () => { end = Date.now() - start })
+  await sleep(1200)
+  const other = net.connect(engine.port, '127.0.0.1')
+  other.on('error', () => {})
+  await sleep(300)
+  late.write(Buffer.from([0x16]))
+  await until(() => end !== null, 'the end')
+  assert.ok(end > 1800 && end < 2900, `after ${end} ms`)
+  other.destroy()
+}))
+
 test('an idle TLS connection ends after handshake_timeout, half a request with 408', () => withEngine({ handshake_timeout: 400 }, async engine => {
   assert.equal(await exchange(engine.port, ''), '')
   assert.equal(response(await exchange(engine.port, 'GET / HTTP/1.1\r\nHost')).status, 408)
