@@ -14,12 +14,21 @@
 
 #include "engine/cursor.h"
 
-/* Write a cursor into buf, which has CURSOR_SIZE bytes. */
+/*
+ * Write a cursor into buf, which has CURSOR_SIZE bytes; with a number for what
+ * the client may see there, unless that is 0.
+ */
 void
-cursor_format(const Cursor *cursor, char *buf)
+cursor_format(const Cursor *cursor, uint64 access, char *buf)
 {
-	snprintf(buf, CURSOR_SIZE, "%" INT64_MODIFIER "x:%" INT64_MODIFIER "x:%x",
-			 cursor->epoch, cursor->lsn, cursor->seq);
+	int			length;
+
+	length = snprintf(buf, CURSOR_SIZE,
+					  "%" INT64_MODIFIER "x:%" INT64_MODIFIER "x:%x",
+					  cursor->epoch, cursor->lsn, cursor->seq);
+	if (access != 0)
+		snprintf(buf + length, CURSOR_SIZE - length, ":%" INT64_MODIFIER "x",
+				 access);
 }
 
 /* Read 1 to max hexadecimal digits. */
@@ -45,16 +54,23 @@ parse_hex(const char **text, int max, uint64 *value)
 	return digits > 0;
 }
 
-/* Read a cursor; false if the text is none. */
+/* Read a cursor, and that number, or 0; false if the text is none. */
 bool
-cursor_parse(const char *text, Cursor *cursor)
+cursor_parse(const char *text, Cursor *cursor, uint64 *access)
 {
 	uint64		seq;
 
+	*access = 0;
 	if (!parse_hex(&text, 16, &cursor->epoch) || *text++ != ':' ||
 		!parse_hex(&text, 16, &cursor->lsn) || *text++ != ':' ||
-		!parse_hex(&text, 8, &seq) || *text != '\0')
+		!parse_hex(&text, 8, &seq))
 		return false;
+	if (*text == ':')
+	{
+		text++;
+		if (!parse_hex(&text, 16, access))
+			return false;
+	}
 	cursor->seq = (uint32) seq;
-	return true;
+	return *text == '\0';
 }

@@ -13,7 +13,7 @@
 #include "access/xlogdefs.h"
 
 /* What cursor_format needs, with the terminating zero */
-#define CURSOR_SIZE 48
+#define CURSOR_SIZE 64
 
 /* The sequence number behind a transaction's last change */
 #define CURSOR_WHOLE PG_UINT32_MAX
@@ -25,7 +25,7 @@ typedef struct Cursor
 	uint32		seq;			/* of the change within the transaction */
 } Cursor;
 
-extern void cursor_format(const Cursor *cursor, char *buf);
-extern bool cursor_parse(const char *text, Cursor *cursor);
+extern void cursor_format(const Cursor *cursor, uint64 access, char *buf);
+extern bool cursor_parse(const char *text, Cursor *cursor, uint64 *access);
 
 #endif							/* RTSYNC_CURSOR_H */

@@ -924,8 +924,10 @@ engine_loop(void)
 		subscription_recheck_keys();
 		subscription_recheck_rights();
 		tables_recheck_access();
+		subscription_send_accesses();
 		state = route_run();
 		untold = tables_tell_again();
+		subscription_send_accesses();
 		if (route_unread() == 0 && !cut)
 			delivered_until = begun;
 		more |= cut;

@@ -39,6 +39,7 @@
 #include "engine/late.h"
 #include "engine/links.h"
 #include "engine/route.h"
+#include "engine/session.h"
 #include "engine/settings.h"
 #include "engine/snapshot.h"
 #include "engine/tables.h"
@@ -95,6 +96,24 @@ late_untold(Channel *channel)
 			tables_group_untold(channel->bindings[i].group))
 			return true;
 	return false;
+}
+
+/*
+ * What the channel's client may see, with the claims that it has, as a number
+ * for its cursors.  0 if that cannot be said, or while it is still to be told
+ * of something: who comes back with such a cursor has to refetch.
+ */
+uint64
+late_cursor_access(Channel *channel)
+{
+	uint64		access;
+
+	if (channel->access_changed || late_untold(channel) ||
+		!late_access_signature(channel, &access))
+		return 0;
+	if (channel->claims_number == 0)
+		channel->claims_number = session_claims(channel) | 1;
+	return hash_combine64(access, channel->claims_number) | 1;
 }
 
 /* Tell the channel that it has to fetch anew what its policies let through. */
@@ -176,19 +195,21 @@ late_continue(Channel *channel)
 	}
 	else
 		late_begun(channel);
+	subscription_send_access(channel);
 }
 
 /*
  * Let a new channel, that has no groups yet, go on from a cursor that its
  * client was given earlier.  Returns NULL if it will get everything behind
  * it, else why that cannot be; the channel then begins with what comes now.
+ * *access is what the client could see then, as late_cursor_access had it.
  */
 const char *
-late_resume(Channel *channel, const char *since)
+late_resume(Channel *channel, const char *since, uint64 *access)
 {
 	Cursor		cursor;
 
-	if (!cursor_parse(since, &cursor))
+	if (!cursor_parse(since, &cursor, access))
 		return "invalid cursor";
 	return late_resume_at(channel, &cursor);
 }
@@ -280,6 +301,7 @@ go_live(Channel *channel, bool lost)
 	subscription_detach(channel);
 	subscription_attach(channel, false);
 	subscription_send_bindings(channel);
+	subscription_send_access(channel);
 	catalogs_commit();
 }
 

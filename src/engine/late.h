@@ -16,7 +16,9 @@ extern bool late_untold(Channel *channel);
 extern void late_tell_dependencies(Channel *channel);
 extern void late_pause(Channel *channel);
 extern void late_continue(Channel *channel);
-extern const char *late_resume(Channel *channel, const char *since);
+extern const char *late_resume(Channel *channel, const char *since,
+							   uint64 *access);
+extern uint64 late_cursor_access(Channel *channel);
 extern const char *late_resume_at(Channel *channel, const Cursor *from);
 extern void late_abandon(Channel *channel);
 extern void late_cursor(const Channel *channel, Cursor *cursor);

@@ -265,7 +265,7 @@ put_cursor(const Channel *channel)
 		if (now.position > channel->place.position)
 			behind += now.position - channel->place.position;
 	}
-	cursor_format(&cursor, text);
+	cursor_format(&cursor, channel->access_told, text);
 	link_put_string(&out, text);
 	link_put_u64(&out, behind);
 }

@@ -138,9 +138,10 @@ make_key(const Channel *channel, SessionKey *key)
 	pfree(buf.data);
 }
 
-/* The claims that decide about something: not when the token was made */
-static uint64
-hash_claims(const Channel *channel)
+/* The claims that decide about something, as a number: not when the token was
+ * made. */
+uint64
+session_claims(const Channel *channel)
 {
 	static const char *const passing[] = {"exp", "iat", "nbf", "jti", "amr"};
 	Jsonb	   *claims = parse_claims(channel);
@@ -297,7 +298,7 @@ current_access(Channel *channel, uint64 *access)
 {
 	if (!late_access_signature(channel, access))
 		return false;
-	*access = hash_combine64(*access, hash_claims(channel));
+	*access = hash_combine64(*access, session_claims(channel));
 	return true;
 }
 

@@ -11,6 +11,7 @@
 #include "engine/cursor.h"
 #include "engine/subscription.h"
 
+extern uint64 session_claims(const Channel *channel);
 extern void session_init(void);
 extern void session_save(void);
 extern void session_housekeeping(void);

@@ -72,6 +72,8 @@ static MemoryContext SubscriptionContext = NULL;
 static MemoryContext MessageContext_ = NULL;
 static HTAB *channels = NULL;
 static HTAB *groups_by_key = NULL;
+static dlist_head cursors = DLIST_STATIC_INIT(cursors); /* channels that want
+														 * them */
 static dlist_head groups = DLIST_STATIC_INIT(groups);
 static int	ngroups;
 static Size memory_used;		/* by channels and groups, about */
@@ -475,6 +477,8 @@ channel_free(Channel *channel)
 	session_leave(channel);
 	late_forget(channel);
 	relay_untrack(channel);
+	if (channel->wants_cursor)
+		dlist_delete(&channel->in_cursors);
 	channel->ending = true;
 	snapshot_forget(channel);
 	subscription_detach(channel);
@@ -792,6 +796,51 @@ subscription_send_bindings(Channel *channel)
 	link_put_u64(out, channel->id);
 	put_bindings(out, channel);
 	linkio_end(channel->link);
+}
+
+/* Tell the gateway how the channel's cursors end now, if that has changed. */
+void
+subscription_send_access(Channel *channel)
+{
+	LinkWriter *out = &channel->link->out;
+	uint64		access;
+
+	if (!channel->wants_cursor)
+		return;
+	access = late_cursor_access(channel);
+	if (access == channel->access_told)
+		return;
+	channel->access_told = access;
+	link_begin(out, LINK_ACCESS);
+	link_put_u64(out, channel->id);
+	link_put_u64(out, access);
+	linkio_end(channel->link);
+}
+
+/*
+ * Likewise for all channels, if what they may see may have changed, or what
+ * they are still to be told.  They were told of it before.
+ */
+void
+subscription_send_accesses(void)
+{
+	static uint64 seen = 0;
+	MemoryContext old;
+	dlist_iter	iter;
+
+	if (seen == tables_moves())
+		return;
+	seen = tables_moves();
+	old = MemoryContextSwitchTo(MessageContext_);
+	dlist_foreach(iter, &cursors)
+	{
+		Channel    *channel = dlist_container(Channel, in_cursors, iter.cur);
+
+		if (channel->joined != 0)
+			subscription_send_access(channel);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(MessageContext_);
 }
 
 /* Tell the client how its bindings fared. */
@@ -1237,6 +1286,7 @@ channel_set_token(Channel *channel, const Token *token)
 	channel->principal.roleid = token->roleid;
 	channel->principal.rolename = pstrdup(token->rolename);
 	channel->principal.claims = pstrdup(token->claims);
+	channel->claims_number = 0;
 	channel->expires = token->expires;
 	channel->key = token->key;
 	if (channel->expires != 0)
@@ -1317,14 +1367,14 @@ begin_text(const char *cursor, bool asked, const char *problem)
 
 /* The cursor of what comes now */
 static void
-format_now(char *buf)
+format_now(uint64 access, char *buf)
 {
 	RoutePosition now;
 	Cursor		cursor;
 
 	route_position(&now);
 	route_cursor(&now, &cursor);
-	cursor_format(&cursor, buf);
+	cursor_format(&cursor, access, buf);
 }
 
 /* The channel, which has its groups, cannot go on where its client left off. */
@@ -1340,6 +1390,22 @@ begin_with_snapshot(Channel *channel)
 }
 
 /*
+ * The channel goes on from a cursor, and has its groups: could its client see
+ * what it can see now?  If not, it begins with what comes now after all;
+ * returns the reason, or NULL.
+ */
+static const char *
+check_access(Channel *channel, uint64 access)
+{
+	if (access != 0 && access == late_cursor_access(channel))
+		return NULL;
+	late_abandon(channel);
+	begin_with_snapshot(channel);
+	return access != 0 ? "the claims, or access to tables, have changed" :
+		"access to tables at the cursor is not known";
+}
+
+/*
  * Let the channel, which has its token, go on where its client left off, if it
  * says so, and put its bindings into their groups.  Returns why that cannot be
  * now, or NULL.
@@ -1349,6 +1415,7 @@ channel_begin(Channel *channel, char **problems, char **hints, JoinBegin *begin)
 {
 	JoinOptions options;
 	Cursor		from;
+	uint64		access = 0;
 	char		buf[CURSOR_SIZE];
 	const char *problem = NULL;
 	char	   *lock_problem;
@@ -1356,19 +1423,29 @@ channel_begin(Channel *channel, char **problems, char **hints, JoinBegin *begin)
 	memset(begin, 0, sizeof(*begin));
 	read_join_options(channel, &options);
 	if (options.since != NULL)
-		problem = late_resume(channel, options.since);
+		problem = late_resume(channel, options.since, &access);
 	else if (options.session != NULL)
 	{
 		channel->session_uuid = MemoryContextStrdup(channel->context,
 													options.session);
 		problem = session_join(channel, &from);
 	}
-	if (options.since != NULL && problem != NULL)
-		metrics_refetch(problem);
 	lock_problem = channel_subscribe(channel, channel->pace == CHANNEL_LIVE,
 									 problems, hints);
 	if (lock_problem != NULL)
 		return lock_problem;
+	if (options.cursor)
+	{
+		channel->wants_cursor = true;
+		dlist_push_tail(&cursors, &channel->in_cursors);
+	}
+	if (options.since != NULL)
+	{
+		if (problem == NULL)
+			problem = check_access(channel, access);
+		if (problem != NULL)
+			metrics_refetch(problem);
+	}
 	if (options.since == NULL && options.session != NULL)
 	{
 		if (problem == NULL)
@@ -1381,11 +1458,11 @@ channel_begin(Channel *channel, char **problems, char **hints, JoinBegin *begin)
 	}
 	if (problem != NULL || channel->pace != CHANNEL_LATE ||
 		(options.since == NULL && options.session == NULL))
-		format_now(buf);
+		format_now(late_cursor_access(channel), buf);
 	else if (options.since != NULL)
 		strlcpy(buf, options.since, sizeof(buf));
 	else
-		cursor_format(&from, buf);
+		cursor_format(&from, late_cursor_access(channel), buf);
 	if (options.cursor || options.session != NULL)
 		begin->rtsync = begin_text(buf, options.since != NULL || options.session != NULL,
 								   problem);
@@ -1541,6 +1618,7 @@ handle_join(Link *link, LinkReader *body)
 	put_bindings(&link->out, channel);
 	linkio_end(link);
 	channel->joined = GetCurrentTimestamp();
+	subscription_send_access(channel);
 	send_replay(channel, replay);
 	report_bindings(channel, problems, hints);
 	if (begin.refetch != NULL)
@@ -1600,6 +1678,7 @@ handle_token(Link *link, LinkReader *body)
 							 problems, hints);
 
 	subscription_send_bindings(channel);
+	subscription_send_access(channel);
 	report_bindings(channel, problems, hints);
 	if (untold)
 		late_tell_dependencies(channel);

@@ -115,6 +115,10 @@ typedef struct Channel
 								 * on it does not know if policies read it */
 	uint64		access_signature;	/* if CHANNEL_PAUSED, or while a snapshot
 									 * is read: of what it could see then */
+	bool		wants_cursor;	/* with each change ... */
+	dlist_node	in_cursors;		/* ... and it is in this list */
+	uint64		claims_number;	/* likewise: for its claims; 0: not known */
+	uint64		access_told;	/* likewise: the end of its cursors, or 0 */
 	char	   *session_uuid;	/* as its client names it, or NULL */
 	struct Session *session;	/* that it is part of, or NULL */
 	Size		weight;			/* about how much memory it takes */
@@ -150,6 +154,8 @@ extern void subscription_attach(Channel *channel, bool late);
 extern void subscription_detach(Channel *channel);
 extern void subscription_regroup(SubscriptionGroup *group);
 extern void subscription_send_bindings(Channel *channel);
+extern void subscription_send_access(Channel *channel);
+extern void subscription_send_accesses(void);
 extern void subscription_close(Channel *channel, const char *message);
 extern void subscription_tell(Channel *channel, const char *extension,
 							  const char *status, const char *message);

@@ -87,6 +87,7 @@ static bool recheck_inherited;	/* those are to be rechecked */
 static bool some_gone;			/* some route's table may have been dropped */
 static bool some_again;			/* some role has "tell_again" set */
 static int	ndisplaced;			/* table groups that are */
+static uint64 moves;			/* see tables_moves */
 
 static void recheck_routes(void);
 
@@ -175,7 +176,10 @@ table_role_depend(TableRole *role, Oid relid)
 	entry->count++;
 	if (last != NULL && !list_member_oid(role->dependencies, relid) &&
 		TransactionIdIsInProgress(last->xid))
+	{
 		role->owed = last->xid;
+		moves++;
+	}
 }
 
 /* Depend on other tables than before. */
@@ -549,6 +553,7 @@ tell_role(TableRole *role, const char *extension, const char *status,
 {
 	dlist_iter	iter;
 
+	moves++;
 	dlist_foreach(iter, &role->groups)
 	{
 		SubscriptionGroup *group = dlist_container(TableGroup, in_role,
@@ -556,6 +561,16 @@ tell_role(TableRole *role, const char *extension, const char *status,
 
 		subscription_tell_group(group, extension, status, message);
 	}
+}
+
+/*
+ * Counts what changes what somebody may see, or is still to be told: what was
+ * made of the signatures of groups may be another for another number.
+ */
+uint64
+tables_moves(void)
+{
+	return moves;
 }
 
 /* Up to where changes can have been committed */
@@ -755,6 +770,7 @@ find_dependencies(TableRole *role, TableAccess *access)
 	prepare_policies(role, access);
 	table_role_watch(role, policy_dependencies(access));
 	role->query_signature = policy_query_signature(access);
+	moves++;
 	role->tell_later |= missed; /* who knows what was changed meanwhile */
 	if (!role->dependencies_known)
 		before = role->query_signature;
@@ -782,6 +798,7 @@ attempt_recheck(void *arg)
 
 	if (same && role->dependencies_known && !role->altered)
 		return;
+	moves++;
 	role->access_signature = signature;
 	route->inherited = published != 0 && has_subclass(route->relid);
 	some_inherited |= route->inherited;
@@ -1147,8 +1164,11 @@ role_touched(TableRole *role, void *arg)
 		return;
 	if (clock_passed(role->told_at, TELL_INTERVAL_MS))
 		tell_dependency(role);
-	else
+	else if (!role->tell_later)
+	{
 		role->tell_later = true;
+		moves++;
+	}
 }
 
 /*

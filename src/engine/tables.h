@@ -152,5 +152,6 @@ extern void tables_recheck_all(void);
 extern void tables_recheck_access(void);
 extern void tables_sweep(void);
 extern bool tables_tell_again(void);
+extern uint64 tables_moves(void);
 
 #endif							/* RTSYNC_TABLES_H */

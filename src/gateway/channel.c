@@ -795,6 +795,16 @@ channel_set_rights(uint64_t id, uint8_t rights)
 	presence_rights_changed(channel, before);
 }
 
+/* What the channel's client may see has another number. */
+void
+channel_set_access(uint64_t id, uint64_t access)
+{
+	Channel    *channel = find_by_id(id);
+
+	if (channel != NULL)
+		channel->access = access;
+}
+
 /* A message that the channel's client sent is stored, or why it is not. */
 void
 channel_persisted(uint64_t id, Slice ref, Slice message_id, Slice error)

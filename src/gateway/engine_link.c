@@ -387,6 +387,18 @@ on_rights(LinkReader *reader)
 	return true;
 }
 
+static bool
+on_access(LinkReader *reader)
+{
+	uint64_t	id = link_get_u64(reader);
+	uint64_t	access = link_get_u64(reader);
+
+	if (!link_finished(reader))
+		return false;
+	channel_set_access(id, access);
+	return true;
+}
+
 /* LINK_BROADCAST, or, from another gateway, LINK_RELAYED */
 static bool
 on_broadcast(LinkReader *reader, bool relayed)
@@ -587,6 +599,8 @@ dispatch(uint32_t type, const char *body, size_t length)
 			return on_shutdown(&reader);
 		case LINK_RIGHTS:
 			return on_rights(&reader);
+		case LINK_ACCESS:
+			return on_access(&reader);
 		case LINK_BROADCAST:
 			return on_broadcast(&reader, false);
 		case LINK_RELAYED:

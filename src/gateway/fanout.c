@@ -12,6 +12,8 @@
  */
 #include "gateway/fanout.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,6 +27,9 @@
 #define LARGE_TABLE 1000
 
 #define CACHE_LINE 64
+
+/* Four hexadecimal numbers of 64 bits at most, and what is between them */
+#define CURSOR_SIZE 80
 
 typedef struct Group
 {
@@ -43,6 +48,7 @@ typedef struct ChangeFrame
 	Frame	   *frame;
 	PhoenixVersion version;
 	bool		cursor;
+	uint64_t	access;			/* at its end */
 	uint32_t	n_ids;
 	uint32_t	ids[];
 } ChangeFrame;
@@ -244,12 +250,18 @@ encode(const Content *content, const Channel *channel, const uint32_t *ids,
 {
 	PhoenixVersion version = channel->connection->version;
 	Slice		topic = channel->topic->json;
+	char		cursor[CURSOR_SIZE];
+	int			length = 0;
 
 	if (content->rows != NULL)
 		return phoenix_encode_rows(version, topic, ids, n_ids, content->rows);
+	if (channel->wants_cursor)
+		length = snprintf(cursor, sizeof(cursor),
+						  channel->access != 0 ? "%.*s:%" PRIx64 : "%.*s",
+						  (int) content->cursor.length, content->cursor.data,
+						  channel->access);
 	return phoenix_encode_change(version, topic, ids, n_ids, content->data,
-								 channel->wants_cursor ?
-								 content->cursor : SLICE(""));
+								 (Slice) {cursor, (size_t) length});
 }
 
 /* The frame for this channel: one that another channel uses, or a new one. */
@@ -265,7 +277,8 @@ frame_for(const Channel *channel, uint64_t change, const Content *content)
 	for (int i = 0; shared != NULL && i < MAX_COMPARED; i++)
 	{
 		if (shared->version == version &&
-			shared->cursor == channel->wants_cursor && shared->n_ids == n_ids &&
+			shared->cursor == channel->wants_cursor &&
+			shared->access == channel->access && shared->n_ids == n_ids &&
 			memcmp(shared->ids, ids, n_ids * sizeof(uint32_t)) == 0)
 			return shared->frame;
 		shared = shared->next;
@@ -274,6 +287,7 @@ frame_for(const Channel *channel, uint64_t change, const Content *content)
 	shared->next = topic->frames;
 	shared->version = version;
 	shared->cursor = channel->wants_cursor;
+	shared->access = channel->access;
 	shared->n_ids = n_ids;
 	memcpy(shared->ids, ids, n_ids * sizeof(uint32_t));
 	shared->frame = encode(content, channel, ids, n_ids);

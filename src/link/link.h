@@ -167,6 +167,13 @@ typedef enum LinkType
 	LINK_REVOKED,
 
 	/*
+	 * What a channel that wants cursors may see now, as a number that ends
+	 * the cursors of the events that follow; 0: it cannot be said, and they
+	 * end without.  u64 channel, u64 number.
+	 */
+	LINK_ACCESS,
+
+	/*
 	 * How the engine is, about once a second: the gateway answers those who
 	 * ask with what it was told last.  u8 ready (it serves clients), string
 	 * why not (absent if it is), string its metrics in Prometheus' text

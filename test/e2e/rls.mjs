@@ -829,6 +829,76 @@ test('a client that comes back hears that rows which its policies read have chan
   await until('to be told', () => refetches(third.client).length > 0);
 });
 
+test('a client that comes back with a cursor hears that it may see something else now', async () => {
+  await createTable('comeback', 'id int PRIMARY KEY, owner uuid, body text', { roles: ['e2e_viewer'] });
+  await sql(`ALTER TABLE comeback ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON comeback USING (owner = rtsync.uid())`);
+  const claims = { sub: user(1), team: 1 };
+  const join = async (rtsync, payload = claims) => {
+    const client = await RawClient.open({ apikey: token('e2e_viewer', payload) });
+    atEnd(() => client.close());
+    const { response } = await client.joinOk('comeback', [on('comeback')], { config: { rtsync } });
+    return { client, ...response.rtsync };
+  };
+  let last = 0;
+  const write = () => sql(`INSERT INTO comeback VALUES (${++last}, '${user(1)}')`);
+  // The cursor of a change, after which the client is gone
+  const leave = async ({ client }) => {
+    await write();
+    const frame = await client.frame('the change', (f) => f.payload?.data?.record?.id === last);
+    client.close();
+    return frame.payload.rtsync.cursor;
+  };
+  const changed = 'the claims, or access to tables, have changed';
+  let cursor = await leave(await join({ cursor: true }));
+  assert.match(cursor, /^[0-9a-f]+(:[0-9a-f]+){3}$/);
+  const back = async (refetch, payload) => {
+    await write();
+    const one = await join({ since: cursor }, payload);
+    if (refetch) {
+      assert.deepEqual([one.resumed, one.refetch], [false, refetch]);
+    } else {
+      assert.equal(one.resumed, true, one.refetch);
+      assert.equal(one.cursor, cursor);
+      await one.client.frame('what it missed', (f) => f.payload?.data?.record?.id === last);
+    }
+    cursor = await leave(one);
+  };
+  await back(null);
+  for (const [statement, refetch] of [
+    ['ALTER POLICY p ON comeback USING (owner = rtsync.uid() AND id > 0)', changed],
+    ['SELECT 1', null],
+    ['CREATE POLICY q ON comeback AS RESTRICTIVE USING (true)', changed],
+    ['DROP POLICY q ON comeback', changed],
+    ['ALTER TABLE comeback DISABLE ROW LEVEL SECURITY', changed],
+    ['ALTER TABLE comeback ENABLE ROW LEVEL SECURITY', changed],
+    ['REVOKE SELECT ON comeback FROM e2e_viewer; GRANT SELECT ON comeback TO e2e_viewer', null],
+    ['REVOKE SELECT ON comeback FROM e2e_viewer; GRANT SELECT (id, owner) ON comeback TO e2e_viewer', changed],
+    ['GRANT SELECT ON comeback TO e2e_viewer', changed],
+    ['ALTER TABLE comeback ADD COLUMN added int', changed],
+    ['ALTER TABLE comeback RENAME added TO renamed', changed],
+    ['ALTER TABLE comeback DROP COLUMN renamed', changed],
+    ['ALTER PUBLICATION rtsync DROP TABLE comeback; ALTER PUBLICATION rtsync ADD TABLE comeback WHERE (id > 0)', changed],
+    ['ALTER PUBLICATION rtsync DROP TABLE comeback; ALTER PUBLICATION rtsync ADD TABLE comeback', changed],
+    ['ANALYZE comeback; CREATE INDEX ON comeback (body)', null],
+  ]) {
+    await sql(statement);
+    note(statement);
+    await back(refetch);
+  }
+  // other claims, but for when the token was made; a cursor of before there was the number
+  await back(changed, { ...claims, team: 2 });
+  await back(null, { ...claims, team: 2, iat: 1700000000, jti: 'another' });
+  cursor = cursor.replace(/:[0-9a-f]+$/, '');
+  await back('access to tables at the cursor is not known', { ...claims, team: 2 });
+
+  // told while it was there: its cursors go on from what it was told
+  const one = await join({ cursor: true });
+  await sql('ALTER POLICY p ON comeback USING (owner = (SELECT rtsync.uid()))');
+  await one.client.frame('to be told', (f) => f.event === 'system' && f.payload.status === 'refetch');
+  cursor = await leave(one);
+  await back(null);
+});
+
 for (const [what, change] of [
   ['rows that its policies read', `INSERT INTO slow_members VALUES ('${user(1)}', 1)`],
   ['its access', 'CREATE POLICY none ON slow AS RESTRICTIVE FOR SELECT TO e2e_viewer USING (false)'],
