@@ -351,6 +351,9 @@ send_config(Link *link)
 				   number->variable == &rtsync_max_connections ?
 				   (rtsync_max_connections + ngateways - 1) / ngateways :
 				   *number->variable);
+	if (ngateways > 1)
+		link->max_body = Max(link->max_body, (Size) rtsync_max_payload_size +
+							 LINK_MAX_TO_ENGINE);
 	put_number(out, "gateway", link->number);
 	put_number(out, "gateways", ngateways);
 	linkio_end(link);

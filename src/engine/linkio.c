@@ -26,6 +26,7 @@
 #include "engine/linkio.h"
 
 #define RECEIVE_SIZE ((Size) 64 * 1024)
+#define KEEP_IN ((Size) 1024 * 1024)
 
 /* A turn of handling messages ends after this time, so that routing gets its
  * own; one message can take many times as long as another. */
@@ -60,6 +61,7 @@ linkio_open(pgsocket sock)
 	link->context = context;
 	link->sock = sock;
 	link->out.grow = grow_out;
+	link->max_body = LINK_MAX_TO_ENGINE;
 	link->in_capacity = RECEIVE_SIZE;
 	link->in = MemoryContextAlloc(context, link->in_capacity);
 	return link;
@@ -198,7 +200,7 @@ dispatch(Link *link, LinkHandler handler, ClockTime until)
 	int			state;
 
 	while ((state = link_next_message(link->in + done, link->in_length - done,
-									  LINK_MAX_TO_ENGINE, &header)) == 1 &&
+									  link->max_body, &header)) == 1 &&
 		   clock_now() < until && !link->broken)
 	{
 		LinkReader	body;
@@ -214,14 +216,15 @@ dispatch(Link *link, LinkHandler handler, ClockTime until)
 	return state != 1;
 }
 
-/* Make room behind what is in the in buffer. */
+/* Make room behind what is in the in buffer, and none that is not needed. */
 static void
 reserve_in(Link *link)
 {
-	if (link->in_capacity - link->in_length < RECEIVE_SIZE)
+	if (link->in_capacity - link->in_length < RECEIVE_SIZE ||
+		(link->in_length == 0 && link->in_capacity > KEEP_IN))
 	{
 		link->in_capacity = link->in_length + RECEIVE_SIZE;
-		link->in = repalloc(link->in, link->in_capacity);
+		link->in = repalloc_huge(link->in, link->in_capacity);
 	}
 }
 

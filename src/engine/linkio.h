@@ -28,6 +28,7 @@ typedef struct Link
 	Size		in_length;
 	Size		in_capacity;
 	Size		rows_size;		/* of LINK_ROWS that were not taken yet */
+	Size		max_body;		/* larger messages from it are malformed */
 	bool		broken;			/* ended, or the gateway spoke nonsense */
 	int			number;			/* of the gateway, below rtsync.gateways */
 	Size		mark;			/* see links_mark */

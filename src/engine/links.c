@@ -78,7 +78,7 @@ links_remove(Link *link)
 	{
 		if (links[i] == NULL)
 			continue;
-		link_begin(&links[i]->out, LINK_PRESENCE_GONE);
+		link_begin(&links[i]->out, LINK_GATEWAY_ENDED);
 		link_put_u32(&links[i]->out, link->number);
 		linkio_end(links[i]);
 	}
@@ -285,6 +285,12 @@ links_begin_relay(LinkType type)
 	return &scratch;
 }
 
+static bool
+may_get_lost(LinkType type)
+{
+	return type == LINK_RELAYED || type == LINK_COUNTED;
+}
+
 /*
  * Finish it: it is for the gateway of this number, or for all but the one that
  * it comes from if that is LINK_TO_ALL.
@@ -303,7 +309,8 @@ links_end_relay(const Link *from, uint32 to)
 		if (link == NULL || link == from || link->broken ||
 			(to != LINK_TO_ALL && to != (uint32) i))
 			continue;
-		if (header.type == LINK_RELAYED && linkio_pending(link) > RELAY_LIMIT)
+		if (may_get_lost((LinkType) header.type) &&
+			linkio_pending(link) > RELAY_LIMIT)
 			continue;
 		if (linkio_pending(link) > LIMIT)
 			link->broken = true;

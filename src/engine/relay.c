@@ -26,6 +26,9 @@
 #include "engine/relay.h"
 #include "engine/settings.h"
 
+/* What a gateway counts takes less. */
+#define COUNTS_MAX 65536
+
 /*
  * Hand a broadcast on to the other gateways, for a topic on which its sender
  * may: what is behind the channel in LINK_RELAY.  A malformed one makes the
@@ -120,9 +123,28 @@ handle_untrack(Link *link, LinkReader *body)
 		relay_untrack(channel);
 }
 
+/* LINK_COUNTS */
+static void
+handle_counts(Link *link, LinkReader *body)
+{
+	LinkString	counts = link_get_string(body);
+	LinkWriter *out;
+
+	if (!link_finished(body) || counts.length > COUNTS_MAX)
+	{
+		body->failed = true;
+		return;
+	}
+	out = links_begin_relay(LINK_COUNTED);
+	link_put_u32(out, link->number);
+	link_put_bytes(out, counts.data, counts.length);
+	links_end_relay(link, LINK_TO_ALL);
+}
+
 /*
- * LINK_RELAY, LINK_TRACK, LINK_UNTRACK: hand on what a channel's client says.
- * A malformed one breaks the link that it came from, not those that it is for.
+ * LINK_RELAY, LINK_TRACK, LINK_UNTRACK: hand on what a channel's client says;
+ * LINK_COUNTS: what its gateway counts.  A malformed one breaks the link that
+ * it came from, not those that it is for.
  */
 void
 relay_message(Link *link, LinkType type, LinkReader *body)
@@ -131,7 +153,9 @@ relay_message(Link *link, LinkType type, LinkReader *body)
 		handle_relay(link, body);
 	else if (type == LINK_TRACK)
 		handle_track(link, body);
-	else
+	else if (type == LINK_UNTRACK)
 		handle_untrack(link, body);
+	else
+		handle_counts(link, body);
 	link->broken |= body->failed;
 }

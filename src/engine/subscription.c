@@ -1909,6 +1909,12 @@ handle_rows_taken(Link *link, LinkReader *body)
 static void
 dispatch(Link *link, LinkType type, LinkReader *body)
 {
+	if (body->end - body->next > LINK_MAX_TO_ENGINE && type != LINK_RELAY &&
+		type != LINK_RELAY_REST)
+	{
+		link->broken = true;
+		return;
+	}
 	switch (type)
 	{
 		case LINK_READY:
@@ -1968,6 +1974,7 @@ dispatch(Link *link, LinkType type, LinkReader *body)
 		case LINK_RELAY:
 		case LINK_TRACK:
 		case LINK_UNTRACK:
+		case LINK_COUNTS:
 			relay_message(link, type, body);
 			break;
 		default:

@@ -170,8 +170,7 @@ put_slice(LinkWriter *writer, Slice slice)
 
 /*
  * Is the broadcast to be handed on to other gateways?  It is lost to them if
- * the engine does not keep up, or if it is larger than a message to the engine
- * can be.
+ * the engine does not keep up.
  */
 static bool
 is_relayed(void)
@@ -184,10 +183,11 @@ put_broadcast(LinkWriter *writer, const PhoenixBroadcast *broadcast)
 {
 	put_slice(writer, broadcast->event);
 	link_put_u8(writer, broadcast->payload_is_json);
-	put_slice(writer, broadcast->payload);
+	put_slice(writer, broadcast->map.data == NULL ? broadcast->payload :
+			  (Slice) {NULL, 0});
 	put_slice(writer, broadcast->map);
 	put_slice(writer, broadcast->id);
-	engine_link_end();
+	engine_link_end_relay();
 }
 
 /* Send what a member says to the others, here and elsewhere. */

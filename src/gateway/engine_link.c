@@ -100,6 +100,17 @@ engine_link_begin(LinkType type)
 	return &gateway.link.out;
 }
 
+static bool
+end_message(size_t max_body)
+{
+	LinkWriter *out = &gateway.link.out;
+
+	if (!out->failed &&
+		out->length - out->start - sizeof(LinkHeader) > max_body)
+		out->failed = true;
+	return link_end(out);
+}
+
 /*
  * Finish the message.  Returns false, and sends nothing, if it is larger than
  * the engine accepts.
@@ -107,12 +118,14 @@ engine_link_begin(LinkType type)
 bool
 engine_link_end(void)
 {
-	LinkWriter *out = &gateway.link.out;
+	return end_message(LINK_MAX_TO_ENGINE);
+}
 
-	if (!out->failed &&
-		out->length - out->start - sizeof(LinkHeader) > LINK_MAX_TO_ENGINE)
-		out->failed = true;
-	return link_end(out);
+/* Likewise, for one that is relayed to other gateways. */
+bool
+engine_link_end_relay(void)
+{
+	return end_message(LINK_MAX_TO_ENGINE + (size_t) gateway.config.max_payload_size);
 }
 
 /* Send what can be sent without waiting.  Called at the end of each turn. */
@@ -537,13 +550,26 @@ on_untracked(LinkReader *reader)
 }
 
 static bool
-on_presence_gone(LinkReader *reader)
+on_gateway_ended(LinkReader *reader)
 {
 	uint32_t	number = link_get_u32(reader);
 
 	if (!link_finished(reader) || number > GATEWAY_MAX_NUMBER)
 		return false;
 	presence_gone(number);
+	monitor_gone(number);
+	return true;
+}
+
+static bool
+on_counted(LinkReader *reader)
+{
+	uint32_t	number = link_get_u32(reader);
+	Slice		share = get_slice(reader);
+
+	if (!link_finished(reader) || number > GATEWAY_MAX_NUMBER)
+		return false;
+	monitor_counted(number, share);
 	return true;
 }
 
@@ -609,8 +635,10 @@ dispatch(uint32_t type, const char *body, size_t length)
 			return on_tracked(&reader);
 		case LINK_UNTRACKED:
 			return on_untracked(&reader);
-		case LINK_PRESENCE_GONE:
-			return on_presence_gone(&reader);
+		case LINK_GATEWAY_ENDED:
+			return on_gateway_ended(&reader);
+		case LINK_COUNTED:
+			return on_counted(&reader);
 		case LINK_PRESENCE_WANTED:
 			return on_presence_wanted(&reader);
 		case LINK_REPLAY:

@@ -29,6 +29,7 @@ typedef struct EngineLink
 extern void engine_link_start(int fd);
 extern LinkWriter *engine_link_begin(LinkType type);
 extern bool engine_link_end(void);
+extern bool engine_link_end_relay(void);
 extern void engine_link_flush(void);
 extern bool engine_link_congested(void);
 

@@ -76,6 +76,7 @@ on_housekeeping(uv_timer_t *timer)
 	tls_check_timeouts();
 	last_run = now;
 	report_stats();
+	monitor_tell();
 }
 
 /* Runs before the loop waits for anything: what the turn left behind */

@@ -3,7 +3,8 @@
  * metrics.c
  *	  What the gateway counts and measures for Prometheus.
  *
- * Pure: counters in, Prometheus' text format (version 0.0.4) out.  Labels have
+ * Pure: counters in, Prometheus' text format (version 0.0.4) out.  With several
+ * gateways each tells the others its own, and who is asked gives the sums.  Labels have
  * the values that are listed here, and "other": what clients send never makes
  * a new one.  The names are listed in docs/manual.md; those of the engine come
  * from there, see monitor.c.
@@ -114,6 +115,51 @@ metrics_blocked(Metrics *metrics, uint64_t bytes)
 {
 	observe(&metrics->blocked_queue, bytes_bounds, LENGTH(bytes_bounds),
 			(double) bytes);
+}
+
+/*------------------------------- adding ---------------------------------*/
+
+static void
+add_all(uint64_t *sums, const uint64_t *values, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		sums[i] += values[i];
+}
+
+static void
+add_histogram(Histogram *sum, const Histogram *other)
+{
+	add_all(sum->buckets, other->buckets, METRICS_MAX_BUCKETS);
+	sum->sum += other->sum;
+}
+
+/*
+ * Add what another gateway has counted and holds.  It started when the first
+ * of them did; whether clients are served stays what we know of it.
+ */
+void
+metrics_add(MetricsShare *sum, const MetricsShare *other)
+{
+	Metrics    *to = &sum->counted;
+	const Metrics *from = &other->counted;
+
+	if (from->started < to->started)
+		to->started = from->started;
+	to->opened += from->opened;
+	add_all(to->closed, from->closed, METRICS_MAX_LABELS);
+	add_all(to->responses, from->responses, METRICS_MAX_LABELS);
+	add_all(to->joins, from->joins, METRICS_MAX_LABELS);
+	to->received_messages += from->received_messages;
+	to->received_bytes += from->received_bytes;
+	to->queued_bytes += from->queued_bytes;
+	add_histogram(&to->commit_to_send, &from->commit_to_send);
+	add_histogram(&to->blocked_queue, &from->blocked_queue);
+	sum->now.connections += other->now.connections;
+	sum->now.max_connections += other->now.max_connections;
+	sum->now.channels += other->now.channels;
+	sum->now.frames_sent += other->now.frames_sent;
+	sum->now.bytes_sent += other->now.bytes_sent;
+	sum->now.closed_slow += other->now.closed_slow;
 }
 
 /*------------------------------- writing --------------------------------*/

@@ -51,11 +51,19 @@ typedef struct MetricsNow
 	uint64_t	closed_slow;
 } MetricsNow;
 
+/* What one gateway tells the others */
+typedef struct MetricsShare
+{
+	Metrics		counted;
+	MetricsNow	now;
+} MetricsShare;
+
 extern void metrics_count_close(Metrics *metrics, uint16_t code);
 extern void metrics_count_response(Metrics *metrics, Slice response);
 extern void metrics_count_join(Metrics *metrics, Slice reason);
 extern void metrics_sent_after(Metrics *metrics, double seconds);
 extern void metrics_blocked(Metrics *metrics, uint64_t bytes);
+extern void metrics_add(MetricsShare *sum, const MetricsShare *other);
 extern void metrics_write(const Metrics *metrics, const MetricsNow *now,
 						  Buffer *out);
 

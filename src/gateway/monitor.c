@@ -19,6 +19,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -147,12 +148,14 @@ answer_health(const Request *request, Buffer *response)
 	buffer_release(&reason);
 }
 
-static void
-answer_metrics(const Request *request, Buffer *response)
+/* What we have counted, and hold now */
+static MetricsShare
+own_share(void)
 {
-	Buffer		body = {0};
 	Buffer		reason = {0};
-	MetricsNow	now = {
+	MetricsShare share = {.counted = gateway.metrics};
+
+	share.now = (MetricsNow) {
 		.ready = not_ready(&reason) == NULL,
 		.engine_silence = (double) (uv_now(gateway.loop) - monitor()->heard_at) / 1000,
 		.connections = gateway.stats.connections,
@@ -162,14 +165,60 @@ answer_metrics(const Request *request, Buffer *response)
 		.bytes_sent = gateway.stats.bytes_sent,
 		.closed_slow = gateway.stats.closed_slow,
 	};
+	buffer_release(&reason);
+	return share;
+}
 
-	metrics_write(&gateway.metrics, &now, &body);
+/* Tell the other gateways, if there are any. */
+void
+monitor_tell(void)
+{
+	MetricsShare share;
+
+	if (gateway.config.gateways == 1 || engine_link_congested())
+		return;
+	share = own_share();
+	link_put_bytes(engine_link_begin(LINK_COUNTS), (const char *) &share,
+				   sizeof(share));
+	engine_link_end();
+}
+
+/* LINK_COUNTED: another gateway, of the same build as we are, has told us. */
+void
+monitor_counted(uint32_t number, Slice share)
+{
+	MetricsShare **other = &monitor()->others[number];
+
+	if (share.length != sizeof(MetricsShare))
+		return;
+	if (*other == NULL)
+		*other = allocate(sizeof(MetricsShare));
+	memcpy(*other, share.data, sizeof(MetricsShare));
+}
+
+/* LINK_GATEWAY_ENDED */
+void
+monitor_gone(uint32_t number)
+{
+	free(monitor()->others[number]);
+	monitor()->others[number] = NULL;
+}
+
+static void
+answer_metrics(const Request *request, Buffer *response)
+{
+	Buffer		body = {0};
+	MetricsShare sum = own_share();
+
+	for (int i = 0; i <= GATEWAY_MAX_NUMBER; i++)
+		if (monitor()->others[i] != NULL)
+			metrics_add(&sum, monitor()->others[i]);
+	metrics_write(&sum.counted, &sum.now, &body);
 	buffer_append_slice(&body, buffer_slice(&monitor()->metrics));
 	http_respond(200, "Cache-Control: no-store\r\n",
 				 "text/plain; version=0.0.4; charset=utf-8",
 				 buffer_slice(&body), request, &gateway.config, response);
 	buffer_release(&body);
-	buffer_release(&reason);
 }
 
 /* The token of "Authorization: Bearer TOKEN", or nothing */

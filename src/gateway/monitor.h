@@ -10,7 +10,9 @@
 
 #include <uv.h>
 
+#include "gateway/config.h"
 #include "gateway/connection.h"
+#include "gateway/metrics.h"
 #include "gateway/request.h"
 
 #define MONITOR_MAX_COMMITS 128
@@ -21,6 +23,8 @@ typedef struct Monitor
 	uint64_t	heard_at;		/* when it did, ms; 0: never */
 	Buffer		reason;			/* why it is not ready */
 	Buffer		metrics;		/* of the engine, text */
+	MetricsShare *others[GATEWAY_MAX_NUMBER + 1];	/* what other gateways
+													 * said last, or NULL */
 	uint64_t	commits[MONITOR_MAX_COMMITS];	/* whose changes leave at the
 												 * end of this turn */
 	uint32_t	n_commits;
@@ -36,6 +40,11 @@ extern void monitor_init(void);
 extern void monitor_heard(bool ready, Slice reason, Slice metrics);
 extern void monitor_committed(uint64_t commit_time);
 extern void monitor_list(uint32_t request);
+extern void monitor_counted(uint32_t number, Slice share);
+extern void monitor_gone(uint32_t number);
+
+/* About once a second */
+extern void monitor_tell(void);
 
 /* From clients */
 extern bool monitor_concerns(const Request *request);

@@ -657,7 +657,7 @@ presence_untracked(uint64_t id)
 		end_remote(remote);
 }
 
-/* LINK_PRESENCE_GONE: a gateway has ended. */
+/* LINK_GATEWAY_ENDED: a gateway has ended. */
 void
 presence_gone(uint32_t number)
 {

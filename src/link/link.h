@@ -39,7 +39,10 @@
 #define LINK_FD 3				/* this socket pair's gateway end */
 #define LINK_LISTEN_FD 4		/* the first listening socket, others follow */
 
-/* Bodies larger than this are malformed. */
+/*
+ * Bodies larger than this are malformed.  With several gateways those that are
+ * relayed may have so much beside a payload of the largest size allowed.
+ */
 #define LINK_MAX_TO_ENGINE (1024 * 1024)
 #define LINK_MAX_TO_GATEWAY (256 * 1024 * 1024)
 
@@ -215,15 +218,18 @@ typedef enum LinkType
 
 	/*
 	 * The gateway of this number has ended: forget what LINK_TRACKED said of
-	 * its members.  u32 number.
+	 * its members, and LINK_COUNTED.  u32 number.
 	 */
-	LINK_PRESENCE_GONE,
+	LINK_GATEWAY_ENDED,
 
 	/*
 	 * A gateway has begun: tell it with LINK_TRACK who is tracked here.  u32
 	 * number.
 	 */
 	LINK_PRESENCE_WANTED,
+
+	/* What another gateway counts.  u32 its number, string as LINK_COUNTS. */
+	LINK_COUNTED,
 
 	/*--------------------- gateway to engine ----------------------------*/
 
@@ -349,7 +355,14 @@ typedef enum LinkType
 	 * It is tracked no more.  It is not either when the channel ends, or may
 	 * not be any more.  u64 channel.
 	 */
-	LINK_UNTRACK
+	LINK_UNTRACK,
+
+	/*
+	 * What this gateway counts for /metrics, about once a second if there are
+	 * others.  string: a MetricsShare (src/gateway/metrics.h); the engine does
+	 * not read it.
+	 */
+	LINK_COUNTS
 } LinkType;
 
 /* Does a join ask for broadcasts of the past? */

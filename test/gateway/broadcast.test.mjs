@@ -159,21 +159,21 @@ test('what members send goes to other gateways, if there are any', () => withEng
     await sleep(10)
     return engine.log.find(m => m.name === 'relay')
   }, 'the setting')
-  engine.log.length = 0
+  const relays = () => engine.log.filter(m => m.name === 'relay' && m.event !== 'try')
   const map = '{"type":"broadcast","event":"e","payload":1,"more":2}'
   textPush(text, { type: 'broadcast', event: 'ev "é"', payload: { a: 1 } })
   text.text(`["1","2","${topic}","broadcast",${map}]`)
   binaryPush(text, 'raw', Buffer.from([0, 255, 1]), { json: false })
   binaryPush(closed, 'closed', '[1 ]')
-  await until(() => engine.log.filter(m => m.name === 'relay').length === 4, 'the relays')
-  const said = engine.log.filter(m => m.name === 'relay').map(({ channel, event, json, payload, map, id }) =>
+  await until(() => relays().length === 4, 'the relays')
+  const said = relays().map(({ channel, event, json, payload, map, id }) =>
     [channel, event, json, payload && [...payload], map, id])
-  const numbers = engine.log.filter(m => m.name === 'relay').map(m => m.channel)
+  const numbers = relays().map(m => m.channel)
   assert.equal(new Set(numbers.slice(0, 3)).size, 1)
   assert.notEqual(numbers[3], numbers[0])
   assert.deepEqual(said.map(m => m.slice(1)), [
     ['ev "é"', 1, [...Buffer.from('{"a":1}')], null, null],
-    ['e', 1, [...Buffer.from('1')], map, null],
+    ['e', 1, null, map, null],
     ['raw', 0, [0, 255, 1], null, null],
     ['closed', 1, [...Buffer.from('[1 ]')], null, null]])
   close(text, binary, closed)

@@ -11,10 +11,10 @@ import { tlsSettings } from './transport.mjs'
 export const HELLO = 1, CONFIG = 2, AUTH_REPLY = 3, JOIN_REPLY = 4, BINDINGS = 5,
   EVENT = 6, SYSTEM = 7, SHUTDOWN = 8, RIGHTS = 9, BROADCAST = 10,
   REST_REPLY = 11, REPLAY = 12, HEARTBEAT_REPLY = 13, REVOKED = 15,
-  PERSIST_REPLY = 53, RELAYED = 54, TRACKED = 55, UNTRACKED = 56, PRESENCE_GONE = 57, PRESENCE_WANTED = 58
+  PERSIST_REPLY = 53, RELAYED = 54, TRACKED = 55, UNTRACKED = 56, GATEWAY_ENDED = 57, PRESENCE_WANTED = 58, COUNTED = 59
 export const READY = 101, AUTH = 102, JOIN = 103, LEAVE = 104, TOKEN = 105, STATS = 106,
   PAUSE = 107, CONTINUE = 108, REST = 109, PERSIST = 112, REST_PERSIST = 120, LISTED = 150,
-  RELAY = 160, RELAY_REST = 161, TRACK = 162, UNTRACK = 163
+  RELAY = 160, RELAY_REST = 161, TRACK = 162, UNTRACK = 163, COUNTS = 164
 
 const NULL = 0xffffffff
 
@@ -95,12 +95,13 @@ const parsers = {
   [RELAY_REST]: r => ({ private: r.u8(), topic: r.string(), token: r.string(), ...relayed(r) }),
   [TRACK]: r => ({ to: r.u32(), channel: r.u64(), key: r.string(), meta: r.string(), ref: r.u64(), previous: r.u64() }),
   [UNTRACK]: r => ({ channel: r.u64() }),
+  [COUNTS]: r => ({ share: r.buffer() }),
   [STATS]: r => ({ connections: r.u32(), channels: r.u32(), frames: r.u64(), bytes: r.u64(), slow: r.u64() }),
 }
 const names = {
   [READY]: 'ready', [AUTH]: 'auth', [JOIN]: 'join', [LEAVE]: 'leave', [TOKEN]: 'token', [STATS]: 'stats',
   [PAUSE]: 'pause', [CONTINUE]: 'continue', [REST]: 'rest', [PERSIST]: 'persist', [REST_PERSIST]: 'restPersist', [LISTED]: 'listed',
-  [RELAY]: 'relay', [RELAY_REST]: 'relayRest', [TRACK]: 'track', [UNTRACK]: 'untrack',
+  [RELAY]: 'relay', [RELAY_REST]: 'relayRest', [TRACK]: 'track', [UNTRACK]: 'untrack', [COUNTS]: 'counts',
 }
 
 export class Engine extends EventEmitter {
@@ -161,7 +162,7 @@ export class Engine extends EventEmitter {
       const message = { name: names[type], ...parsers[type](reader) }
       reader.end()
       this.pending = this.pending.subarray(8 + length)
-      if (message.name !== 'stats' && message.name !== 'listed') this.log.push(message)
+      if (!['stats', 'listed', 'counts'].includes(message.name)) this.log.push(message)
       if (message.name === 'join') this.channels.set(message.topic, message.channel)
       this.emit(message.name, message)
       const handler = 'on' + message.name

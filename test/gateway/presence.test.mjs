@@ -1,7 +1,7 @@
 /*
  * Presence: states, diffs, and that every member ends up with the same.
  */
-import { Body, Engine, PRESENCE_GONE, PRESENCE_WANTED, TRACKED, UNTRACKED } from './engine.mjs'
+import { Body, Engine, GATEWAY_ENDED, PRESENCE_WANTED, TRACKED, UNTRACKED } from './engine.mjs'
 import { broadcastPush, Client } from './client.mjs'
 import { reset } from './transport.mjs'
 import { test, run, assert, sleep, until } from './tap.mjs'
@@ -348,7 +348,7 @@ test('members on other gateways', () => withEngine({ gateways: 3, gateway: 2 }, 
   engine.send(PRESENCE_WANTED, new Body().u32(1))
   await until(() => said().length === 2, 'the state for the new gateway')
   assert.deepEqual(said()[1], { ...said()[0], to: 1 })
-  engine.send(PRESENCE_GONE, new Body().u32(0))
+  engine.send(GATEWAY_ENDED, new Body().u32(0))
   await agree([a], { a: [{ n: 0 }], other: [{ n: 1 }] })
   close(a)
   await until(() => engine.log.some(m => m.name === 'untrack'), 'the leave')

@@ -731,6 +731,8 @@ test_metrics(void)
 {
 	Metrics		metrics = {0};
 	MetricsNow	now = {.ready = true,.frames_sent = 1ULL << 53};
+	MetricsShare sum = {0};
+	MetricsShare other = {0};
 	Buffer		text = {0};
 
 	metrics_count_join(&metrics, (Slice) {NULL, 0});
@@ -761,6 +763,24 @@ test_metrics(void)
 	CHECK(has_line(&text, "commit_to_send_seconds_bucket{le=\"+Inf\"} 3\n"));
 	CHECK(has_line(&text, "blocked_queue_bytes_bucket{le=\"1024\"} 0\n"));
 	CHECK(has_line(&text, "blocked_queue_bytes_bucket{le=\"4096\"} 1\n"));
+	buffer_release(&text);
+
+	sum.counted = other.counted = metrics;
+	sum.now = other.now = now;
+	sum.counted.started = 7;
+	other.counted.started = 5;
+	other.now.ready = false;
+	other.now.connections = 3;
+	metrics_add(&sum, &other);
+	metrics_write(&sum.counted, &sum.now, &text);
+	CHECK(has_line(&text, "rtsync_ready 1\n"));
+	CHECK(has_line(&text, "rtsync_connections 3\n"));
+	CHECK(has_line(&text, "rtsync_gateway_start_time_seconds 5\n"));
+	CHECK(has_line(&text, "\nrtsync_joins_total{result=\"other\"} 2\n"));
+	CHECK(has_line(&text, "_closed_total{code=\"1013\"} 2\n"));
+	CHECK(has_line(&text, "_responses_total{status=\"404\"} 2\n"));
+	CHECK(has_line(&text, "commit_to_send_seconds_count 6\n"));
+	CHECK(has_line(&text, "blocked_queue_bytes_sum 2050\n"));
 	buffer_release(&text);
 }
 

@@ -156,11 +156,16 @@ for (const [from, to] of [[2, 2], [0, 2], [2, 0], [1, 2]]) {
   });
 }
 
-test('500 broadcasts arrive on the other gateway in their order', async () => {
+test('500 broadcasts arrive on the other gateway in their order, and so do large ones', async () => {
   const [sender, receiver] = await pair('order', {});
   for (let n = 0; n < 500; n++) sender.channel.send({ type: 'broadcast', event: 'n', payload: { n } });
   await until('all', () => receiver.got.length >= 500);
   assert.deepEqual(receiver.got.map(({ payload }) => payload.n), Array.from({ length: 500 }, (_, n) => n));
+  for (let n = 500; n < 503; n++) {
+    sender.channel.send({ type: 'broadcast', event: 'n', payload: { n, large: 'x'.repeat(2_900_000) } });
+    await until('the large one', () => receiver.got.length > n);
+    assert.equal(receiver.got[n].payload.large.length, 2_900_000);
+  }
   for (const { client } of [sender, receiver]) client.disconnect();
 });
 
@@ -265,6 +270,21 @@ test('the views show the connections of all', async () => {
       AND connections = (SELECT count(*) FROM rtsync.pg_stat_rtsync_connection)`);
     return found.length > 0;
   });
+  const scrape = async () => {
+    const response = await fetch(`${httpUrl}/metrics`, { headers: { authorization: 'Bearer sesame', connection: 'close' } });
+    const text = await response.text();
+    return ['connections', 'max_connections', 'connections_opened_total', 'sent_frames_total'].map((name) =>
+      Number(new RegExp(`^rtsync_${name} (.*)$`, 'm').exec(text)?.[1])).join();
+  };
+  await sql("ALTER SYSTEM SET rtsync.metrics_token = 'sesame'");
+  await sql('SELECT pg_reload_conf()');
+  const [{ max }] = await sql("SELECT setting AS max FROM pg_settings WHERE name = 'rtsync.max_connections'");
+  await until('all gateways to give the same sums', async () => {
+    const answers = [];
+    for (let i = 0; i < 12; i++) answers.push(await scrape());
+    const [{ n }] = await sql('SELECT count(*)::int AS n FROM rtsync.pg_stat_rtsync_connection');
+    return new Set(answers).size === 1 && answers[0].startsWith(`${n},${max},`) && !answers[0].includes('NaN');
+  }, { timeout: 20_000 });
   const shown = await sql(`SELECT count(DISTINCT connection)::int AS n FROM rtsync.pg_stat_rtsync_subscription WHERE topic = 'room'`);
   assert.equal(shown[0].n, all.filter((c) => !c.closed).length);
 });
