@@ -194,6 +194,7 @@ set_session(void)
 static void
 say_goodbye(int code, Datum arg)
 {
+	wal_goodbye();
 	if (shutdown_reason != LINK_SHUTDOWN_EXTENSION)
 		session_save();
 	snapshot_cancel_all();

@@ -19,7 +19,8 @@
  *
  * A transaction that cannot be decoded, because of an error in the contents of
  * it (a publication's row filter that divides by zero, say), is skipped: the
- * server has then cleaned up after it, and decoding goes on behind it.
+ * server has then cleaned up after it, and decoding goes on behind it.  So is
+ * one in which the process has died again and again (crashes.c).
  *
  * Called by engine.c, outside any transaction: a transaction around the
  * decoding would make it a subtransaction for each decoded one.
@@ -52,6 +53,7 @@
 
 #include "engine/clock.h"
 #include "engine/compat.h"
+#include "engine/crashes.h"
 #include "engine/wal.h"
 
 #define PLUGIN_LIBRARY "rtsync"
@@ -69,6 +71,10 @@ typedef struct EpochFile
 static MemoryContext WalContext = NULL;
 static LogicalDecodingContext *decoding = NULL;
 static uint64 epoch;
+
+/* The server's callback, and whether it is not to be called */
+static ReorderBufferBeginCB begin_transaction;
+static bool skip_this;
 
 /* how far the WAL was flushed when we last found nothing more to read */
 static XLogRecPtr exhausted_at;
@@ -273,6 +279,17 @@ clear_decoding_mark(void)
 	LWLockRelease(ProcArrayLock);
 }
 
+/* A transaction is decoded from its begin on, if it contains anything. */
+static void
+begin_unless_skipped(ReorderBuffer *buffer, ReorderBufferTXN *txn)
+{
+	if (skip_this)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("the engine has died %d times in it", MAX_CRASHES)));
+	begin_transaction(buffer, txn);
+}
+
 static void
 start_decoding(void)
 {
@@ -285,6 +302,9 @@ start_decoding(void)
 												.segment_close = wal_segment_close),
 									 prepare_write, do_write, NULL);
 	MemoryContextSwitchTo(old);
+	begin_transaction = decoding->reorder->begin;
+	decoding->reorder->begin = begin_unless_skipped;
+	crashes_open(wal_slot_name());
 	clear_decoding_mark();
 	XLogBeginRead(decoding->reader, MyReplicationSlot->data.restart_lsn);
 	exhausted_at = InvalidXLogRecPtr;
@@ -378,6 +398,7 @@ wal_give_up(void)
 	given_up_at = wal_decoded_lsn();
 	FreeDecodingContext(decoding);
 	decoding = NULL;
+	crashes_close();
 	epoch = 0;
 	slot_drop();
 	expect_slot();
@@ -467,13 +488,17 @@ process_record(WalSkipped skipped)
 	}
 	PG_TRY();
 	{
+		skip_this = crashes_begin(decoding->reader->ReadRecPtr);
 		LogicalDecodingProcessRecord(decoding, decoding->reader);
+		crashes_end(true);
 	}
 	PG_CATCH();
 	{
+		crashes_end(false);
 		skip_transaction(context, skipped);
 	}
 	PG_END_TRY();
+	skip_this = false;
 }
 
 /*
@@ -599,5 +624,13 @@ wal_drop_slot(void)
 	if (!slot_exists())
 		return;
 	decoding = NULL;
+	crashes_close();
 	slot_drop();
+}
+
+/* The process ends, in good order. */
+void
+wal_goodbye(void)
+{
+	crashes_end(false);
 }

@@ -33,5 +33,6 @@ extern XLogRecPtr wal_confirmed_lsn(void);
 extern XLogRecPtr wal_restart_lsn(void);
 extern uint64 wal_epoch(void);
 extern void wal_drop_slot(void);
+extern void wal_goodbye(void);
 
 #endif							/* RTSYNC_WAL_H */
