@@ -56,7 +56,9 @@ test('what is sent goes to other gateways, with its token', () => withEngine({ g
   accepted(await post(engine, '/api/broadcast', { messages: [{ topic: 'b', event: 'e', payload: { a: 1 } },
     { topic: 'p', event: 'e', payload: {}, private: true }, { topic: 'no', event: 'e', payload: {}, private: true }] }))
   accepted(await post(engine, '/api/broadcast/b/events/raw', Buffer.from([0, 255]), { headers: { 'Content-Type': 'application/octet-stream' } }))
-  assert.deepEqual(engine.log.filter(m => m.name === 'relayRest').map(m => [m.private, m.topic, m.token, m.event, m.json, [...m.payload], m.map, m.id]), [
+  const relayed = () => engine.log.filter(m => m.name === 'relayRest')
+  await until(() => relayed().length === 3, 'three messages')
+  assert.deepEqual(relayed().map(m => [m.private, m.topic, m.token, m.event, m.json, [...m.payload], m.map, m.id]), [
     [0, 'b', 'good', 'e', 1, [...Buffer.from('{"a":1}')], null, null],
     [1, 'p', 'good', 'e', 1, [...Buffer.from('{}')], null, null],
     [0, 'b', 'good', 'raw', 0, [0, 255], null, null]])
