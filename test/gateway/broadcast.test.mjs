@@ -164,6 +164,7 @@ test('what members send goes to other gateways, if there are any', () => withEng
   textPush(text, { type: 'broadcast', event: 'ev "é"', payload: { a: 1 } })
   text.text(`["1","2","${topic}","broadcast",${map}]`)
   binaryPush(text, 'raw', Buffer.from([0, 255, 1]), { json: false })
+  await until(() => relays().length === 3, 'the relays of one')
   binaryPush(closed, 'closed', '[1 ]')
   await until(() => relays().length === 4, 'the relays')
   const said = relays().map(({ channel, event, json, payload, map, id }) =>

@@ -339,6 +339,7 @@ test('members on other gateways', () => withEngine({ gateways: 3, gateway: 2 }, 
   await track(a, { n: 0 })
   await agree([a], { a: [{ n: 0 }], far: [{ n: 1 }], other: [{ n: 1 }] })
   const said = () => engine.log.filter(m => m.name === 'track')
+  await until(() => said().length > 0, 'what is said')
   assert.equal(said().length, 1)
   assert.deepEqual({ ...said()[0], ref: 0 }, { name: 'track', to: 0xffffffff, channel: 2 * 2 ** 48 + 1,
     key: '"a"', meta: '{"n":0}', ref: 0, previous: 0 })
