@@ -67,9 +67,13 @@ extern void principal_progress(void);
 /* What runs next has this many ms instead, or with 0 the usual time again */
 extern void principal_limit(int ms);
 
-/* Was the last query cancel caused by the timeout?  (For the error's text.) */
+/* Whose policies, or triggers, run from here on; InvalidOid: nobody's */
 extern void principal_run_policies(Oid relid, bool preparing);
+
+/* Have it called, in a signal handler, when only the process can be ended */
 extern void principal_on_give_up(PrincipalGaveUp function);
+
+/* Was the last query cancel caused by the timeout?  (For the error's text.) */
 extern bool principal_timed_out(void);
 
 #endif							/* RTSYNC_PRINCIPAL_H */

@@ -42,7 +42,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
-#include <sys/socket.h>
 
 #include "gateway/gateway.h"
 #include "gateway/log.h"
@@ -315,14 +314,6 @@ gather(const Connection *connection, uint32_t *n_frames)
 	return (Slice) {gathered, length};
 }
 
-/* The client's socket */
-static int
-socket_of(const Connection *connection)
-{
-	return connection->tls != NULL ? tls_fd(connection->tls) :
-		lws_get_socket_fd(connection->wsi);
-}
-
 /* Does a part of an earlier write still wait for the socket? */
 static bool
 is_blocked(Connection *connection)
@@ -387,7 +378,7 @@ close_as_slow(Connection *connection)
 static uint64_t
 acknowledged_bytes(const Connection *connection)
 {
-	return socket_acknowledged_bytes(socket_of(connection));
+	return socket_acknowledged_bytes(connection_socket(connection));
 }
 
 /* What waits for the client, also of what was written */
@@ -421,7 +412,7 @@ note_blocked(Connection *connection, bool progress)
 	 */
 	if (waiting > limit && connection->queue_count > 0 &&
 		(waiting / 2 > limit ||
-		 !socket_is_writable(socket_of(connection))))
+		 !socket_is_writable(connection_socket(connection))))
 		close_as_slow(connection);
 }
 
@@ -830,7 +821,7 @@ static void
 say_goodbye(Connection *connection, Slice frame)
 {
 	char		unread[4096];
-	int			fd = socket_of(connection);
+	int			fd = connection_socket(connection);
 
 	while (connection->queue_count > 0 && !is_blocked(connection))
 		if (!write_once(connection))
@@ -848,7 +839,7 @@ static bool
 has_left(const Connection *connection)
 {
 	char		byte;
-	ssize_t		received = recv(socket_of(connection), &byte, 1,
+	ssize_t		received = recv(connection_socket(connection), &byte, 1,
 								MSG_PEEK | MSG_DONTWAIT);
 
 	return received == 0 ||
