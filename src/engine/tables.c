@@ -53,7 +53,7 @@
 #define PREPARE_ATTEMPTS 8
 
 /* So long a lock is waited for only to look at row security. */
-#define RECHECK_LOCK_MS 50
+#define LOOK_LOCK_MS 50
 
 /* As many tables' last changes are remembered without asking how old they are. */
 #define MAX_CHANGED 10000
@@ -424,6 +424,28 @@ tables_remove_group(SubscriptionGroup *group)
 		table_group_free(dlist_container(TableGroup, in_group, iter.cur));
 }
 
+/*
+ * Attempt to look at row security, without waiting for long for whoever has
+ * locked the table, or one that its policies read.
+ */
+static ErrorData *
+attempt_look(void (*function) (void *arg), void *arg)
+{
+	int			save_lock_timeout = LockTimeout;
+	ErrorData  *error;
+
+	LockTimeout = LOOK_LOCK_MS;
+	error = attempt(function, arg);
+	LockTimeout = save_lock_timeout;
+	return error;
+}
+
+static bool
+is_locked(const ErrorData *error)
+{
+	return error != NULL && error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+}
+
 typedef struct RegroupAttempt
 {
 	TableRole  *role;
@@ -481,24 +503,28 @@ role_is_gone(TableRoute *route, TableRole *role)
 	return true;
 }
 
-static void
+/* Returns false if the table is locked, so that others would find the same. */
+static bool
 role_regroup(TableRoute *route, TableRole *role)
 {
 	RegroupAttempt what = {.role = role};
+	ErrorData  *error;
 	uint64		generation_seen;
 
 	what.access = policy_known_access(route->relid, role->roleid);
-	if (what.access == NULL && attempt(attempt_access, &what) != NULL)
-		return;					/* nothing can be decided */
+	if (what.access == NULL &&
+		(error = attempt_look(attempt_access, &what)) != NULL)
+		return !is_locked(error);	/* nothing can be decided */
 	generation_seen = what.access->generation;
 	if (role->grouped == generation_seen)
-		return;
+		return true;
 	while ((what.tg = misplaced_group(role,
 									  !what.access->reads_session)) != NULL)
 		if (attempt(attempt_regroup, &what) != NULL ||
 			role_is_gone(route, role))
-			return;
+			return true;
 	role->grouped = generation_seen;
+	return true;
 }
 
 /*
@@ -512,7 +538,8 @@ tables_regroup(TableRoute *route)
 	dlist_mutable_iter iter;
 
 	dlist_foreach_modify(iter, &route->roles)
-		role_regroup(route, dlist_container(TableRole, in_route, iter.cur));
+		if (!role_regroup(route, dlist_container(TableRole, in_route, iter.cur)))
+		break;
 }
 
 /*
@@ -944,18 +971,16 @@ static void
 route_recheck(TableRoute *route)
 {
 	bool		failed = false;
-	int			save_lock_timeout = LockTimeout;
 	dlist_iter	iter;
 
 	route->recheck = false;
 	route_check_name(route);
-	LockTimeout = RECHECK_LOCK_MS;
 	dlist_foreach(iter, &route->roles)
 	{
 		ErrorData  *error;
 
-		error = attempt(attempt_recheck,
-						dlist_container(TableRole, in_route, iter.cur));
+		error = attempt_look(attempt_recheck,
+							 dlist_container(TableRole, in_route, iter.cur));
 		if (error == NULL)
 			continue;
 		failed = true;			/* tables_tell_late tries again */
@@ -964,10 +989,9 @@ route_recheck(TableRoute *route)
 					(errcode(error->sqlerrcode),
 					 errmsg("rtsync could not look at the row security of table \"%s.%s\": %s",
 							route->nspname, route->relname, error->message)));
-		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		if (is_locked(error))
 			break;				/* the others would find the same */
 	}
-	LockTimeout = save_lock_timeout;
 	route->failed = failed;
 }
 
