@@ -1,10 +1,11 @@
 // One of several gateways has been taken over: what it says for others goes
 // only where the tokens of its clients may, and costs the others nothing.
 
+import { randomUUID } from 'node:crypto';
 import { assert, atEnd, test, until } from '../e2e/lib/tap.mjs';
 import { RawClient } from '../e2e/lib/raw.mjs';
 import { createRole, signToken, sql, status, token } from '../e2e/lib/server.mjs';
-import { Body, JOIN, LEAVE, RELAY, RELAY_REST, TRACK, UNTRACK } from '../gateway/engine.mjs';
+import { Body, JOIN, LEAVE, PERSIST, RELAY, RELAY_REST, REST_PERSIST, TRACK, UNTRACK } from '../gateway/engine.mjs';
 import { running } from './lib/cluster.mjs';
 import { HostileGateway } from './lib/hostile_gateway.mjs';
 
@@ -88,6 +89,32 @@ test('broadcasts by HTTP likewise, by their token', async () => {
   await settled();
   assert.deepEqual(places('http'), ['private mine']);
   for (const event of ['none', 'forged', 'empty']) assert.deepEqual(places(event), []);
+});
+
+test('what is stored takes the right of a channel or a token, and is one', async () => {
+  const engine = (await status()).pid;
+  const message = (body, event, { id = randomUUID(), payload = '{}', ttl = 0 } = {}) => body.string(id).string(event).u8(1).string(payload).u32(ttl);
+  const keep = (n, event, { gateway, ...more } = {}) =>
+    hostile.send(PERSIST, message(new Body().u64(hostile.id(n, gateway)).string('"1"'), event, more));
+  const keepRest = (topic, apikey, event, more) =>
+    hostile.send(REST_PERSIST, message(new Body().u64(hostile.id(99)).string(topic).string(apikey), event, more));
+  for (const n of [1, 2, 3, 4, 5, 6, 7]) keep(n, `kept by ${n}`);
+  for (const n of [1, 2, 3]) keep(n, 'as another', { gateway: 1 - hostile.number });
+  for (const topic of topics) {
+    keepRest(topic, mortal, `kept in ${topic}`);
+    keepRest(topic, null, 'nobody');
+    keepRest(topic, signToken({ role: 'boss' }, 'guessed'), 'forged');
+  }
+  for (const bad of [{ id: 'x' }, { id: '' }, { payload: '{' }, { payload: '' }, { payload: JSON.stringify('x'.repeat(5_000)), ttl: 0xffffffff }]) {
+    keep(2, 'bad', bad);
+    keepRest('mine', mortal, 'bad', bad);
+  }
+  keep(2, 'kept last');
+  await until('the last', async () => (await sql(`SELECT FROM rtsync.messages WHERE event = 'kept last'`)).length === 1);
+  const stored = await sql(`SELECT DISTINCT topic, event FROM rtsync.messages WHERE octet_length(payload::text) < 100 ORDER BY 2`);
+  assert.deepEqual(stored, ['kept by 2', 'kept in mine', 'kept last'].map((event) => ({ topic: 'mine', event })));
+  assert.equal((await status()).pid, engine);
+  assert.equal(hostile.ended, false);
 });
 
 test('a right that is taken away ends at once', async () => {
