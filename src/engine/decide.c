@@ -197,8 +197,11 @@ static void
 append_match(RoutedChange *change, TableGroup *tg, Outcome outcome,
 			 OldPart old)
 {
-	Match	   *match = palloc0(sizeof(Match));
+	Match	   *match;
 
+	if (tg->misnamed)
+		return;
+	match = palloc0(sizeof(Match));
 	match->tg = tg;
 	match->outcome = outcome;
 	match->old = old;

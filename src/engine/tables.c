@@ -310,6 +310,12 @@ route_find(Oid relid)
 	return route;
 }
 
+static bool
+names_one_table(const BindingSpec *spec)
+{
+	return spec->schema != NULL && spec->table != NULL;
+}
+
 /* The table has another name than before: other groups listen to it. */
 static void
 route_rename(TableRoute *route, const char *nspname, const char *relname)
@@ -333,6 +339,8 @@ route_rename(TableRoute *route, const char *nspname, const char *relname)
 
 		if (matches && tg == NULL)
 			table_group_create(route, group);
+		else if (tg != NULL && names_one_table(&group->spec))
+			tg->misnamed = !matches;	/* it waits for the name to return */
 		else if (!matches && tg != NULL)
 			table_group_free(tg);
 	}
@@ -858,7 +866,10 @@ table_group_check_name(TableGroup *tg, const char *nspname,
 	tg->successor = InvalidOid;
 	if (!displaced)
 	{
-		tell_changed(tg->role);
+		moves++;
+		subscription_tell_group(tg->group, "rtsync", "refetch",
+								psprintf("access to table %s.%s has changed",
+										 spec->schema, spec->table));
 		mark_tell_again(tg->role);
 	}
 	else if (relname != NULL && binding_tables(spec) == NIL)

@@ -27,8 +27,8 @@ typedef struct TableRoute
 	Oid			relid;			/* hash key */
 	char	   *nspname;		/* as the catalogs or the last change had it */
 	char	   *relname;
-	uint32		name_hash;		/* of the name that it had in the catalogs when
-								 * that was last looked at; 0: none */
+	uint32		name_hash;		/* of the name that it had in the catalogs
+								 * when that was last looked at; 0: none */
 	RelSchema  *schema;			/* of the last change seen, a reference; NULL
 								 * if none was */
 	bool		recheck;		/* the access to it may have changed */
@@ -109,6 +109,9 @@ typedef struct TableGroup
 								 * lately, and is asked by itself and in a
 								 * subtransaction */
 	bool		view;			/* what the group wants */
+	bool		misnamed;		/* the changes at hand are of a time when the
+								 * table did not have the name that the group
+								 * asked for */
 	bool		valid;			/* what is said to be compiled is, from the
 								 * catalogs and the route's schema ... */
 	bool		placed;			/* ... and it was also seen whether it can be
