@@ -27,7 +27,6 @@
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_class.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -412,9 +411,7 @@ query_text(Relation rel, const Bitmapset *selectable, AttrNumber *attnums)
 	if (n == 0)
 		appendStringInfoString(&buf, "SELECT");
 
-	/* children that are not partitions have changes of their own */
-	appendStringInfo(&buf, " FROM %s%s",
-					 rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ? "" : "ONLY ",
+	appendStringInfo(&buf, " FROM %s",
 					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 												RelationGetRelationName(rel)));
 	return buf.data;

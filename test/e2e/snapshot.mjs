@@ -196,6 +196,16 @@ test('a partitioned table is read through its root, with the root\'s policies', 
   }
 });
 
+test('rows of tables that inherit are read too', async () => {
+  await createTable('above', 'id int PRIMARY KEY, owner text', { roles: ['snap_reader'], full: true });
+  await sql(`CREATE TABLE below (more int) INHERITS (above); ALTER TABLE above ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY own ON above FOR SELECT USING (owner = rtsync.jwt() ->> 'sub');
+    INSERT INTO above VALUES (1, 'u1'), (2, 'u2'); INSERT INTO below VALUES (3, 'u1', 7), (4, 'u2', 7)`);
+  const shot = await raw('family', [{ event: '*', schema: 'public', table: 'above', rtsync: { snapshot: true } }]);
+  await shot.ended();
+  assert.deepEqual(shot.rows().map((f) => f.payload.data.record).sort((a, b) => a.id - b.id), [{ id: 1, owner: 'u1' }, { id: 3, owner: 'u1' }]);
+});
+
 test('what cannot be had is refused, with the reason', async () => {
   const client = await RawClient.open({ apikey });
   for (const [more, reason] of [

@@ -89,6 +89,7 @@ export async function queryAs(role, claims, text) {
 // What the catalogs say about the live tables and the roles:
 // { tables: { name: { published, identity, pkey, columns } },
 //   access: { "table role": { columns, secured, needs, reads, hidden } },
+//   any: is any table published?
 //   operations: that are published, e.g. 'IUDT', whole: these are all }
 export async function readState(connection, run) {
   const { rows } = await connection.query(`
@@ -133,8 +134,8 @@ export async function readState(connection, run) {
       ...row, columns: row.columns ?? [], needs: row.secured ? row.needs ?? [] : [],
       reads: row.secured && row.reads, hidden: row.secured && row.hidden,
     };
-  const { rows: [{ operations }] } = await connection.query(`
-    SELECT concat(CASE WHEN pubinsert THEN 'I' END, CASE WHEN pubupdate THEN 'U' END, CASE WHEN pubdelete THEN 'D' END,
+  const { rows: [{ operations, any }] } = await connection.query(`
+    SELECT EXISTS (SELECT FROM pg_publication_tables WHERE pubname = 'rtsync' AND schemaname = 'w') AS any, concat(CASE WHEN pubinsert THEN 'I' END, CASE WHEN pubupdate THEN 'U' END, CASE WHEN pubdelete THEN 'D' END,
       CASE WHEN pubtruncate THEN 'T' END) AS operations FROM pg_publication WHERE pubname = 'rtsync'`);
-  return { tables, access, operations, whole: operations === 'IUDT' };
+  return { tables, access, any, operations, whole: operations === 'IUDT' };
 }

@@ -199,7 +199,7 @@ export class Subscriber {
   // How the bindings fared is told right after the reply.
   async #joined(role = this.role) {
     const { state } = this.run;
-    const servable = (b) => (b.flood ? true : b.all ? b.spec.schema === '*' || this.views.some((v) => state.tables[v.live.name].published)
+    const servable = (b) => (b.flood ? true : b.all ? b.spec.schema === '*' || state.any
       : this.views.find((v) => v.binding === b).servable(state, role));
     const count = this.bindings.filter((b) => !servable(b)).length;
     const told = () => this.client.frames.slice(this.joinedAt ?? 0)
