@@ -83,6 +83,8 @@ CREATE FUNCTION rtsync.stat_engines(
   OUT events bigint,
   OUT errors bigint,
   OUT refetches bigint,
+  OUT snapshots bigint,       -- completed
+  OUT snapshots_failed bigint,
   OUT frames_sent bigint,
   OUT bytes_sent bigint,
   OUT closed_slow bigint,
@@ -90,6 +92,8 @@ CREATE FUNCTION rtsync.stat_engines(
   OUT connections integer,
   OUT channels integer,
   OUT groups integer,
+  OUT snapshots_running integer,
+  OUT snapshots_waiting integer,
   OUT updated timestamptz,
   OUT stats_reset timestamptz
 ) RETURNS SETOF record

@@ -666,8 +666,8 @@ begin_anew(void)
 {
 	route_reset(wal_confirmed_lsn());
 	shared_engine_trouble(0, NULL, NULL);
-	subscription_tell_all(-1, "rtsync", "refetch",
-						  "changes were given up because too much WAL was kept for them");
+	subscription_refetch_all(-1, REFETCH_RETAINED,
+							 "changes were given up because too much WAL was kept for them");
 }
 
 /*
@@ -723,6 +723,18 @@ count(EngineCounts *counts)
 }
 
 static void
+publish_snapshots(EngineEntry *entry)
+{
+	SnapshotCounts counts;
+
+	snapshot_count(&counts);
+	entry->counts.snapshots = counts.completed;
+	entry->counts.snapshots_failed = counts.failed;
+	entry->snapshots_running = counts.running;
+	entry->snapshots_waiting = counts.waiting;
+}
+
+static void
 publish_state(void)
 {
 	EngineEntry *entry = shared_my_engine;
@@ -742,6 +754,7 @@ publish_state(void)
 		Max(route_done_lsn(), wal_confirmed_lsn());
 	entry->history_lsn = history_resume_lsn(wal_decoded_lsn());
 	count(&entry->counts);
+	publish_snapshots(entry);
 	entry->gateways = links_count();
 	entry->connections = subscription_connection_count();
 	entry->channels = subscription_channel_count();

@@ -120,8 +120,8 @@ late_cursor_access(Channel *channel)
 void
 late_tell_dependencies(Channel *channel)
 {
-	subscription_tell(channel, "rtsync", "refetch",
-					  "rows that row security depends on have changed");
+	subscription_refetch(channel, REFETCH_DEPENDENCY,
+						 "rows that row security depends on have changed");
 }
 
 /*
@@ -144,8 +144,8 @@ late_begun(Channel *channel)
 static void
 tell_access_changed(Channel *channel)
 {
-	subscription_tell(channel, "rtsync", "refetch",
-					  "access to tables has changed");
+	subscription_refetch(channel, REFETCH_ACCESS,
+						 "access to tables has changed");
 }
 
 /* Send the channel no more changes, but keep its place. */
@@ -204,27 +204,30 @@ late_continue(Channel *channel)
  * it, else why that cannot be; the channel then begins with what comes now.
  * *access is what the client could see then, as late_cursor_access had it.
  */
-const char *
+const Refetch *
 late_resume(Channel *channel, const char *since, uint64 *access)
 {
+	static const Refetch invalid = {REFETCH_CURSOR, "invalid cursor"};
 	Cursor		cursor;
 
 	if (!cursor_parse(since, &cursor, access))
-		return "invalid cursor";
+		return &invalid;
 	return late_resume_at(channel, &cursor);
 }
 
 /* Likewise, with the cursor as such */
-const char *
+const Refetch *
 late_resume_at(Channel *channel, const Cursor *from)
 {
+	static const Refetch other = {REFETCH_EPOCH, "the cursor is of another history"};
+	static const Refetch too_old = {REFETCH_TOO_OLD, "the cursor is too old"};
 	RoutePosition now;
 
 	if (from->epoch != wal_epoch())
-		return "the cursor is of another history";
+		return &other;
 	if (!history_find(from->lsn, from->seq, &channel->place.position,
 					  &channel->place.txn))
-		return "the cursor is too old";
+		return &too_old;
 	channel->place.seq = channel->place.txn.commit_lsn == from->lsn ?
 		from->seq : CURSOR_WHOLE;
 	route_position(&now);
@@ -293,8 +296,8 @@ go_live(Channel *channel, bool lost)
 
 	catalogs_begin(wal_decoded_lsn());
 	if (lost)
-		subscription_tell(channel, "rtsync", "refetch",
-						  "changes were missed because they were not read in time");
+		subscription_refetch(channel, REFETCH_OVERRUN,
+							 "changes were missed because they were not read in time");
 	else if (channel->access_changed)
 		tell_access_changed(channel);	/* behind what it got meanwhile */
 	channel->access_changed = false;
@@ -388,8 +391,8 @@ static void
 skip_lost(Channel *channel)
 {
 	catalogs_begin(wal_decoded_lsn());
-	subscription_tell(channel, "rtsync", "refetch",
-					  "changes were missed because they were not read in time");
+	subscription_refetch(channel, REFETCH_OVERRUN,
+						 "changes were missed because they were not read in time");
 	catalogs_commit();
 	route_position(&channel->place);
 	channel->batch_end = channel->place.position;

@@ -16,10 +16,10 @@ extern bool late_untold(Channel *channel);
 extern void late_tell_dependencies(Channel *channel);
 extern void late_pause(Channel *channel);
 extern void late_continue(Channel *channel);
-extern const char *late_resume(Channel *channel, const char *since,
-							   uint64 *access);
+extern const Refetch *late_resume(Channel *channel, const char *since,
+								  uint64 *access);
 extern uint64 late_cursor_access(Channel *channel);
-extern const char *late_resume_at(Channel *channel, const Cursor *from);
+extern const Refetch *late_resume_at(Channel *channel, const Cursor *from);
 extern void late_abandon(Channel *channel);
 extern void late_cursor(const Channel *channel, Cursor *cursor);
 extern bool late_access_signature(const Channel *channel, uint64 *signature);

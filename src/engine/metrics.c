@@ -34,22 +34,13 @@ static const double decision_bounds[] = {
 static uint64 decision_buckets[lengthof(decision_bounds) + 1];
 static double decision_sum;
 
-/* Why clients were told to refetch: a part of the message, and its name */
-static const struct
-{
-	const char *part;
-	const char *reason;
-}			refetch_reasons[] = {
-	{"was truncated", "truncate"},
-	{"row security", "dependency"},
-	{"access", "access"},
-	{"cursor is too old", "too_old"},
-	{"another history", "epoch"},
-	{"were missed", "overrun"},
-	{"", "other"}
+/* By RefetchReason: the label's value */
+static const char *const refetch_reasons[REFETCH_REASONS] = {
+	"truncate", "dependency", "access", "table", "overrun", "too_old", "epoch",
+	"cursor", "session", "snapshot", "withheld", "undecoded", "retained_wal"
 };
 
-static uint64 refetches[lengthof(refetch_reasons)];
+static uint64 refetches[REFETCH_REASONS];
 
 /* A slice was decided that was begun at this time. */
 void
@@ -69,14 +60,10 @@ metrics_decided(const instr_time *started)
 	decision_sum += seconds;
 }
 
-/* A channel is told to refetch, with this message. */
+/* A channel is told to refetch. */
 void
-metrics_refetch(const char *why)
+metrics_refetch(RefetchReason reason)
 {
-	int			reason = 0;
-
-	while (strstr(why, refetch_reasons[reason].part) == NULL)
-		reason++;
 	refetches[reason]++;
 }
 
@@ -86,7 +73,7 @@ metrics_refetches(void)
 {
 	uint64		sum = 0;
 
-	for (int i = 0; i < lengthof(refetch_reasons); i++)
+	for (int i = 0; i < REFETCH_REASONS; i++)
 		sum += refetches[i];
 	return sum;
 }
@@ -148,9 +135,22 @@ static void
 put_refetches(StringInfo out)
 {
 	put_head(out, "refetches_total", "counter", "Channels told to read their rows again.");
-	for (int i = 0; i < lengthof(refetch_reasons); i++)
+	for (int i = 0; i < REFETCH_REASONS; i++)
 		appendStringInfo(out, "rtsync_refetches_total{reason=\"%s\"} " UINT64_FORMAT "\n",
-						 refetch_reasons[i].reason, refetches[i]);
+						 refetch_reasons[i], refetches[i]);
+}
+
+static void
+put_snapshots(StringInfo out, const EngineEntry *entry)
+{
+	put_gauge(out, "snapshots", entry->snapshots_running,
+			  "Snapshots that are being read.");
+	put_gauge(out, "snapshots_waiting", entry->snapshots_waiting,
+			  "Snapshots that wait for a worker.");
+	put_head(out, "snapshots_total", "counter", "Snapshots that have ended.");
+	appendStringInfo(out, "rtsync_snapshots_total{outcome=\"completed\"} " UINT64_FORMAT "\n"
+					 "rtsync_snapshots_total{outcome=\"failed\"} " UINT64_FORMAT "\n",
+					 entry->counts.snapshots, entry->counts.snapshots_failed);
 }
 
 static void
@@ -222,5 +222,6 @@ metrics_render(StringInfo out, const EngineEntry *entry, const char *database)
 	put_gauge(out, "subscription_groups", entry->groups,
 			  "Groups of equal subscriptions.");
 	put_refetches(out);
+	put_snapshots(out, entry);
 	put_decisions(out);
 }

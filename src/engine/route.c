@@ -226,9 +226,9 @@ tell_refetch(RoutedChange *change, Match *match)
 	RelSchema  *schema = change->rows.schema;
 
 	match->sent = true;
-	subscription_tell_group(match->tg->group, "rtsync", "refetch",
-							psprintf("table %s.%s was truncated",
-									 schema->nspname, schema->relname));
+	subscription_refetch_group(match->tg->group, REFETCH_TRUNCATE,
+							   psprintf("table %s.%s was truncated",
+										schema->nspname, schema->relname));
 }
 
 /* The group of a late channel's binding, if it is to get what is in the slice */
@@ -267,8 +267,8 @@ send_touch(Slice *slice, Oid relid)
 
 		if (group != NULL && tables_group_depends(group, relid))
 		{
-			subscription_tell(slice->late, "rtsync", "refetch",
-							  "rows that row security depends on have changed");
+			subscription_refetch(slice->late, REFETCH_DEPENDENCY,
+								 "rows that row security depends on have changed");
 			return;
 		}
 	}
@@ -281,9 +281,9 @@ send_gap(Slice *slice)
 	const char *message = "a transaction could not be decoded";
 
 	if (slice->late != NULL)
-		subscription_tell(slice->late, "rtsync", "refetch", message);
+		subscription_refetch(slice->late, REFETCH_UNDECODED, message);
 	else
-		subscription_tell_all(CHANNEL_LIVE, "rtsync", "refetch", message);
+		subscription_refetch_all(CHANNEL_LIVE, REFETCH_UNDECODED, message);
 }
 
 /* Send a broadcast to whoever is on its topic: the gateway knows them. */

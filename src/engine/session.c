@@ -261,28 +261,33 @@ is_uuid(const char *text)
  * session.  Returns NULL if it goes on from where its client certainly was,
  * which *from becomes, else why it begins with what comes now.
  */
-const char *
+const Refetch *
 session_join(Channel *channel, Cursor *from)
 {
+	static const Refetch off = {REFETCH_SESSION, "sessions are turned off"};
+	static const Refetch invalid = {REFETCH_SESSION, "the session is not a UUID"};
+	static const Refetch unknown = {REFETCH_SESSION, "the session is not known"};
+	static const Refetch unconfirmed = {REFETCH_SESSION, "nothing of the session was confirmed yet"};
+	static const Refetch altered_bindings = {REFETCH_SESSION, "the session had other postgres_changes"};
 	SessionKey	key;
 	Session    *session;
 	uint64		bindings = hash_bindings(channel);
-	const char *problem;
+	const Refetch *problem;
 	bool		found;
 
 	if (rtsync_resume_window == 0)
-		return "sessions are turned off";
+		return &off;
 	if (!is_uuid(channel->session_uuid))
-		return "the session is not a UUID";
+		return &invalid;
 	expire();
 	make_key(channel, &key);
 	session = session_take(&key, channel, &found);
 	if (!found)
-		problem = "the session is not known";
+		problem = &unknown;
 	else if (!session->proven.valid)
-		problem = "nothing of the session was confirmed yet";
+		problem = &unconfirmed;
 	else if (session->bindings != bindings)
-		problem = "the session had other postgres_changes";
+		problem = &altered_bindings;
 	else
 		problem = late_resume_at(channel, &session->proven.cursor);
 	session->bindings = bindings;
@@ -307,9 +312,10 @@ current_access(Channel *channel, uint64 *access)
  * see before.  Returns NULL, or why it begins with what comes now after all.
  * Called in a transaction on the present.
  */
-const char *
+const Refetch *
 session_check(Channel *channel)
 {
+	static const Refetch changed = {REFETCH_ACCESS, "the claims, or access to tables, have changed"};
 	Session    *session = channel->session;
 	uint64		access;
 
@@ -317,7 +323,7 @@ session_check(Channel *channel)
 		return NULL;
 	session->proven.valid = false;
 	late_abandon(channel);
-	return "the claims, or access to tables, have changed";
+	return &changed;
 }
 
 /*

@@ -16,8 +16,8 @@ extern void session_init(void);
 extern void session_save(void);
 extern void session_housekeeping(void);
 
-extern const char *session_join(Channel *channel, Cursor *from);
-extern const char *session_check(Channel *channel);
+extern const Refetch *session_join(Channel *channel, Cursor *from);
+extern const Refetch *session_check(Channel *channel);
 extern void session_heartbeat(Channel *channel);
 extern void session_token(Channel *channel);
 extern void session_leave(Channel *channel);

@@ -67,6 +67,8 @@ typedef struct EngineCounts
 	uint64		events;
 	uint64		policy_errors;
 	uint64		refetches;		/* channels that were told to */
+	uint64		snapshots;		/* completed */
+	uint64		snapshots_failed;
 	uint64		gateway_starts;
 	uint64		frames_sent;	/* these as the gateways last said */
 	uint64		bytes_sent;
@@ -125,6 +127,8 @@ typedef struct EngineEntry
 	int32		connections;
 	int32		channels;
 	int32		groups;
+	int32		snapshots_running;
+	int32		snapshots_waiting;
 
 	/* written by pg_stat_rtsync_reset(), under the lock */
 	EngineCounts reset_counts;	/* what they were at the last reset */

@@ -99,6 +99,7 @@ static MemoryContext SnapshotContext = NULL;
 static MemoryContext TurnContext = NULL;
 static ClockTime retry_at;
 static bool complained;
+static SnapshotCounts ended;	/* those that did so */
 
 /*--------------------------------------------------------------------------
  * What is asked for
@@ -493,7 +494,7 @@ give_up(Channel *channel, const char *why)
 	if (wants_only_snapshot(channel))
 		route_position(&channel->place);
 	follow(channel);
-	subscription_tell(channel, "rtsync", "refetch", why);
+	subscription_refetch(channel, REFETCH_SNAPSHOT, why);
 }
 
 /*
@@ -516,6 +517,7 @@ snapshot_interrupt(Channel *channel)
 static void
 job_fail(SnapshotJob *job, const char *why)
 {
+	ended.failed++;
 	while (!dlist_is_empty(&job->channels))
 		give_up(dlist_head_element(Channel, in_snapshot, &job->channels), why);
 }
@@ -641,6 +643,7 @@ on_end(SnapshotJob *job)
 	Size		size = offsetof(SnapshotView, xids) +
 		job->view->nxids * sizeof(TransactionId);
 
+	ended.completed++;
 	tell_all(job, "snapshot_end", "Changes follow");
 	while (!dlist_is_empty(&job->channels))
 	{
@@ -850,14 +853,18 @@ snapshot_run(void)
 	MemoryContextReset(TurnContext);
 }
 
-/* Snapshots that run or wait */
-int
-snapshot_count(void)
+/* How many there are, and have been */
+void
+snapshot_count(SnapshotCounts *counts)
 {
-	int			n = 0;
 	dlist_iter	iter;
 
+	*counts = ended;
 	dlist_foreach(iter, &jobs)
-		n++;
-	return n;
+	{
+		if (dlist_container(SnapshotJob, node, iter.cur)->segment != NULL)
+			counts->running++;
+		else
+			counts->waiting++;
+	}
 }

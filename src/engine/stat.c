@@ -188,6 +188,8 @@ put_counts(Row *row, const EngineEntry *entry)
 	put_int64(row, now->events - then->events);
 	put_int64(row, now->policy_errors - then->policy_errors);
 	put_int64(row, now->refetches - then->refetches);
+	put_int64(row, now->snapshots - then->snapshots);
+	put_int64(row, now->snapshots_failed - then->snapshots_failed);
 	put_int64(row, now->frames_sent - then->frames_sent);
 	put_int64(row, now->bytes_sent - then->bytes_sent);
 	put_int64(row, now->closed_slow - then->closed_slow);
@@ -195,6 +197,8 @@ put_counts(Row *row, const EngineEntry *entry)
 	put(row, Int32GetDatum(entry->connections), false);
 	put(row, Int32GetDatum(entry->channels), false);
 	put(row, Int32GetDatum(entry->groups), false);
+	put(row, Int32GetDatum(entry->snapshots_running), false);
+	put(row, Int32GetDatum(entry->snapshots_waiting), false);
 	put_time(row, entry->updated);
 	put_time(row, entry->stats_reset);
 }

@@ -511,8 +511,6 @@ send_system(Channel *channel, const char *extension, const char *status,
 {
 	LinkWriter *out = &channel->link->out;
 
-	if (strcmp(status, "refetch") == 0)
-		metrics_refetch(message);
 	link_begin(out, LINK_SYSTEM);
 	link_put_u64(out, channel->id);
 	link_put_string(out, extension);
@@ -520,6 +518,13 @@ send_system(Channel *channel, const char *extension, const char *status,
 	linkio_put_text(channel->link, message);
 	link_put_u8(out, then);
 	linkio_end(channel->link);
+}
+
+static void
+send_refetch(Channel *channel, RefetchReason reason, const char *message)
+{
+	metrics_refetch(reason);
+	send_system(channel, "rtsync", "refetch", message, LINK_THEN_NOTHING);
 }
 
 /* Close the channel for this reason; its client does not join again by itself. */
@@ -537,20 +542,21 @@ static void
 tell_channel(Channel *channel, const char *extension, const char *status,
 			 const char *message, LinkThen then)
 {
-	bool		refetch = strcmp(status, "refetch") == 0;
-	bool		interrupted = false;
+	bool		interrupted = channel->pace == CHANNEL_SNAPSHOT &&
+		strcmp(status, "error") == 0 && snapshot_interrupt(channel);
 
-	if (channel->pace == CHANNEL_SNAPSHOT &&
-		(refetch || strcmp(status, "error") == 0))
-	{
-		interrupted = snapshot_interrupt(channel);
-		if (refetch && !interrupted)
-			return;				/* the snapshot is still to come */
-	}
 	send_system(channel, extension, status, message, then);
-	if (interrupted && !refetch && then == LINK_THEN_NOTHING)
-		send_system(channel, "rtsync", "refetch",
-					"the snapshot was not completed", LINK_THEN_NOTHING);
+	if (interrupted && then == LINK_THEN_NOTHING)
+		send_refetch(channel, REFETCH_SNAPSHOT, "the snapshot was not completed");
+}
+
+/* Tell the channel to read its rows again, unless a snapshot is to come. */
+void
+subscription_refetch(Channel *channel, RefetchReason reason, const char *message)
+{
+	if (channel->pace == CHANNEL_SNAPSHOT && !snapshot_interrupt(channel))
+		return;
+	send_refetch(channel, reason, message);
 }
 
 /* Send a "system" message. */
@@ -584,13 +590,24 @@ subscription_tell_group(SubscriptionGroup *group, const char *extension,
 	}
 }
 
+/* Tell the channels of a group to read their rows again. */
+void
+subscription_refetch_group(SubscriptionGroup *group, RefetchReason reason,
+						   const char *message)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &group->bindings)
+		subscription_refetch(dlist_container(Binding, in_group, iter.cur)->channel,
+							 reason, message);
+}
+
 /*
- * Tell all channels with this ChannelPace, or all if it is -1, that are
+ * Likewise all channels with this ChannelPace, or all if it is -1, that are
  * subscribed to changes.
  */
 void
-subscription_tell_all(int pace, const char *extension, const char *status,
-					  const char *message)
+subscription_refetch_all(int pace, RefetchReason reason, const char *message)
 {
 	HASH_SEQ_STATUS scan;
 	ChannelEntry *entry;
@@ -599,7 +616,7 @@ subscription_tell_all(int pace, const char *extension, const char *status,
 	while ((entry = hash_seq_search(&scan)) != NULL)
 		if (entry->channel->nbindings > 0 &&
 			(pace < 0 || entry->channel->pace == pace))
-			subscription_tell(entry->channel, extension, status, message);
+			subscription_refetch(entry->channel, reason, message);
 }
 
 /*
@@ -654,8 +671,8 @@ tell_withheld(SubscriptionGroup *group)
 	if (!budget_suspended(group->payer))
 	{
 		group->withheld = group->withheld_told = false;
-		subscription_tell_group(group, "rtsync", "refetch",
-								"changes were withheld because patterns and conditions took too much time");
+		subscription_refetch_group(group, REFETCH_WITHHELD,
+								   "changes were withheld because patterns and conditions took too much time");
 	}
 }
 
@@ -692,8 +709,8 @@ tell_departing(Channel *channel, SubscriptionGroup *group)
 	if (group->untold != NULL)
 		subscription_tell(channel, "postgres_changes", "error", group->untold);
 	if (group->withheld)
-		subscription_tell(channel, "rtsync", "refetch",
-						  "changes were withheld because patterns and conditions took too much time");
+		subscription_refetch(channel, REFETCH_WITHHELD,
+							 "changes were withheld because patterns and conditions took too much time");
 }
 
 /* Does a binding that can be served ask for a snapshot? */
@@ -1309,7 +1326,7 @@ typedef struct JoinOptions
 typedef struct JoinBegin
 {
 	char	   *rtsync;			/* for the reply, or NULL */
-	const char *refetch;		/* why its client must read its rows anew; it
+	const Refetch *refetch;		/* why its client must read its rows anew; it
 								 * is told so also where it does not see the
 								 * reply */
 } JoinBegin;
@@ -1355,14 +1372,14 @@ read_join_options(const Channel *channel, JoinOptions *options)
 
 /* The text for the reply to a client that asked to go on, or for cursors */
 static char *
-begin_text(const char *cursor, bool asked, const char *problem)
+begin_text(const char *cursor, bool asked, const Refetch *problem)
 {
 	if (!asked)
 		return psprintf("{\"cursor\":\"%s\"}", cursor);
 	if (problem == NULL)
 		return psprintf("{\"cursor\":\"%s\",\"resumed\":true}", cursor);
 	return psprintf("{\"cursor\":\"%s\",\"resumed\":false,\"refetch\":\"%s\"}",
-					cursor, problem);
+					cursor, problem->message);
 }
 
 /* The cursor of what comes now */
@@ -1394,15 +1411,17 @@ begin_with_snapshot(Channel *channel)
  * what it can see now?  If not, it begins with what comes now after all;
  * returns the reason, or NULL.
  */
-static const char *
+static const Refetch *
 check_access(Channel *channel, uint64 access)
 {
+	static const Refetch changed = {REFETCH_ACCESS, "the claims, or access to tables, have changed"};
+	static const Refetch unknown = {REFETCH_ACCESS, "access to tables at the cursor is not known"};
+
 	if (access != 0 && access == late_cursor_access(channel))
 		return NULL;
 	late_abandon(channel);
 	begin_with_snapshot(channel);
-	return access != 0 ? "the claims, or access to tables, have changed" :
-		"access to tables at the cursor is not known";
+	return access != 0 ? &changed : &unknown;
 }
 
 /*
@@ -1417,7 +1436,7 @@ channel_begin(Channel *channel, char **problems, char **hints, JoinBegin *begin)
 	Cursor		from;
 	uint64		access = 0;
 	char		buf[CURSOR_SIZE];
-	const char *problem = NULL;
+	const Refetch *problem = NULL;
 	char	   *lock_problem;
 
 	memset(begin, 0, sizeof(*begin));
@@ -1444,7 +1463,7 @@ channel_begin(Channel *channel, char **problems, char **hints, JoinBegin *begin)
 		if (problem == NULL)
 			problem = check_access(channel, access);
 		if (problem != NULL)
-			metrics_refetch(problem);
+			metrics_refetch(problem->reason);
 	}
 	if (options.since == NULL && options.session != NULL)
 	{
@@ -1622,7 +1641,8 @@ handle_join(Link *link, LinkReader *body)
 	send_replay(channel, replay);
 	report_bindings(channel, problems, hints);
 	if (begin.refetch != NULL)
-		subscription_tell(channel, "rtsync", "refetch", begin.refetch);
+		subscription_refetch(channel, begin.refetch->reason,
+							 begin.refetch->message);
 	if (channel->pace == CHANNEL_LATE)
 		late_begun(channel);
 }

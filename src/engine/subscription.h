@@ -24,6 +24,7 @@
 #include "engine/budget.h"
 #include "engine/clock.h"
 #include "engine/linkio.h"
+#include "engine/metrics.h"
 #include "engine/plugin.h"
 #include "engine/principal.h"
 #include "engine/route.h"
@@ -172,7 +173,12 @@ extern void subscription_tell_error(SubscriptionGroup *group,
 									const char *message);
 extern void subscription_withhold(SubscriptionGroup *group);
 extern void subscription_tell_late(void);
-extern void subscription_tell_all(int pace, const char *extension,
-								  const char *status, const char *message);
+extern void subscription_refetch(Channel *channel, RefetchReason reason,
+								 const char *message);
+extern void subscription_refetch_group(SubscriptionGroup *group,
+									   RefetchReason reason,
+									   const char *message);
+extern void subscription_refetch_all(int pace, RefetchReason reason,
+									 const char *message);
 
 #endif							/* RTSYNC_SUBSCRIPTION_H */

@@ -598,6 +598,22 @@ tell_role(TableRole *role, const char *extension, const char *status,
 	}
 }
 
+/* Likewise, to read their rows again */
+static void
+refetch_role(TableRole *role, RefetchReason reason, const char *message)
+{
+	dlist_iter	iter;
+
+	moves++;
+	dlist_foreach(iter, &role->groups)
+	{
+		SubscriptionGroup *group = dlist_container(TableGroup, in_role,
+												   iter.cur)->group;
+
+		subscription_refetch_group(group, reason, message);
+	}
+}
+
 /*
  * Counts what changes what somebody may see, or is still to be told: what was
  * made of the signatures of groups may be another for another number.
@@ -692,9 +708,9 @@ mark_tell_again(TableRole *role)
 static void
 tell_changed(TableRole *role)
 {
-	tell_role(role, "rtsync", "refetch",
-			  psprintf("access to table %s.%s has changed",
-					   role->route->nspname, role->route->relname));
+	refetch_role(role, REFETCH_ACCESS,
+				 psprintf("access to table %s.%s has changed",
+						  role->route->nspname, role->route->relname));
 }
 
 static void
@@ -951,10 +967,10 @@ group_find_successor(TableGroup *tg)
 	if (!OidIsValid(relid))
 		return;
 	listen_to_table(tg->group, relid);
-	subscription_tell_group(tg->group, "rtsync", "refetch",
-							psprintf("%s.%s is another table now",
-									 tg->group->spec.schema,
-									 tg->group->spec.table));
+	subscription_refetch_group(tg->group, REFETCH_TABLE,
+							   psprintf("%s.%s is another table now",
+										tg->group->spec.schema,
+										tg->group->spec.table));
 	next = table_group_find(route_find(relid), tg->group);
 	if (next != NULL)
 		mark_tell_again(next->role);
@@ -1187,9 +1203,9 @@ tell_dependency(TableRole *role)
 {
 	role->told_at = clock_now();
 	role->tell_later = false;
-	tell_role(role, "rtsync", "refetch",
-			  psprintf("rows that the row security of table %s.%s depends on have changed",
-					   role->route->nspname, role->route->relname));
+	refetch_role(role, REFETCH_DEPENDENCY,
+				 psprintf("rows that the row security of table %s.%s depends on have changed",
+						  role->route->nspname, role->route->relname));
 }
 
 static void

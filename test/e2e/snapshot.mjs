@@ -431,3 +431,22 @@ test('a new token in the middle begins anew, with its rows', async () => {
   assert.equal(owners.size, 1, [...owners].join());
   shot.close();
 });
+
+test('they are counted, now and since the start', async () => {
+  const read = async () => {
+    const [row] = await sql(`SELECT snapshots, snapshots_failed AS failed, snapshots_running AS running, snapshots_waiting AS waiting
+      FROM rtsync.pg_stat_rtsync WHERE datname = current_database()`);
+    return Object.fromEntries(Object.entries(row).map(([name, value]) => [name, Number(value)]));
+  };
+  // about once a second
+  await until('none to be left', async () => {
+    const { running, waiting } = await read();
+    return running === 0 && waiting === 0;
+  });
+  const before = await read();
+  assert.ok(before.failed > 0, 'those that were to fail');
+  const shot = await raw('counted', [binding()]);
+  await shot.ended();
+  await until('it to be counted', async () => (await read()).snapshots > before.snapshots);
+  shot.close();
+});
