@@ -180,7 +180,7 @@ attempt_set(void *arg)
 }
 
 static void
-revoke(uint64 number)
+revoke_key(uint64 number)
 {
 	credential_revoke(number, CREDENTIAL_TOKEN_KEY);
 }
@@ -188,7 +188,7 @@ revoke(uint64 number)
 static void
 replace_key_set(JwkSet *set)
 {
-	jwk_succeed(set, key_set, revoke);
+	jwk_succeed(set, key_set, revoke_key);
 	jwk_free(key_set);
 	key_set = set;
 }

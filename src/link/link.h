@@ -359,8 +359,8 @@ typedef enum LinkType
 
 	/*
 	 * What this gateway counts for /metrics, about once a second if there are
-	 * others.  string: a MetricsShare (src/gateway/metrics.h); the engine does
-	 * not read it.
+	 * others.  string: a MetricsShare (src/gateway/metrics.h); the engine
+	 * does not read it.
 	 */
 	LINK_COUNTS
 } LinkType;
