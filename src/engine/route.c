@@ -76,6 +76,8 @@ typedef struct Slice
 	struct Channel *late;		/* for whom alone it is; NULL: for all */
 	bool		seen;			/* its transactions are in that channel's
 								 * snapshot */
+	bool		touch_told;		/* that channel was told of a change of what
+								 * policies read, which counts for all in it */
 	MergeTable *merge;			/* or NULL: each change for itself */
 	RoutePosition begin;		/* if they are merged */
 } Slice;
@@ -261,12 +263,13 @@ send_touch(Slice *slice, Oid relid)
 		tables_touched(relid);
 		return;
 	}
-	for (int i = 0; i < slice->late->nbindings; i++)
+	for (int i = 0; i < slice->late->nbindings && !slice->touch_told; i++)
 	{
 		SubscriptionGroup *group = late_group(slice, i);
 
 		if (group != NULL && tables_group_depends(group, relid))
 		{
+			slice->touch_told = true;
 			subscription_refetch(slice->late, REFETCH_DEPENDENCY,
 								 "rows that row security depends on have changed");
 			return;
@@ -328,6 +331,7 @@ send_slice(Slice *slice, bool carefully)
 	uint64		events_before = events;
 
 	slice->sent = 0;
+	slice->touch_told = false;
 	while (slice->sent < slice->count &&
 		   (links_output(slice->link) - before < SLICE_OUTPUT ||
 			(slice->merge != NULL && slice->count == 1)))
