@@ -45,6 +45,7 @@
 
 #include "engine/clock.h"
 #include "engine/late.h"
+#include "engine/links.h"
 #include "engine/session.h"
 #include "engine/settings.h"
 #include "engine/wal.h"
@@ -236,6 +237,7 @@ session_take(const SessionKey *key, Channel *channel, bool *found)
 		session->channel->session = NULL;
 		subscription_close(session->channel,
 						   "The session was taken over by another connection");
+		links_mark();			/* that counts, even if the join fails */
 	}
 	session->channel = channel;
 	session->offered.valid = false;
