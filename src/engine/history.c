@@ -31,14 +31,18 @@
 
 #define CHUNK_SIZE ((Size) 256 * 1024)
 
+/* Transactions in one chunk end within this part of rtsync.max_retained_wal. */
+#define SPAN_SHARE 32
+
 typedef struct HistoryChunk
 {
 	dlist_node	node;
 	uint64		start;			/* stream position of data[0] */
 	Size		size;			/* of data */
 	Size		used;
-	XLogRecPtr	begun_end_lsn;	/* end_lsn of the last transaction that begins
-								 * in this chunk, or invalid */
+	XLogRecPtr	first_end_lsn;	/* end_lsn of the first transaction that
+								 * begins in this chunk, or invalid */
+	XLogRecPtr	begun_end_lsn;	/* of the last one */
 	TimestampTz begun_time;		/* commit time of the first of these, or 0 */
 	char	   *data;			/* MAXALIGNed; NULL while it is on disk */
 	int			spill_file;		/* where on disk, as BufFileTell has it */
@@ -57,6 +61,7 @@ static uint64 stream_end;		/* stream position behind the last record */
 static char *spare[MAX_SPARE];
 static int	nspare;
 
+static bool chunk_is_over;		/* what comes next begins another chunk */
 static HistoryCursor *reader;	/* what it has not passed is kept */
 
 /* transactions up to here have been forgotten, wholly or in part */
@@ -166,6 +171,7 @@ chunk_create(Size needed)
 	chunk->size = Max(CHUNK_SIZE, needed);
 	chunk->used = 0;
 	chunk->start = stream_end;
+	chunk->first_end_lsn = InvalidXLogRecPtr;
 	chunk->begun_end_lsn = InvalidXLogRecPtr;
 	chunk->begun_time = 0;
 	chunk->data = data_alloc(chunk->size);
@@ -200,6 +206,24 @@ over_limit(void)
 	return total_size > (Size) rtsync_history_size * 1024;
 }
 
+/*
+ * Does a transaction that ends here need another chunk than the last one?  A
+ * chunk is forgotten as a whole: where little is published and much else is
+ * written, one that is filled up first would never become old.
+ */
+static bool
+ends_too_late(XLogRecPtr end_lsn)
+{
+	HistoryChunk *chunk;
+
+	if (dlist_is_empty(&chunks))
+		return false;
+	chunk = dlist_tail_element(HistoryChunk, node, &chunks);
+	return chunk->first_end_lsn != InvalidXLogRecPtr &&
+		end_lsn > chunk->first_end_lsn +
+		(XLogRecPtr) rtsync_max_retained_wal * (1024 * 1024 / SPAN_SHARE);
+}
+
 /* Append a record of the given size; the caller fills it at once. */
 static HistoryRecord *
 append(HistoryRecordType type, Size size, HistoryChunk **where)
@@ -214,8 +238,10 @@ append(HistoryRecordType type, Size size, HistoryChunk **where)
 				 errmsg("row is too large for the history")));
 	if (!dlist_is_empty(&chunks))
 		chunk = dlist_tail_element(HistoryChunk, node, &chunks);
-	if (chunk == NULL || chunk->size - chunk->used < size)
+	if (chunk == NULL || chunk->size - chunk->used < size ||
+		chunk_is_over)
 	{
+		chunk_is_over = false;
 		history_forget(InvalidXLogRecPtr);
 		if (chunk != NULL && over_limit() && in_transaction)
 			chunk_spill(chunk);
@@ -238,11 +264,14 @@ begin(TransactionId xid, XLogRecPtr commit_lsn, XLogRecPtr end_lsn,
 	HistoryChunk *chunk;
 	HistoryTxn *record;
 
+	chunk_is_over = ends_too_late(end_lsn);
 	record = (HistoryTxn *) append(HISTORY_BEGIN, sizeof(HistoryTxn), &chunk);
 	record->xid = xid;
 	record->commit_lsn = commit_lsn;
 	record->end_lsn = end_lsn;
 	record->commit_time = commit_time;
+	if (chunk->first_end_lsn == InvalidXLogRecPtr)
+		chunk->first_end_lsn = end_lsn;
 	chunk->begun_end_lsn = end_lsn;
 	if (chunk->begun_time == 0)
 		chunk->begun_time = commit_time;

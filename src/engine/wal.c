@@ -54,12 +54,18 @@
 #include "engine/clock.h"
 #include "engine/compat.h"
 #include "engine/crashes.h"
+#include "engine/restartpoint.h"
+#include "engine/settings.h"
 #include "engine/wal.h"
 
 #define PLUGIN_LIBRARY "rtsync"
 
 /* Look at the clock after so many records of the WAL. */
 #define RECORDS_PER_LOOK 64
+
+/* Places where decoding could start again are kept so far apart, in bytes. */
+#define RESTART_POINT_DISTANCE \
+	((XLogRecPtr) rtsync_max_retained_wal * (1024 * 1024 / 128))
 
 /* What the file beside the slot holds */
 typedef struct EpochFile
@@ -296,6 +302,7 @@ start_decoding(void)
 	MemoryContext old = MemoryContextSwitchTo(WalContext);
 
 	slot_open();
+	restartpoint_reset();
 	decoding = CreateDecodingContext(InvalidXLogRecPtr, NIL, false,
 									 XL_ROUTINE(.page_read = page_read,
 												.segment_open = wal_segment_open,
@@ -534,6 +541,7 @@ wal_decode(Size max_bytes, Size (*pending) (void), WalSkipped skipped, int ms)
 		if (++count % RECORDS_PER_LOOK == 0)
 			in_time = clock_now() < until;
 	}
+	restartpoint_take(RESTART_POINT_DISTANCE);
 	MemoryContextSwitchTo(old);
 	return in_time;
 }
@@ -574,6 +582,7 @@ wal_decoded_lsn(void)
 void
 wal_confirm(XLogRecPtr lsn)
 {
+	restartpoint_offer(lsn);
 	LogicalConfirmReceivedLocation(lsn);
 	ReplicationSlotMarkDirty();
 	ReplicationSlotsComputeRequiredLSN();

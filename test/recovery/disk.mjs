@@ -79,6 +79,9 @@ async function write(table, mb, piece = 1) {
 
 const epoch = async () => (await status()).epoch;
 
+const follows = async () => (await sql(`SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), decoded_lsn) < 2000000 AS yes
+  FROM rtsync.status() WHERE database = current_database()`))[0].yes;
+
 async function toldAnew(client, before) {
   await until('the new slot', async () => {
     const now = await epoch();
@@ -105,7 +108,7 @@ test('a subscriber that reads', async () => {
     // as fast as the engine decodes: one that cannot follow gives up the slot
     for (let mb = 0; mb < 40; mb++) {
       await write('live', 1);
-      await until('the engine to follow', async () => (await retained()) < LIMIT * 0.7, { every: 20 });
+      await until('the engine to follow', async () => (await retained()) < LIMIT * 0.85, { every: 20 });
     }
     await arrives(client);
   });
@@ -114,6 +117,26 @@ test('a subscriber that reads', async () => {
   assert.ok(client.changes().length - received === 40_001 || client.refetches() > 0, 'everything, or a refetch');
   client.close();
 }, { timeout: 90_000 });
+
+test('a history that reaches back as far as it may costs the slot no more than that', async () => {
+  await sql("ALTER SYSTEM SET rtsync.max_retained_wal = '64MB'");
+  await sql('SELECT pg_reload_conf()');
+  let before;
+  await until('the slot', async () => (before = await epoch()), { timeout: 30_000 });
+  const mb = await most(async () => {
+    for (let i = 0; i < 160; i++) {
+      await sql("INSERT INTO live (filler) VALUES ('x')");
+      await write('unpublished', 1);
+      if (i % 8 === 0) await until('the engine to follow', follows, { timeout: 30_000, every: 50 });
+    }
+  });
+  const after = await epoch();
+  await sql(`ALTER SYSTEM SET rtsync.max_retained_wal = '${LIMIT}MB'`);
+  await sql('SELECT pg_reload_conf()');
+  note(`a history of 32 MB: ${mb.toFixed(1)} MB at most`);
+  assert.equal(after, before);
+  assert.ok(mb > 25 && mb < 54, `${mb.toFixed(1)} MB were held back`);
+}, { timeout: 120_000 });
 
 test('only another database writes', async () => {
   await sql('CREATE DATABASE another');
@@ -235,6 +258,7 @@ test('a large transaction gets through temp_file_limit', async () => {
   await sql("ALTER SYSTEM SET temp_file_limit = '64kB'");
   await sql("ALTER SYSTEM SET logical_decoding_work_mem = '64kB'");
   await sql("ALTER SYSTEM SET rtsync.history_size = '1MB'");
+  await sql("ALTER SYSTEM SET rtsync.max_retained_wal = '128MB'"); // not what is tested here
   await restart('fast');
   await running();
   const client = await until('a client to be served', () => connect().catch(() => null), { every: 100 });
