@@ -122,6 +122,10 @@ test('many connections, asked for by many at once, while they come and go', asyn
 test('pg_stat_rtsync counts, and counts anew after a reset', async () => {
   const engine = async () =>
     (await sql('SELECT *, extract(epoch FROM lag)::float AS lag_s FROM rtsync.pg_stat_rtsync WHERE datname = current_database()'))[0];
+  // the engine says once a second what it has counted: that of before must be in it
+  const [{ lsn }] = await sql('SELECT pg_current_wal_flush_lsn() AS lsn');
+  await until('the counts to be up to date', async () =>
+    (await sql('SELECT routed_lsn >= $1 AS yes FROM rtsync.pg_stat_rtsync WHERE datname = current_database()', [lsn]))[0].yes);
   await sql('SELECT rtsync.pg_stat_rtsync_reset((SELECT oid FROM pg_database WHERE datname = current_database()))');
   const before = await until('the reset', async () => {
     const row = await engine();
