@@ -44,7 +44,8 @@ SELECT test.t(test.payload(), secret => 'another secret');
 SELECT test.t(test.payload('"role":"nobody"'), secret => 'another secret');
 SELECT * FROM test.hs('{"alg":"none"}', '{"alg":"None"}', '{"alg":"hs256"}', '{"alg":"HS512"}', '{"alg":"RS256"}');
 SELECT * FROM test.hs('{"alg":"HS256","alg":"none"}', '{"alg":"none","alg":"HS256"}', '{"alg":["HS256"]}', '{"typ":"JWT"}', '{"alg":"HS256","crit":["exp"]}', '{"alg":"HS256\u0000"}', '"HS256"', '["alg","HS256"]', '', '{"alg":"HS256"', '{"alg":"HS256"}x');
-SELECT r FROM test.sign('{"alg":"HS256"}', test.payload()::bytea, :'secret') s, test.bs((rtrim(s, substr(s, length(s))))::bytea, (s || 'A')::bytea, (s || '.')::bytea, ('.' || s)::bytea, (s || '==')::bytea, replace(s, '.', '..')::bytea, split_part(s, '.', 1)::bytea, (split_part(s, '.', 1) || '.' || split_part(s, '.', 2) || '.')::bytea, (split_part(s, '.', 1) || '.' || split_part(s, '.', 2))::bytea) r;
+-- a signature of its own each time would be malformed one character shorter only where that character's last bits are not zero
+SELECT r FROM test.sign('{"alg":"HS256"}', '{"exp":4102444800,"role":"rt_user"}', :'secret') s, test.bs(left(s, -1)::bytea, (s || 'A')::bytea, (s || '.')::bytea, ('.' || s)::bytea, (s || '==')::bytea, replace(s, '.', '..')::bytea, split_part(s, '.', 1)::bytea, (split_part(s, '.', 1) || '.' || split_part(s, '.', 2) || '.')::bytea, (split_part(s, '.', 1) || '.' || split_part(s, '.', 2))::bytea) r;
 -- a second spelling of the same signature: bits that are left over
 SELECT count(*) FILTER (WHERE test.token((left(s, -1) || c)::bytea) ~ '^rt_user') FROM test.sign('{"alg":"HS256"}', test.payload()::bytea, :'secret') s, regexp_split_to_table('ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_', '') c;
 
