@@ -883,9 +883,9 @@ table_group_check_name(TableGroup *tg, const char *nspname,
 	if (!displaced)
 	{
 		moves++;
-		subscription_tell_group(tg->group, "rtsync", "refetch",
-								psprintf("access to table %s.%s has changed",
-										 spec->schema, spec->table));
+		subscription_refetch_group(tg->group, REFETCH_ACCESS,
+								   psprintf("access to table %s.%s has changed",
+											spec->schema, spec->table));
 		mark_tell_again(tg->role);
 	}
 	else if (relname != NULL && binding_tables(spec) == NIL)
