@@ -61,7 +61,6 @@ static uint64 stream_end;		/* stream position behind the last record */
 static char *spare[MAX_SPARE];
 static int	nspare;
 
-static bool chunk_is_over;		/* what comes next begins another chunk */
 static HistoryCursor *reader;	/* what it has not passed is kept */
 
 /* transactions up to here have been forgotten, wholly or in part */
@@ -238,10 +237,8 @@ append(HistoryRecordType type, Size size, HistoryChunk **where)
 				 errmsg("row is too large for the history")));
 	if (!dlist_is_empty(&chunks))
 		chunk = dlist_tail_element(HistoryChunk, node, &chunks);
-	if (chunk == NULL || chunk->size - chunk->used < size ||
-		chunk_is_over)
+	if (chunk == NULL || chunk->size - chunk->used < size)
 	{
-		chunk_is_over = false;
 		history_forget(InvalidXLogRecPtr);
 		if (chunk != NULL && over_limit() && in_transaction)
 			chunk_spill(chunk);
@@ -264,7 +261,11 @@ begin(TransactionId xid, XLogRecPtr commit_lsn, XLogRecPtr end_lsn,
 	HistoryChunk *chunk;
 	HistoryTxn *record;
 
-	chunk_is_over = ends_too_late(end_lsn);
+	if (ends_too_late(end_lsn))
+	{
+		history_forget(InvalidXLogRecPtr);
+		chunk_create(sizeof(HistoryTxn));
+	}
 	record = (HistoryTxn *) append(HISTORY_BEGIN, sizeof(HistoryTxn), &chunk);
 	record->xid = xid;
 	record->commit_lsn = commit_lsn;

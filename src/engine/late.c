@@ -24,7 +24,8 @@
  * again.  What it is still to get costs no memory but the history's; it is
  * served before its time when it has fallen behind by a part of that.
  *
- * Called by subscription.c for what the gateway says, and by engine.c.
+ * Called by requests.c and join.c for what the gateway says, by subscription.c,
+ * and by engine.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -146,6 +147,13 @@ tell_access_changed(Channel *channel)
 {
 	subscription_refetch(channel, REFETCH_ACCESS,
 						 "access to tables has changed");
+}
+
+static void
+tell_overrun(Channel *channel)
+{
+	subscription_refetch(channel, REFETCH_OVERRUN,
+						 "changes were missed because they were not read in time");
 }
 
 /* Send the channel no more changes, but keep its place. */
@@ -296,8 +304,7 @@ go_live(Channel *channel, bool lost)
 
 	catalogs_begin(wal_decoded_lsn());
 	if (lost)
-		subscription_refetch(channel, REFETCH_OVERRUN,
-							 "changes were missed because they were not read in time");
+		tell_overrun(channel);
 	else if (channel->access_changed)
 		tell_access_changed(channel);	/* behind what it got meanwhile */
 	channel->access_changed = false;
@@ -391,8 +398,7 @@ static void
 skip_lost(Channel *channel)
 {
 	catalogs_begin(wal_decoded_lsn());
-	subscription_refetch(channel, REFETCH_OVERRUN,
-						 "changes were missed because they were not read in time");
+	tell_overrun(channel);
 	catalogs_commit();
 	route_position(&channel->place);
 	channel->batch_end = channel->place.position;

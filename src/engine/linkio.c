@@ -32,21 +32,31 @@
  * own; one message can take many times as long as another. */
 #define TURN_MS 20
 
-/* LinkWriter's grow: memory of the link's context */
-static bool
-grow_out(LinkWriter *writer, size_t size)
+/*
+ * For a LinkWriter's grow: memory of the context, which may be huge, of "least"
+ * bytes at first.  Raises an error if there is none.
+ */
+bool
+linkio_grow(LinkWriter *writer, size_t size, MemoryContext context, size_t least)
 {
-	Link	   *link = (Link *) ((char *) writer - offsetof(Link, out));
-	size_t		capacity = Max(writer->capacity, (size_t) 8192);
+	size_t		capacity = Max(writer->capacity, least);
 
 	while (capacity < size)
 		capacity *= 2;
 	if (writer->data == NULL)
-		writer->data = MemoryContextAllocHuge(link->context, capacity);
+		writer->data = MemoryContextAllocHuge(context, capacity);
 	else
 		writer->data = repalloc_huge(writer->data, capacity);
 	writer->capacity = capacity;
 	return true;
+}
+
+static bool
+grow_out(LinkWriter *writer, size_t size)
+{
+	Link	   *link = (Link *) ((char *) writer - offsetof(Link, out));
+
+	return linkio_grow(writer, size, link->context, 8192);
 }
 
 /* Take over a connected socket. */

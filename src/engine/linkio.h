@@ -43,6 +43,8 @@ typedef void (*LinkHandler) (Link *link, LinkType type, LinkReader *body);
 
 extern Link *linkio_open(pgsocket sock);
 extern void linkio_close(Link *link);
+extern bool linkio_grow(LinkWriter *writer, size_t size, MemoryContext context,
+						size_t least);
 extern void linkio_put_text(Link *link, const char *text);
 extern void linkio_end(Link *link);
 extern void linkio_flush(Link *link);

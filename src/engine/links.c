@@ -39,19 +39,10 @@ static Link *links[LINKS_MAX];
 static int	nlinks;
 static LinkWriter scratch;		/* a message for several */
 
-/* LinkWriter's grow: memory of the process */
 static bool
 grow_scratch(LinkWriter *writer, size_t size)
 {
-	size_t		capacity = Max(writer->capacity, (size_t) 8192);
-
-	while (capacity < size)
-		capacity *= 2;
-	writer->data = writer->data == NULL ?
-		MemoryContextAllocHuge(TopMemoryContext, capacity) :
-		repalloc_huge(writer->data, capacity);
-	writer->capacity = capacity;
-	return true;
+	return linkio_grow(writer, size, TopMemoryContext, 8192);
 }
 
 /* The gateway of this number has been started. */

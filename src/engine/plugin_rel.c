@@ -524,7 +524,7 @@ read_dependencies(PluginState *state, RelEntry *entry, Relation relation)
 	TupleDesc	desc = RelationGetDescr(relation);
 	List	   *ancestors = relation->rd_rel->relispartition ?
 		get_partition_ancestors(entry->relid) :
-		inheritance_ancestors(entry->relid);
+		state->sink != NULL ? inheritance_ancestors(entry->relid) : NIL;
 	ListCell   *lc;
 
 	entry->ancestors = palloc(sizeof(Oid) * Max(list_length(ancestors), 1));

@@ -245,12 +245,10 @@ refill_rows(ChangeRows *rows)
 	indexid = rel->rd_pkindex;
 	if (!OidIsValid(indexid))
 		;
-	else if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE &&
-			 rel->rd_rel->relhassubclass)
-		;
 	else if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 		look_up_by_query(rows, rel);
-	else if (ConditionalLockRelationOid(indexid, AccessShareLock))
+	else if (!rel->rd_rel->relhassubclass &&
+			 ConditionalLockRelationOid(indexid, AccessShareLock))
 	{
 		Relation	index = index_open(indexid, NoLock);
 

@@ -65,15 +65,7 @@ report_path(char *path, const char *suffix)
 static bool
 grow_report(LinkWriter *writer, size_t size)
 {
-	size_t		capacity = Max(writer->capacity, (size_t) 65536);
-
-	while (capacity < size)
-		capacity *= 2;
-	writer->data = writer->data == NULL ?
-		MemoryContextAllocHuge(ReportContext, capacity) :
-		repalloc_huge(writer->data, capacity);
-	writer->capacity = capacity;
-	return true;
+	return linkio_grow(writer, size, ReportContext, 65536);
 }
 
 static void
