@@ -8,7 +8,7 @@
  * and connection, and by it those are found whose key counts no more.
  *
  * Called by apikey.c and keyring.c, which know when that is, and by
- * subscription.c.
+ * rights.c.
  *
  *-------------------------------------------------------------------------
  */

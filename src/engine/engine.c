@@ -55,6 +55,8 @@
 #include "engine/policy.h"
 #include "engine/render.h"
 #include "engine/report.h"
+#include "engine/requests.h"
+#include "engine/rights.h"
 #include "engine/route.h"
 #include "engine/session.h"
 #include "engine/settings.h"
@@ -526,7 +528,7 @@ gateway_message(Link *link, LinkType type, LinkReader *body)
 {
 	if (type == LINK_JOIN)
 		deliver_committed(link);
-	subscription_message(link, type, body);
+	requests_handle(link, type, body);
 }
 
 /*
@@ -709,7 +711,7 @@ caught_up(void)
 static void
 count(EngineCounts *counts)
 {
-	const GatewayCounts *sent = subscription_gateway_counts();
+	const GatewayCounts *sent = requests_gateway_counts();
 
 	counts->transactions = history_transactions();
 	counts->changes = history_changes();
@@ -775,7 +777,7 @@ housekeeping_turn(void)
 	housekept = clock_now();
 	AcceptInvalidationMessages();	/* what no other turn has asked for */
 	confirm();
-	subscription_check_expiry();
+	rights_check_expiry();
 	session_housekeeping();
 	if (clock_passed(maintained, MAINTENANCE_MS))
 	{
@@ -839,7 +841,7 @@ obey(void)
 		load_certificate(true);
 		reload_keys();
 		apikey_settings_changed();
-		subscription_rights_changed();
+		rights_changed();
 		for (int i = 0; i < LINKS_MAX; i++)
 			if (links_get(i) != NULL)
 				send_config(links_get(i));
@@ -937,9 +939,7 @@ engine_loop(void)
 		obey();
 		more = gateways_turn();
 		decoded = decode_turn(&cut);
-		subscription_recheck_roles();
-		subscription_recheck_keys();
-		subscription_recheck_rights();
+		rights_recheck();
 		tables_recheck_access();
 		subscription_send_accesses();
 		state = route_run();
@@ -1056,6 +1056,8 @@ engine_main(Datum main_arg)
 	render_init();
 	budget_init();
 	subscription_init();
+	rights_init();
+	requests_init();
 	session_init();
 	tables_init();
 	route_init(wal_confirmed_lsn());

@@ -12,7 +12,7 @@
  * whatever pg_stat_rtsync_reset() does: a counter never goes back for
  * Prometheus but at a restart.
  *
- * Called by engine.c, route.c and subscription.c.
+ * Called by engine.c, route.c, join.c and subscription.c.
  *
  *-------------------------------------------------------------------------
  */

@@ -21,7 +21,7 @@
 
 #include "datatype/timestamp.h"
 
-/* Owned by whoever allocated it (subscription.c); immutable */
+/* Owned by whoever allocated it (subscription.c, rights.c); immutable */
 typedef struct Principal
 {
 	Oid			roleid;

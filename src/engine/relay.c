@@ -16,7 +16,7 @@
  * Nothing is kept here but that a channel is tracked, so that the others are
  * told when it ends, whatever its gateway says.
  *
- * Called by subscription.c.
+ * Called by requests.c, and where channels end.
  *
  *-------------------------------------------------------------------------
  */

@@ -23,7 +23,7 @@
  * ends, for the next engine to read.  What an old file says is still true: it
  * only proves less than a newer one.
  *
- * Called by subscription.c and engine.c.
+ * Called by join.c, requests.c, subscription.c and engine.c.
  *
  *-------------------------------------------------------------------------
  */

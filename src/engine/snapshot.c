@@ -26,7 +26,7 @@
  * to refetch for another reason meanwhile, as the rows on their way are no
  * longer what it may see.
  *
- * Called by subscription.c for the channels, by late.c for their pace, by
+ * Called by subscription.c and join.c for the channels, by late.c for their pace, by
  * route.c for the visibility, and by engine.c.
  *
  *-------------------------------------------------------------------------

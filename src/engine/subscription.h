@@ -19,6 +19,7 @@
 
 #include "datatype/timestamp.h"
 #include "lib/ilist.h"
+#include "utils/hsearch.h"
 
 #include "engine/binding.h"
 #include "engine/budget.h"
@@ -134,30 +135,28 @@ typedef struct Channel
 	Binding    *bindings;
 } Channel;
 
-/* What the gateways have counted altogether, as the present one last said */
-typedef struct GatewayCounts
-{
-	uint64		frames_sent;
-	uint64		bytes_sent;
-	uint64		closed_slow;
-} GatewayCounts;
-
 extern void subscription_init(void);
-extern void subscription_message(Link *link, LinkType type, LinkReader *body);
+extern void subscription_number(Channel *channel, Binding *binding);
+extern void subscription_add(Channel *channel);
+extern void subscription_weigh(Channel *channel);
+extern Size subscription_memory(void);
+extern char *subscription_begin(Channel *channel, bool snapshot,
+								char **problems, char **hints);
+extern void subscription_report(Channel *channel, char **problems,
+								char **hints);
+extern void subscription_want_cursors(Channel *channel);
+extern void subscription_free(Channel *channel);
 extern void subscription_drop_link(Link *link);
-extern void subscription_recheck_roles(void);
-extern void subscription_recheck_keys(void);
-extern void subscription_recheck_rights(void);
-extern void subscription_rights_changed(void);
-extern void subscription_check_expiry(void);
 
 extern void subscription_attach(Channel *channel, bool late);
 extern void subscription_detach(Channel *channel);
 extern void subscription_regroup(SubscriptionGroup *group);
+extern void subscription_put_bindings(const Channel *channel);
 extern void subscription_send_bindings(Channel *channel);
 extern void subscription_send_access(Channel *channel);
 extern void subscription_send_accesses(void);
 extern void subscription_close(Channel *channel, const char *message);
+extern void subscription_break(Channel *channel, const char *message);
 extern void subscription_tell(Channel *channel, const char *extension,
 							  const char *status, const char *message);
 
@@ -165,8 +164,9 @@ extern dlist_head *subscription_groups(void);
 extern int	subscription_group_count(void);
 extern int	subscription_channel_count(void);
 extern int	subscription_connection_count(void);
-extern const GatewayCounts *subscription_gateway_counts(void);
 extern Channel *subscription_channel(const Link *link, uint64 id);
+extern void subscription_scan(HASH_SEQ_STATUS *scan);
+extern Channel *subscription_next(HASH_SEQ_STATUS *scan);
 extern void subscription_tell_group(SubscriptionGroup *group, const char *extension,
 									const char *status, const char *message);
 extern void subscription_tell_error(SubscriptionGroup *group,

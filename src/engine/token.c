@@ -26,7 +26,7 @@
  *
  * Tokens, payloads and keys are never logged.
  *
- * Called by subscription.c, in a transaction.
+ * Called by requests.c and join.c, in a transaction.
  *
  *-------------------------------------------------------------------------
  */
@@ -194,8 +194,8 @@ stand_for(Token *token, const char *rolename, TokenError *error)
  * Who are clients that show nothing?  On success fills *token, else, if there
  * is no role for them, *error.
  */
-bool
-token_anonymous(Token *token, TokenError *error)
+static bool
+stand_for_nobody(Token *token, TokenError *error)
 {
 	const char *rolename;
 
@@ -419,4 +419,16 @@ token_role_allowed(const char *rolename, Oid roleid)
 	Oid			now;
 
 	return role_fault(rolename, &now) == NULL && now == roleid;
+}
+
+/*
+ * Who is a client that shows this token, or nothing at all?  On success fills
+ * *token, else *error.  Raises no error for anything that the token holds.
+ */
+bool
+token_check(const char *data, Size length, Token *token, TokenError *error)
+{
+	if (data == NULL || length == 0)
+		return stand_for_nobody(token, error);
+	return token_verify(data, length, token, error);
 }

@@ -31,9 +31,10 @@ typedef struct TokenError
 	const char *handshake;		/* the handshake's text, "Token has expired" */
 } TokenError;
 
-extern bool token_anonymous(Token *token, TokenError *error);
 extern bool token_verify(const char *data, Size length, Token *token,
 						 TokenError *error);
+extern bool token_check(const char *data, Size length, Token *token,
+						TokenError *error);
 
 extern bool token_role_allowed(const char *rolename, Oid roleid);
 
