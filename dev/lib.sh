@@ -87,3 +87,17 @@ scratch_dir()
 	chmod 711 "$dir"
 	echo "$dir"
 }
+
+# A test's line: no process of the server has crashed, as its log says.  Clients
+# get over that, and so would the tests.
+check_log()
+{
+	local name=$1 log=$2
+	local crash='was terminated by signal (4|6|7|8|11)\b|PANIC:|TRAP:|Sanitizer'
+	if grep -qE "$crash" "$log"; then
+		echo "not ok - ${name}no process of the server has crashed"
+		grep -E "$crash" "$log" | head -n 5 | sed 's/^/# /'
+		return 1
+	fi
+	echo "ok - ${name}no process of the server has crashed"
+}
