@@ -12,6 +12,8 @@
  */
 #include "postgres.h"
 
+#include <inttypes.h>
+
 #include "engine/cursor.h"
 
 /*
@@ -24,11 +26,10 @@ cursor_format(const Cursor *cursor, uint64 access, char *buf)
 	int			length;
 
 	length = snprintf(buf, CURSOR_SIZE,
-					  "%" INT64_MODIFIER "x:%" INT64_MODIFIER "x:%x",
+					  "%" PRIx64 ":%" PRIx64 ":%x",
 					  cursor->epoch, cursor->lsn, cursor->seq);
 	if (access != 0)
-		snprintf(buf + length, CURSOR_SIZE - length, ":%" INT64_MODIFIER "x",
-				 access);
+		snprintf(buf + length, CURSOR_SIZE - length, ":%" PRIx64, access);
 }
 
 /* Read 1 to max hexadecimal digits. */

@@ -20,7 +20,7 @@ GRANT USAGE ON SCHEMA app TO rt_group;
 SELECT test.access('app.t', 'rt_user');
 -- From 16 on a role inherits by each of its memberships, before as a whole.
 CREATE PROCEDURE test.inherit(yes bool) LANGUAGE plpgsql AS $$ BEGIN
-  IF current_setting('server_version_num')::int >= 160000 THEN EXECUTE format('GRANT rt_group TO rt_user WITH INHERIT %s', yes);
+  IF current_setting('server_version_num')::int >= 160000 THEN EXECUTE format('GRANT rt_group TO rt_user WITH INHERIT %s', yes::text);
   ELSIF yes THEN ALTER ROLE rt_user INHERIT; ELSE ALTER ROLE rt_user NOINHERIT; END IF;
 END $$;
 CALL test.inherit(false);
