@@ -100,17 +100,6 @@ compat_att_is_virtual(Form_pg_attribute att)
 #endif
 }
 
-/* Put their expressions in place of columns computed when read */
-static inline Node *
-compat_expand_virtual_columns(Node *node, Relation rel, int rt_index)
-{
-#if PG_VERSION_NUM >= 180000
-	return expand_generated_columns_in_expr(node, rel, rt_index);
-#else
-	return node;
-#endif
-}
-
 /*
  * Let a walsender keep its connection alive while it skips changes.  From 16
  * on decoding does that by itself.
@@ -140,11 +129,12 @@ compat_slot_create(const char *name)
 #endif
 }
 
+/* Acquire a slot, also one that the server has given up. */
 static inline void
 compat_slot_acquire(const char *name)
 {
 #if PG_VERSION_NUM >= 180000
-	ReplicationSlotAcquire(name, true, true);
+	ReplicationSlotAcquire(name, true, false);
 #else
 	ReplicationSlotAcquire(name, true);
 #endif
@@ -256,7 +246,7 @@ compat_require_privilege(Query *query, RangeTblEntry *rte, AclMode mode)
 #endif
 }
 
-/* Replace columns generated at read time by what generates them */
+/* Put their expressions in the place of a table's columns computed when read */
 static inline Node *
 compat_expand_generated(Node *node, Relation rel)
 {

@@ -663,7 +663,7 @@ prepare_filter(RelEntry *entry, Relation root)
 
 	if (filter == NULL)
 		return;
-	filter = compat_expand_virtual_columns(filter, root, 1);
+	filter = compat_expand_generated(filter, root);
 	entry->econtext = CreateStandaloneExprContext();
 	entry->slot = MakeSingleTupleTableSlot(entry->schema->desc,
 										   &TTSOpsHeapTuple);

@@ -264,8 +264,8 @@ slot_open(void)
 		ereport(LOG,
 				(errmsg("replication slot \"%s\" was invalidated and is created anew",
 						wal_slot_name()),
-				 errdetail("The server removed WAL that it still needed."),
-				 errhint("Check max_slot_wal_keep_size.")));
+				 errdetail("The server no longer keeps what it still needed."),
+				 errhint("Check max_slot_wal_keep_size, and idle_replication_slot_timeout where the server has it.")));
 		slot_drop();
 	}
 	slot_create();

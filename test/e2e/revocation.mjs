@@ -19,6 +19,11 @@ const binding = { event: '*', schema: 'e2e_lives', table: 'live' };
 const REFETCH = 'refetch: access to table e2e_lives.live has changed';
 const COLUMNS = 'id owner n';
 
+// From PostgreSQL 16 on each membership says whether it is inherited.
+const [{ by_membership: byMembership }] = await sql("SELECT current_setting('server_version_num')::int >= 160000 AS by_membership");
+const inherit = (yes) => byMembership ? `GRANT e2e_team TO e2e_live WITH INHERIT ${yes}` :
+  `ALTER ROLE e2e_live ${yes ? '' : 'NO'}INHERIT`;
+
 // A table in a schema of its own, with everything at its default, and a client
 async function begin() {
   await sql(`DROP SCHEMA IF EXISTS e2e_lives CASCADE; DROP SCHEMA IF EXISTS e2e_elsewhere CASCADE;
@@ -76,8 +81,8 @@ for (const [what, steps] of Object.entries({
     ['GRANT SELECT (owner) ON e2e_lives.live TO e2e_live', [REFETCH, COLUMNS]],
     ['REVOKE SELECT (n) ON e2e_lives.live FROM e2e_live', [REFETCH, 'id owner']],
     ['REVOKE SELECT ON e2e_lives.live FROM e2e_live; GRANT SELECT ON e2e_lives.live TO e2e_team; GRANT e2e_team TO e2e_live', [REFETCH, COLUMNS]],
-    ['ALTER ROLE e2e_live NOINHERIT', ['error: permission denied for table e2e_lives.live', 'nothing']],
-    ['ALTER ROLE e2e_live INHERIT', [REFETCH, COLUMNS]],
+    [inherit(false), ['error: permission denied for table e2e_lives.live', 'nothing']],
+    [inherit(true), [REFETCH, COLUMNS]],
     ['REVOKE e2e_team FROM e2e_live', ['error: permission denied for table e2e_lives.live', 'nothing']],
     ['GRANT SELECT ON e2e_lives.live TO PUBLIC', [REFETCH, COLUMNS]],
     ['REVOKE USAGE ON SCHEMA e2e_lives FROM e2e_live', ['error: permission denied for table e2e_lives.live', 'nothing']],

@@ -11,10 +11,12 @@ CREATE DOMAIN regress_dbytea AS bytea;
 CREATE DOMAIN regress_dmood AS regress_mood;
 
 -- a type with a cast to json that is written in C, as extensions have them
+SET client_min_messages = warning;
 CREATE TYPE regress_jtext;
 CREATE FUNCTION regress_jtext_in(cstring) RETURNS regress_jtext LANGUAGE internal IMMUTABLE STRICT AS 'textin';
 CREATE FUNCTION regress_jtext_out(regress_jtext) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
 CREATE TYPE regress_jtext (INPUT = regress_jtext_in, OUTPUT = regress_jtext_out, LIKE = text);
+RESET client_min_messages;
 CREATE FUNCTION regress_jtext_json(regress_jtext) RETURNS json LANGUAGE internal IMMUTABLE STRICT AS 'btrim1';
 CREATE CAST (regress_jtext AS json) WITH FUNCTION regress_jtext_json(regress_jtext);
 CREATE DOMAIN regress_djtext AS regress_jtext;
