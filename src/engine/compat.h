@@ -16,6 +16,7 @@
 
 #include "access/attmap.h"
 #include "access/genam.h"
+#include "access/stratnum.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_database.h"
@@ -35,6 +36,7 @@
 #include "storage/buffile.h"
 #include "storage/latch.h"
 #include "utils/acl.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
 
@@ -42,6 +44,7 @@
 #include "varatt.h"
 #endif
 #if PG_VERSION_NUM >= 180000
+#include "access/amapi.h"
 #include "rewrite/rewriteHandler.h"
 #include "storage/waiteventset.h"
 #endif
@@ -183,6 +186,28 @@ compat_index_beginscan(Relation rel, Relation index, Snapshot snapshot,
 #else
 	return index_beginscan(rel, index, snapshot, nkeys, 0);
 #endif
+}
+
+/*
+ * The strategy number of equality in an operator family, and with it the one
+ * for the type; false if there is none.
+ */
+static inline bool
+compat_equality(Relation index, int column, StrategyNumber *strategy, Oid *opno)
+{
+	Oid			opfamily = index->rd_opfamily[column];
+	Oid			type = index->rd_opcintype[column];
+
+#if PG_VERSION_NUM >= 180000
+	*strategy = IndexAmTranslateCompareType(COMPARE_EQ, index->rd_rel->relam,
+											opfamily, true);
+#else
+	*strategy = BTEqualStrategyNumber;
+#endif
+	if (*strategy == InvalidStrategy)
+		return false;
+	*opno = get_opfamily_member(opfamily, type, type, *strategy);
+	return OidIsValid(*opno);
 }
 
 /* Read exactly so much from a BufFile, or raise an error */

@@ -56,21 +56,19 @@ make_keys(Relation index, const RelSchema *schema, HeapTuple tuple,
 	for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
 	{
 		AttrNumber	attnum = index->rd_index->indkey.values[i];
+		StrategyNumber strategy;
 		Oid			opno;
 		Datum		value;
 		bool		isnull;
 
 		if (attnum > schema->desc->natts ||
-			!bms_is_member(attnum, schema->pkey))
+			!bms_is_member(attnum, schema->pkey) ||
+			!compat_equality(index, i, &strategy, &opno))
 			return false;
-		opno = get_opfamily_member(index->rd_opfamily[i],
-								   index->rd_opcintype[i],
-								   index->rd_opcintype[i],
-								   BTEqualStrategyNumber);
 		value = heap_getattr(tuple, attnum, schema->desc, &isnull);
-		if (isnull || !OidIsValid(opno))
+		if (isnull)
 			return false;
-		ScanKeyEntryInitialize(&keys[i], 0, i + 1, BTEqualStrategyNumber,
+		ScanKeyEntryInitialize(&keys[i], 0, i + 1, strategy,
 							   index->rd_opcintype[i],
 							   index->rd_indcollation[i],
 							   get_opcode(opno), value);
@@ -147,7 +145,8 @@ look_up_by_index(ChangeRows *rows, Relation rel, Relation index)
 								  IndexRelationGetNumberOfKeyAttributes(index));
 	index_rescan(scan, keys, IndexRelationGetNumberOfKeyAttributes(index),
 				 NULL, 0);
-	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+	/* not every kind of index tells the rows apart as the values do */
+	while (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
 		slot_getallattrs(slot);
 		take_values(rows, RelationGetDescr(rel), slot->tts_values,

@@ -254,6 +254,31 @@ test('a slot that the server invalidated is made anew, under a new epoch', async
   client.close();
 }, { timeout: 120_000 });
 
+const [{ idle }] = await sql("SELECT count(*) = 1 AS idle FROM pg_settings WHERE name = 'idle_replication_slot_timeout'");
+if (idle)
+  test('a slot that was idle for too long, while no engine ran, is made anew', async () => {
+    const before = await epoch();
+    const mark = (await log()).length;
+    await sql("ALTER SYSTEM SET idle_replication_slot_timeout = '1s'");
+    // ALTER SYSTEM would make of '' a library without a name.
+    await server('sh', '-c', `echo "shared_preload_libraries = ''" >>"$PGDATA/postgresql.auto.conf"`);
+    await restart('fast');
+    await until('the slot to be invalidated', async () => {
+      await sql('CHECKPOINT');
+      const [slot] = await sql("SELECT invalidation_reason AS reason FROM pg_replication_slots WHERE slot_name LIKE 'rtsync%'");
+      return slot.reason === 'idle_timeout';
+    }, { every: 200, timeout: 30_000 });
+    await sql('ALTER SYSTEM RESET idle_replication_slot_timeout');
+    await sql('ALTER SYSTEM RESET shared_preload_libraries');
+    await restart('fast');
+    await running({ timeout: 60_000 });
+    assert.notEqual(await epoch(), before);
+    assert.match((await log()).slice(mark), /was invalidated and is created anew/);
+    const client = await until('a client to be served', () => connect().catch(() => null), { every: 100 });
+    await arrives(client);
+    client.close();
+  }, { timeout: 120_000 });
+
 test('a large transaction gets through temp_file_limit', async () => {
   await sql("ALTER SYSTEM SET temp_file_limit = '64kB'");
   await sql("ALTER SYSTEM SET logical_decoding_work_mem = '64kB'");
