@@ -1041,7 +1041,7 @@ decide_role(TableRole *role)
 {
 	RoleTurn	turn = {.role = role};
 
-	if (!prepare_role(&turn, false))
+	if (!tables_lock(role) || !prepare_role(&turn, false))
 		return;
 	seek_groups(&turn);
 	decide_pure(&turn);
@@ -1206,6 +1206,8 @@ decide_role_carefully(TableRole *role)
 {
 	RoleTurn	turn = {.role = role};
 
+	if (!tables_lock(role))
+		return;
 	if (attempt(attempt_prepare_role, &turn) != NULL)
 	{
 		decide_each_carefully(role, true);
@@ -1323,6 +1325,8 @@ decide_changes_for(SubscriptionGroup *group, bool carefully)
 		if (tg->role->route->first == NULL)
 			continue;
 		tables_refresh(tg->role->route);
+		if (!tables_lock(tg->role))
+			continue;
 		if (carefully)
 			decide_group_carefully(tg, tg->role->route->first, false);
 		else

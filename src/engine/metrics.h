@@ -28,7 +28,8 @@ typedef enum RefetchReason
 	REFETCH_CURSOR,				/* it named no place */
 	REFETCH_SESSION,			/* its session cannot go on */
 	REFETCH_SNAPSHOT,			/* its snapshot was not completed */
-	REFETCH_WITHHELD,			/* its conditions took too much time */
+	REFETCH_WITHHELD,			/* its conditions took too much time, or what
+								 * policies read was locked */
 	REFETCH_UNDECODED,			/* a transaction that cannot be decoded */
 	REFETCH_RETAINED,			/* the slot was given up */
 	REFETCH_REASONS				/* how many there are */

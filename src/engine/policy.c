@@ -64,6 +64,7 @@
 #include "rewrite/rewriteManip.h"
 #include "rewrite/rowsecurity.h"
 #include "storage/lmgr.h"
+#include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/catcache.h"
@@ -78,6 +79,7 @@
 #include "utils/syscache.h"
 #include "utils/tuplestore.h"
 
+#include "engine/attempt.h"
 #include "engine/clock.h"
 #include "engine/compat.h"
 #include "engine/fold.h"
@@ -91,6 +93,9 @@
 
 /* Policies that took too long rest for this many times the timeout */
 #define SUSPENSION_FACTOR 10
+
+/* ... and those that waited for a lock, for so long */
+#define LOCK_SUSPENSION_MS 1000
 
 typedef struct AccessKey
 {
@@ -315,6 +320,45 @@ policy_sweep(void)
 			access_free(access);
 }
 
+/*
+ * Locks are not waited for for long in the engine, as everybody would wait, too.
+ * Returns what LockTimeout is to be set to again.
+ */
+static int
+limit_waits(void)
+{
+	return compat_is_background_worker() ? attempt_limit_waits() : LockTimeout;
+}
+
+/* Is the error at hand that of a lock that was waited for since then? */
+static bool
+waited_in_vain(ClockTime start)
+{
+	return compat_is_background_worker() &&
+		geterrcode() == ERRCODE_LOCK_NOT_AVAILABLE && attempt_waited(start);
+}
+
+/* build_access, not waiting for long for a lock */
+static void
+build_access_briefly(TableAccess *access)
+{
+	ClockTime	start = clock_now();
+	int			lock_timeout = limit_waits();
+
+	PG_TRY();
+	{
+		build_access(access);
+		LockTimeout = lock_timeout;
+	}
+	PG_CATCH();
+	{
+		LockTimeout = lock_timeout;
+		(void) waited_in_vain(start);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
 static TableAccess *
 get_access(Oid relid, Oid roleid, CmdType command)
 {
@@ -329,7 +373,7 @@ get_access(Oid relid, Oid roleid, CmdType command)
 			   sizeof(TableAccess) - sizeof(AccessKey));
 	first = access->generation == 0;
 	if (!access->valid)
-		build_access(access);
+		build_access_briefly(access);
 	if (first)
 		suspend_blamed(access);
 	return access;
@@ -410,25 +454,33 @@ call_check(Call *call)
 
 /*
  * Call what may run code of users.  If that takes too long, the access is
- * suspended; also from being prepared, if it happened there.
+ * suspended; also from being prepared, if it happened there.  If a check waits
+ * for a lock, too, for a moment.
  */
 static void
 call_limited(void (*function) (Call *call), Call *call, bool preparing)
 {
+	ClockTime	start = clock_now();
+	int			lock_timeout = limit_waits();
+
 	principal_run_policies(call->access->relid, preparing);
 	PG_TRY();
 	{
 		function(call);
 		principal_run_policies(InvalidOid, false);
+		LockTimeout = lock_timeout;
 	}
 	PG_CATCH();
 	{
 		principal_run_policies(InvalidOid, false);
+		LockTimeout = lock_timeout;
 		if (principal_timed_out())
 		{
 			call->access->slow_to_prepare |= preparing;
 			suspend(call->access);
 		}
+		if (waited_in_vain(start) && !preparing)
+			call->access->suspended_until = clock_in(LOCK_SUSPENSION_MS);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();

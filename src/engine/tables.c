@@ -20,11 +20,12 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "catalog/pg_inherits.h"
 #include "common/hashfn.h"
-#include "storage/proc.h"
+#include "storage/lmgr.h"
 #include "storage/procarray.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -52,9 +53,6 @@
 /* With the claims of so many clients it is tried to plan a role's policies. */
 #define PREPARE_ATTEMPTS 8
 
-/* So long a lock is waited for only to look at row security. */
-#define LOOK_LOCK_MS 50
-
 /* As many tables' last changes are remembered without asking how old they are. */
 #define MAX_CHANGED 10000
 
@@ -64,6 +62,7 @@ typedef struct Watched
 	Oid			relid;			/* hash key */
 	int			count;			/* of table roles that depend on it */
 	bool		altered;		/* its definition may have changed */
+	bool		locked;			/* by somebody else, and waited for in vain */
 } Watched;
 
 /* The last transaction in the history that changed rows of a table */
@@ -171,7 +170,7 @@ table_role_depend(TableRole *role, Oid relid)
 	if (!found)
 	{
 		entry->count = 0;
-		entry->altered = false;
+		entry->altered = entry->locked = false;
 	}
 	entry->count++;
 	if (last != NULL && !list_member_oid(role->dependencies, relid) &&
@@ -432,28 +431,6 @@ tables_remove_group(SubscriptionGroup *group)
 		table_group_free(dlist_container(TableGroup, in_group, iter.cur));
 }
 
-/*
- * Attempt to look at row security, without waiting for long for whoever has
- * locked the table, or one that its policies read.
- */
-static ErrorData *
-attempt_look(void (*function) (void *arg), void *arg)
-{
-	int			save_lock_timeout = LockTimeout;
-	ErrorData  *error;
-
-	LockTimeout = LOOK_LOCK_MS;
-	error = attempt(function, arg);
-	LockTimeout = save_lock_timeout;
-	return error;
-}
-
-static bool
-is_locked(const ErrorData *error)
-{
-	return error != NULL && error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
-}
-
 typedef struct RegroupAttempt
 {
 	TableRole  *role;
@@ -521,8 +498,8 @@ role_regroup(TableRoute *route, TableRole *role)
 
 	what.access = policy_known_access(route->relid, role->roleid);
 	if (what.access == NULL &&
-		(error = attempt_look(attempt_access, &what)) != NULL)
-		return !is_locked(error);	/* nothing can be decided */
+		(error = attempt_briefly(attempt_access, &what)) != NULL)
+		return !attempt_met_lock(error);	/* nothing can be decided */
 	generation_seen = what.access->generation;
 	if (role->grouped == generation_seen)
 		return true;
@@ -1000,14 +977,14 @@ route_recheck(TableRoute *route)
 	bool		failed = false;
 	dlist_iter	iter;
 
-	route->recheck = false;
+	route->recheck = route->locked = false;
 	route_check_name(route);
 	dlist_foreach(iter, &route->roles)
 	{
 		ErrorData  *error;
 
-		error = attempt_look(attempt_recheck,
-							 dlist_container(TableRole, in_route, iter.cur));
+		error = attempt_briefly(attempt_recheck,
+								dlist_container(TableRole, in_route, iter.cur));
 		if (error == NULL)
 			continue;
 		failed = true;			/* tables_tell_late tries again */
@@ -1016,8 +993,11 @@ route_recheck(TableRoute *route)
 					(errcode(error->sqlerrcode),
 					 errmsg("rtsync could not look at the row security of table \"%s.%s\": %s",
 							route->nspname, route->relname, error->message)));
-		if (is_locked(error))
+		if (attempt_met_lock(error))
+		{
+			route->locked = true;
 			break;				/* the others would find the same */
+		}
 	}
 	route->failed = failed;
 }
@@ -1285,7 +1265,8 @@ tables_group_untold(SubscriptionGroup *group)
 		TableRole  *role = dlist_container(TableGroup, in_group,
 										   iter.cur)->role;
 
-		if (role->tell_later || TransactionIdIsValid(role->owed) ||
+		if (role->tell_later || role->withheld ||
+			TransactionIdIsValid(role->owed) ||
 			role->tell_again != InvalidXLogRecPtr)
 			return true;
 	}
@@ -1314,6 +1295,91 @@ tables_group_signature(SubscriptionGroup *group)
 }
 
 static void
+attempt_lock(void *arg)
+{
+	LockRelationOid(*(Oid *) arg, AccessShareLock);
+}
+
+/*
+ * Lock a table that policies read until the end of the transaction; returns
+ * false if somebody else has.  That is waited for once, and not again until
+ * the lock is gone.
+ */
+static bool
+watched_lock(Watched *entry)
+{
+	if (ConditionalLockRelationOid(entry->relid, AccessShareLock))
+		entry->locked = false;
+	else if (!entry->locked)
+		entry->locked = attempt_briefly(attempt_lock, &entry->relid) != NULL;
+	return !entry->locked;
+}
+
+/* Likewise all that the role's policies read, which must be known. */
+static bool
+lock_dependencies(TableRole *role)
+{
+	ListCell   *lc;
+
+	if (role->route->locked && !role->dependencies_known)
+		return false;			/* until the next recheck */
+	foreach(lc, role->dependencies)
+		if (!watched_lock(hash_search(watched, &lfirst_oid(lc), HASH_FIND,
+									  NULL)))
+		return false;
+	return true;
+}
+
+/*
+ * The tables that the role's policies read are locked until the end of the
+ * transaction.  If that cannot be, as somebody else has locked one, false is
+ * returned: the role's changes are to be withheld, and its groups are told to
+ * refetch when the lock is gone.  Called in a transaction on the present.
+ */
+bool
+tables_lock(TableRole *role)
+{
+	if (lock_dependencies(role))
+		return true;
+	if (!role->withheld)
+		moves++;
+	role->withheld = true;
+	return false;
+}
+
+/* Tell of changes that were withheld from the role. */
+static void
+tell_withheld(TableRole *role)
+{
+	TableRoute *route = role->route;
+
+	if (lock_dependencies(role))
+	{
+		role->withheld = role->withheld_told = false;
+		refetch_role(role, REFETCH_WITHHELD,
+					 psprintf("changes of table %s.%s were withheld while a table that its row security reads was locked",
+							  route->nspname, route->relname));
+	}
+	else if (!role->withheld_told)
+	{
+		role->withheld_told = true;
+		tell_role(role, "postgres_changes", "error",
+				  psprintf("Changes of table %s.%s are withheld for now because a table that its row security reads is locked",
+						   route->nspname, route->relname));
+	}
+}
+
+static void
+role_tell_withheld(TableRole *role, void *arg)
+{
+	if (!role->withheld)
+		return;
+	if (!IsTransactionState())
+		catalogs_begin(wal_decoded_lsn());
+	tell_withheld(role);
+}
+
+static void
 role_tell_late(TableRole *role, void *arg)
 {
 	if (TransactionIdIsValid(role->owed) &&
@@ -1329,8 +1395,8 @@ role_tell_late(TableRole *role, void *arg)
 }
 
 /*
- * Tell what was held back, and try again what failed; about once a second.
- * The history begins at "oldest".
+ * Tell what was held back, and try again what failed; about once a second,
+ * outside of any transaction.  The history begins at "oldest".
  */
 void
 tables_tell_late(XLogRecPtr oldest)
@@ -1339,6 +1405,9 @@ tables_tell_late(XLogRecPtr oldest)
 	Changed    *last;
 
 	for_each_role(role_tell_late, NULL);
+	for_each_role(role_tell_withheld, NULL);
+	if (IsTransactionState())
+		catalogs_commit();
 	if (hash_get_num_entries(changed) <= MAX_CHANGED)
 		return;
 	hash_seq_init(&scan, changed);

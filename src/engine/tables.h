@@ -33,7 +33,8 @@ typedef struct TableRoute
 								 * if none was */
 	bool		recheck;		/* the access to it may have changed */
 	bool		inherited;		/* other tables inherit, or did, from it */
-	bool		failed;			/* that could not be found out */
+	bool		failed;			/* that could not be found out ... */
+	bool		locked;			/* ... because of somebody's lock */
 	uint64		generation;		/* of the catalogs that the groups' compiled
 								 * state was made from */
 	dlist_head	roles;			/* TableRole.in_route */
@@ -88,6 +89,10 @@ typedef struct TableRole
 	ClockTime	told_at;		/* its groups were told to refetch because a
 								 * dependency changed */
 	bool		tell_later;		/* ... and it changed again since */
+	bool		withheld;		/* changes, because a dependency was locked;
+								 * its groups are told when it no longer is
+								 * ... */
+	bool		withheld_told;	/* ... and were told that it is */
 } TableRole;
 
 /*
@@ -150,6 +155,7 @@ extern bool tables_group_untold(SubscriptionGroup *group);
 extern uint64 tables_group_signature(SubscriptionGroup *group);
 extern bool tables_watches(Oid relid, ReorderBufferTXN *txn);
 extern void tables_touched(Oid relid);
+extern bool tables_lock(TableRole *role);
 extern void tables_tell_late(XLogRecPtr oldest);
 extern void tables_recheck_all(void);
 extern void tables_recheck_access(void);

@@ -94,6 +94,56 @@ test('catalog changes while a table is locked that many roles listen to, or that
     });
 });
 
+// The policies of three roles read what is locked, and so do those of a
+// function, of which that cannot be known.
+test('changes that need a locked table are withheld, and their subscribers told to refetch', async () => {
+  await sql(`CREATE FUNCTION locks_hidden() RETURNS bool LANGUAGE plpgsql STABLE SECURITY DEFINER AS
+      'BEGIN RETURN EXISTS (SELECT FROM locks_members); END';
+    INSERT INTO locks_members VALUES ('ann')`);
+  await createTable('locks_opaque', 'id int PRIMARY KEY', { roles });
+  await sql(`ALTER TABLE locks_opaque ENABLE ROW LEVEL SECURITY; CREATE POLICY f ON locks_opaque USING (locks_hidden())`);
+  const clients = [];
+  for (const role of roles) {
+    clients.push(await open(token(role, { sub: 'ann' })));
+    await clients.at(-1).joinOk('guarded', [on('locks_guarded')]);
+  }
+  const opaque = await open(token(roles[0], { sub: 'ann' }));
+  await opaque.joinOk('opaque', [on('locks_opaque')]);
+  const got = (client, topic, id) => client.changes(topic).some(({ record }) => record.id === id);
+  const systems = (client) => client.frames.filter(({ event }) => event === 'system').map(({ payload }) => payload);
+  await sql('INSERT INTO locks_guarded VALUES (1); INSERT INTO locks_opaque VALUES (1)');
+  await until('the first rows', () => clients.every((client) => got(client, 'guarded', 1)) && got(opaque, 'opaque', 1));
+
+  let worst = 0;
+  await holding('locks_members', async () => {
+    for (let id = 11; id < 15; id++) {
+      await sql(`INSERT INTO locks_guarded VALUES (${id}); INSERT INTO locks_opaque VALUES (${id})`);
+      worst = Math.max(worst, await undisturbed('the members are locked'));
+    }
+    for (const client of clients)
+      await until('it to be told', () => systems(client).some(({ status, message }) => status === 'error' && /withheld.*locked/.test(message)), { timeout: 20_000 });
+    await undisturbed('the members are locked');
+  });
+  console.log(`# at most ${Math.round(worst)} ms`);
+  for (const client of clients)
+    await until('the refetch', () => systems(client).some(({ status, message }) => status === 'refetch' && /locked/.test(message)), { timeout: 20_000 });
+  await sql('INSERT INTO locks_guarded VALUES (21)');
+  await until('the next row', () => clients.every((client) => got(client, 'guarded', 21)), { timeout: 20_000 });
+  for (let id = 100; !opaque.changes('opaque').some(({ record }) => record.id >= 100); id++) {
+    assert.ok(id < 400, 'the function is asked again');
+    await sql(`INSERT INTO locks_opaque VALUES (${id})`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+});
+
+test('a lock that lasts a moment costs nobody anything', async () => {
+  const client = await open(token(roles[1], { sub: 'ann' }));
+  await client.joinOk('moment', [on('locks_guarded')]);
+  await holding('locks_members', () => sql('INSERT INTO locks_guarded VALUES (31)'));
+  await until('its row, or a refetch', () => client.changes('moment').length === 1 ||
+    client.frames.some(({ payload }) => payload?.status === 'refetch'), { timeout: 20_000 });
+});
+
 test('API keys, while their table is locked', async () => {
   const [{ key }] = await sql("SELECT rtsync.create_api_key('locks_reader', 'locks') AS key");
   await holding('rtsync.api_keys', async () => {
