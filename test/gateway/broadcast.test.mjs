@@ -225,7 +225,7 @@ test('rights: reading, writing, and their loss', () => withEngine({}, async engi
   assert.deepEqual([await heard(full), await heard(reader), await heard(writer)], [[2], [2, 3], []])
   engine.rights(channel, 4)
   engine.rights(999, 15)
-  await sleep(20)
+  await engine.settled()
   binaryPush(reader, 'e', '4', { ref: 'r' })
   assert.equal((await reader.reply('r')).payload.status, 'ok')
   binaryPush(full, 'e', '5', { ref: 'f' })
@@ -301,7 +301,7 @@ test('200 members, 300 messages, in order', () => withEngine({ max_messages_per_
     else textPush(clients[1], { type: 'broadcast', event: 'e', payload: { n } })
   }
   for (const [i, c] of clients.entries()) {
-    await until(() => c.messages.length >= 300, `messages of client ${i}`, 20000)
+    await until(() => c.messages.length >= 300, `messages of client ${i}`)
     assert.deepEqual(c.messages.map(m => m.payload.payload.n), Array.from({ length: 300 }, (_, n) => n))
   }
   close(...clients)

@@ -5,6 +5,7 @@
 import crypto from 'node:crypto'
 import { EventEmitter, once } from 'node:events'
 import { connect, CONNECTED } from './transport.mjs'
+import { PATIENCE } from './tap.mjs'
 
 /* Wait for the close of a socket, however it comes about. */
 export const closed = socket => socket.closed ? null : new Promise(resolve => socket.on('close', resolve))
@@ -42,7 +43,7 @@ export function handshake(path, headers = {}) {
 }
 
 /* Send raw bytes and return everything that comes back until the close. */
-export async function exchange(port, bytes, { timeout = 5000, end = false } = {}) {
+export async function exchange(port, bytes, { timeout = PATIENCE, end = false } = {}) {
   const socket = connect({ port })
   let answer = ''
   socket.on('error', () => {})
@@ -200,7 +201,7 @@ export class Client extends EventEmitter {
   push(message) { this.text(this.encode(message)) }
 
   /* Take the first message that satisfies the condition, waiting for it. */
-  take(condition = () => true, timeout = 5000) {
+  take(condition = () => true, timeout = PATIENCE) {
     const at = this.messages.findIndex(condition)
     if (at >= 0) return Promise.resolve(this.messages.splice(at, 1)[0])
     return new Promise((resolve, reject) => {
@@ -230,7 +231,7 @@ export class Client extends EventEmitter {
     return this.reply(ref)
   }
 
-  async waitClosed(timeout = 10000) {
+  async waitClosed(timeout = PATIENCE) {
     if (!this.ended) {
       const timer = setTimeout(() => this.socket.destroy(new Error('timeout')), timeout)
       await new Promise(resolve => this.once('end', resolve))

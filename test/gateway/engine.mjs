@@ -6,12 +6,13 @@
 import net from 'node:net'
 import { spawn } from 'node:child_process'
 import { once, EventEmitter } from 'node:events'
+import { PATIENCE } from './tap.mjs'
 import { tlsSettings } from './transport.mjs'
 
 export const HELLO = 1, CONFIG = 2, AUTH_REPLY = 3, JOIN_REPLY = 4, BINDINGS = 5,
   EVENT = 6, SYSTEM = 7, SHUTDOWN = 8, RIGHTS = 9, BROADCAST = 10,
   REST_REPLY = 11, REPLAY = 12, HEARTBEAT_REPLY = 13, REVOKED = 15,
-  PERSIST_REPLY = 53, RELAYED = 54, TRACKED = 55, UNTRACKED = 56, GATEWAY_ENDED = 57, PRESENCE_WANTED = 58, COUNTED = 59
+  PERSIST_REPLY = 53, RELAYED = 54, TRACKED = 55, UNTRACKED = 56, GATEWAY_ENDED = 57, PRESENCE_WANTED = 58, COUNTED = 59, LIST = 52
 export const READY = 101, AUTH = 102, JOIN = 103, LEAVE = 104, TOKEN = 105, STATS = 106,
   PAUSE = 107, CONTINUE = 108, REST = 109, PERSIST = 112, REST_PERSIST = 120, LISTED = 150,
   RELAY = 160, RELAY_REST = 161, TRACK = 162, UNTRACK = 163, COUNTS = 164
@@ -109,6 +110,7 @@ export class Engine extends EventEmitter {
   log = []              /* every message received: {name, ...fields} */
   channels = new Map()  /* topic -> the latest channel number */
   exited = null
+  lists = 0x70000000    /* numbers of settled(), which tests do not use */
 
   static async start(config = {}, options = {}) {
     const engine = new Engine()
@@ -220,8 +222,21 @@ export class Engine extends EventEmitter {
   }
   shutdown(why = 0) { this.send(SHUTDOWN, new Body().u32(why)) }
 
+  /* Wait until the gateway has handled what it was sent so far: it answers in order. */
+  async settled() {
+    const request = ++this.lists
+    this.send(LIST, new Body().u32(request))
+    await this.wait('listed', m => m.request === request && m.last === 1)
+  }
+
+  /* Change settings, and wait until they count. */
+  async reconfigure(settings) {
+    this.configure(settings)
+    await this.settled()
+  }
+
   /* Wait for a message of this name that satisfies the condition. */
-  wait(name, condition = () => true, timeout = 5000) {
+  wait(name, condition = () => true, timeout = PATIENCE) {
     const seen = this.log.find(m => m.name === name && condition(m))
     if (seen) return Promise.resolve(seen)
     return new Promise((resolve, reject) => {

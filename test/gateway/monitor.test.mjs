@@ -5,11 +5,11 @@ import fs from 'node:fs'
 import net from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
-import { Body, Engine } from './engine.mjs'
+import { Body, Engine, LIST } from './engine.mjs'
 import { Client, exchange, response } from './client.mjs'
 import { test, run, assert, sleep, until } from './tap.mjs'
 
-const MONITOR = 50, COMMITTED = 51, LIST = 52
+const MONITOR = 50, COMMITTED = 51
 
 async function withEngine(config, use, options) {
   const engine = await Engine.start(config, options)
@@ -41,7 +41,7 @@ test('not ready until the engine says so, and why', () => withEngine({}, async e
 test('not ready when the engine is silent', () => withEngine({}, async engine => {
   monitor(engine, true)
   await until(async () => (await health(engine)).status === 200, 'ready')
-  await until(async () => (await health(engine)).status === 503, 'not ready', 20000)
+  await until(async () => (await health(engine)).status === 503, 'not ready')
   assert.match((await health(engine)).reason, /^the engine has not been heard of for 1\d seconds$/)
 }))
 
@@ -73,7 +73,7 @@ test('the time from commit to send is measured', () => withEngine({ metrics_toke
     .exec((await get(engine, '/metrics', { authorization: 'Bearer x' })).body)[1])
   await until(async () => await metric('count') === 301, 'all')
   const sum = await metric('sum')
-  assert.ok(sum >= 0.29 && sum < 5, `${sum}`)
+  assert.ok(sum >= 0.29 && sum < 20, `${sum}`)
   client.close()
 }))
 
@@ -177,13 +177,16 @@ test('without http_root there are no files', () => withEngine({}, async engine =
 }))
 
 test('a client that does not read a long answer is given up', () => withEngine({ http_root: `${root}/site`, send_timeout: 300 }, async engine => {
+  const descriptors = () => fs.readdirSync(`/proc/${engine.child.pid}/fd`).length
+  const before = descriptors()
   const socket = net.connect(engine.port, '127.0.0.1')
   let ended = false
   socket.on('error', () => {})
   socket.on('close', () => { ended = true })
   socket.pause()
   socket.write('GET /big.txt HTTP/1.1\r\nHost: x\r\n\r\n')
-  await sleep(1500)
+  await until(() => descriptors() > before, 'the connection')
+  await until(() => descriptors() === before, 'it to be given up')
   socket.resume()
   await until(() => ended, 'the end')
   assert.ok(socket.bytesRead < big.length, `${socket.bytesRead}`)
@@ -207,7 +210,7 @@ test('many who do not read long answers leave room for others', () => withEngine
   await ask(100)
   const start = performance.now()
   assert.equal((await get(engine, '/healthcheck')).body, 'ok')
-  assert.ok(performance.now() - start < 2000, 'others are served')
+  assert.ok(performance.now() - start < 15000, 'others are served, before anybody is given up')
   let answer
   await until(async () => (answer = await get(engine, '/big.txt')).status === 200, 'a file')
   assert.equal(answer.body.length, big.length)

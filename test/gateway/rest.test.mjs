@@ -218,7 +218,7 @@ test('bodies that are not right: 400, 413, 415, 422, 429', () => withEngine({ ma
   assert.equal(await raw(head('/api/broadcast', { 'Content-Length': '2' }) + 'Content-Length: 2\r\n\r\n{}'), 400)
 }))
 
-test('a body that comes in pieces, after 100 Continue, or not at all', () => withEngine({ handshake_timeout: 500 }, async engine => {
+test('a body that comes in pieces, after 100 Continue, or not at all', () => withEngine({ handshake_timeout: 30000 }, async engine => {
   const client = await member(engine, 'realtime:t')
   const body = Buffer.from(JSON.stringify({ messages: [{ topic: 't', event: 'e', payload: { x: 'ü'.repeat(100000) } }] }))
   const socket = connect({ port: engine.port })
@@ -240,6 +240,7 @@ test('a body that comes in pieces, after 100 Continue, or not at all', () => wit
   engine.onrest = m => setTimeout(() => engine.restReply(m.request, 401), 50)
   assert.equal((await post(engine, '/api/broadcast', Buffer.concat([body, Buffer.alloc(500000, 32)]))).status, 401)
   delete engine.onrest
+  await engine.reconfigure({ handshake_timeout: 500 })
   const slow = await exchange(engine.port, head('/api/broadcast', { 'Content-Length': 100 }) + '\r\n{')
   assert.equal(response(slow).status, 408)
   assert.equal(await exchange(engine.port, head('/api/broadcast', { 'Content-Length': 100 }) + '\r\n{', { end: true }), '')
@@ -266,8 +267,9 @@ test('clients that leave at each point, and verdicts for nobody', () => withEngi
 
 test('max_requests_per_second: 429, and soon again accepted', () => withEngine({ max_requests_per_second: 5 }, async engine => {
   const answers = []
-  for (let i = 0; i < 12; i++) answers.push(await post(engine, '/api/broadcast/t/events/e', '{}'))
-  assert.deepEqual(answers.slice(0, 5).map(a => a.status), [202, 202, 202, 202, 202])
+  for (let i = 0; i < 5; i++) answers.push(await post(engine, '/api/broadcast/t/events/e', '{}'))
+  assert.deepEqual(answers.map(a => a.status), [202, 202, 202, 202, 202])
+  answers.push(...await Promise.all(Array.from({ length: 50 }, () => post(engine, '/api/broadcast/t/events/e', '{}'))))
   const refused = answers.filter(a => a.status === 429)
   assert.ok(refused.length > 0)
   assert.equal(refused[0].body, '{"message":"Too many requests"}')

@@ -184,11 +184,15 @@ test('a join that the link cannot carry is refused', () => withEngine({ max_mess
 
 test('max_joins_per_second: the answer, and 1001', () => withBystander({ max_joins_per_second: 10 }, async engine => {
   const client = await Client.open(engine.port)
-  for (let i = 0; i < 30; i++) client.push({ join_ref: `${i}`, ref: `${i}`, topic: `realtime:t${i}`, event: 'phx_join' })
+  const start = Date.now()
+  for (let i = 0; i < 200; i++) client.push({ join_ref: `${i}`, ref: `${i}`, topic: `realtime:t${i}`, event: 'phx_join' })
   assert.deepEqual(await client.waitClosed(), { code: 1001, reason: 'Too many joins per second' })
+  /* ten at once, and one more for each tenth of a second that they took */
   const refused = client.messages.filter(m => m.payload.status === 'error')
-  assert.deepEqual(refused.map(m => [m.ref, m.payload.response.reason]), [['10', 'ClientJoinRateLimitReached: Too many joins per second']])
-  await until(() => engine.log.filter(m => m.name === 'leave').length === 10, 'leaves')
+  assert.deepEqual(refused.map(m => m.payload.response.reason), ['ClientJoinRateLimitReached: Too many joins per second'])
+  const n = Number(refused[0].ref)
+  assert.ok(n >= 10 && n <= 11 + (Date.now() - start) / 100, `${n} joins in ${Date.now() - start} ms`)
+  await until(() => engine.log.filter(m => m.name === 'leave').length === n, 'leaves')
 }))
 
 test('max_messages_per_second: the channels end, the connection stays', () => withBystander({ max_messages_per_second: 50 }, async engine => {
@@ -207,7 +211,7 @@ test('max_messages_per_second: the channels end, the connection stays', () => wi
   client.close()
 }))
 
-test('a connection without channels is closed after no_channel_timeout', () => withBystander({ no_channel_timeout: 700 }, async engine => {
+test('a connection without channels is closed after no_channel_timeout', () => withBystander({ no_channel_timeout: 2000 }, async engine => {
   const [never, left, joined] = [await Client.open(engine.port), await Client.open(engine.port), await Client.open(engine.port)]
   for (const c of [left, joined]) await c.join('realtime:x')
   const timer = setInterval(() => { for (const c of [never, left, joined]) c.push({ topic: 'phoenix', event: 'heartbeat', ref: 'h' }) }, 100)
@@ -223,7 +227,7 @@ test('10,000 joins on one connection, each with its answer', () => withBystander
   const client = await Client.open(engine.port)
   for (let i = 0; i < 10000; i++)
     client.push({ join_ref: `${i}`, ref: `${i}`, topic: `realtime:t${i}`, event: 'phx_join', payload: { config: { postgres_changes: [{ event: '*', schema: 'public', table: 't' }] } } })
-  await until(() => client.count >= 10000, 'answers', 20000)
+  await until(() => client.count >= 10000, 'answers')
   const ok = client.messages.filter(m => m.payload.status === 'ok')
   assert.equal(ok.length, 100)
   for (const m of client.messages.filter(m => m.payload.status !== 'ok'))
@@ -253,7 +257,7 @@ test('a client that does not read is closed, the others get everything', () => w
     assert.ok(sent < 50000, 'the slow client was not closed')
   }
   for (const c of others) {
-    await until(() => c.count === sent, `events (${c.count} of ${sent}, ${JSON.stringify(c.closed)})`, 20000)
+    await until(() => c.count === sent, `events (${c.count} of ${sent}, ${JSON.stringify(c.closed)})`)
     assert.deepEqual(c.messages.map(m => m.payload.data.n), Array.from({ length: sent }, (_, i) => i))
   }
   assert.equal((await engine.wait('stats', m => m.slow === 1)).slow, 1)
@@ -288,7 +292,7 @@ test('a client whose socket takes nothing for send_timeout is closed, though it 
   await slow.waitClosed()
 }))
 
-test('who takes a large message slowly is not closed', () => withBystander({ send_timeout: 700 }, async engine => {
+test('who takes a large message slowly is not closed', () => withBystander({ send_timeout: 1500 }, async engine => {
   const slow = await Client.open(engine.port)
   await slow.join('realtime:flood', { changes: [{}] })
   engine.event([1], { filler: 'x'.repeat(12000000) })
@@ -299,13 +303,13 @@ test('who takes a large message slowly is not closed', () => withBystander({ sen
     if (taken > 1000000) slow.socket.pause()
   })
   while (slow.messages.length === 0) {
-    assert.ok(!slow.ended && Date.now() - start < 20000)
+    assert.ok(!slow.ended && Date.now() - start < 50000)
     await until(() => slow.socket.isPaused() || slow.messages.length > 0, 'bytes')
-    await sleep(200)
+    await sleep(300)
     taken = 0
     slow.socket.resume()
   }
-  assert.ok(Date.now() - start > 1500, 'it took its time')
+  assert.ok(Date.now() - start > 3000, 'it took its time')
   await slow.heartbeat()
   slow.close()
 }))
@@ -316,7 +320,10 @@ function servePauses(engine, channel, group) {
   let paused = false
   engine.onpause = m => { if (m.channel === channel) { paused = true; engine.bindings(channel, [[1000, 0]]) } }
   engine.oncontinue = m => { if (m.channel === channel) { paused = false; engine.bindings(channel, [[1000, group]]) } }
-  const timer = setInterval(() => { for (let i = 0; i < 20 && !paused && waiting.length > 0; i++) engine.event([group], waiting.shift()) }, 1)
+  /* nothing piles up on the link: what is under way when a client falls behind must fit into its queue */
+  const timer = setInterval(() => {
+    for (let i = 0; i < 20 && !paused && waiting.length > 0 && engine.link.writableLength === 0; i++) engine.event([group], waiting.shift())
+  }, 1)
   return { emit: data => waiting.push(data), end: () => clearInterval(timer) }
 }
 
@@ -338,7 +345,10 @@ test('a client that falls behind is paused, and gets everything when it reads ag
   assert.ok(!engine.log.some(m => m.name === 'continue'))
   client.socket.resume()
   const events = () => client.messages.filter(m => m.topic === 'realtime:flood' && m.event === 'postgres_changes')
-  await until(() => events().length === n, 'all events', 20000)
+  await until(() => {
+    assert.ok(!client.ended, `closed with ${JSON.stringify(client.closed)}`)
+    return events().length === n
+  }, 'all events')
   assert.deepEqual(events().map(m => m.payload.data.n), Array.from({ length: n }, (_, i) => i))
   await engine.wait('continue', m => m.channel === late.channel)
   for (const id of [channel, late.channel]) {
@@ -373,7 +383,7 @@ test('an event larger than the send queue reaches a client that reads', () => wi
   const filler = 'x'.repeat(20000000)
   engine.event([1], { filler })
   client.raw(frame(PING, ''))
-  assert.equal((await client.event('postgres_changes', 20000)).payload.data.filler.length, filler.length)
+  assert.equal((await client.event('postgres_changes')).payload.data.filler.length, filler.length)
   await client.heartbeat()
   client.close()
 }))
@@ -387,23 +397,23 @@ test('a pong never lands inside of a frame', () => withEngine({ send_queue_size:
     client.raw(frame(PING, 'p'.repeat(i % 100)))
     if (i % 10 === 0) { client.socket.pause(); await sleep(5); client.socket.resume() }
   }
-  await until(() => client.messages.length === 200, 'events', 20000)
+  await until(() => client.messages.length === 200, 'events')
   assert.deepEqual(client.messages.map(m => m.payload.data.i), Array.from({ length: 200 }, (_, i) => i))
   client.close()
 }))
 
-test('silence for idle_timeout closes the connection', () => withEngine({ idle_timeout: 700 }, async engine => {
+test('silence for idle_timeout closes the connection', () => withEngine({ idle_timeout: 2000 }, async engine => {
   const [silent, lively] = [await Client.open(engine.port), await Client.open(engine.port)]
   await silent.join('realtime:x')
   const timer = setInterval(() => lively.push({ ref: '1', topic: 'phoenix', event: 'heartbeat' }), 200)
   const start = Date.now()
   assert.deepEqual(await silent.waitClosed(), { code: 1000, reason: 'idle timeout' })
-  assert.ok(Date.now() - start >= 600)
+  assert.ok(Date.now() - start >= 1900)
   await engine.wait('leave')
   await lively.heartbeat()
   clearInterval(timer)
-  engine.configure({ idle_timeout: 0 })
-  await sleep(1800)
+  await engine.reconfigure({ idle_timeout: 0 })
+  await sleep(3500)
   await lively.heartbeat()
   lively.close()
 }))
@@ -426,7 +436,7 @@ test('LINK_SHUTDOWN closes everybody, and the gateway ends', async () => {
     const start = Date.now()
     for (const c of clients) assert.equal((await c.waitClosed()).code, code)
     assert.deepEqual((await engine.exit), { code: 0, signal: null })
-    assert.ok(Date.now() - start < 3000)
+    assert.ok(Date.now() - start < 8000)
     assert.equal(clients[0].messages.at(-1).payload.data.last, true)
     await engine.stop()
   }
@@ -439,7 +449,7 @@ test('the end of the link ends the gateway, promptly', async () => {
   engine.link.destroy()
   assert.equal((await client.waitClosed()).code, 1012)
   assert.deepEqual(await engine.exit, { code: 0, signal: null })
-  assert.ok(Date.now() - start < 2000)
+  assert.ok(Date.now() - start < 15000)
   await engine.stop()
 })
 
@@ -493,7 +503,7 @@ test('messages of the link in single bytes and in heaps', () => withEngine({}, a
   engine.link.cork()
   for (let i = 20; i < 5000; i++) engine.event([1], { i })
   engine.link.uncork()
-  await until(() => client.messages.length === 5000, 'events', 20000)
+  await until(() => client.messages.length === 5000, 'events')
   assert.deepEqual(client.messages.map(m => m.payload.data.i), Array.from({ length: 5000 }, (_, i) => i))
   client.close()
 }))
@@ -512,10 +522,10 @@ test('an engine that does not read: joins are refused, memory is bounded, nobody
   }
   assert.match(client.messages[0].payload.response.reason, /^RealtimeRestarting: /)
   engine.link.resume()
-  await until(() => client.count > n, 'answers', 20000)
+  await until(() => client.count > n, 'answers')
   assert.equal((await client.join('realtime:after', { ref: 'after' })).payload.status, 'ok')
   client.close()
-  await until(() => engine.log.filter(m => m.name === 'leave').length === engine.log.filter(m => m.name === 'join').length, 'leaves', 20000)
+  await until(() => engine.log.filter(m => m.name === 'leave').length === engine.log.filter(m => m.name === 'join').length, 'leaves')
 }))
 
 test('2,000 connections come and go in every way; memory and descriptors come back', () => withBystander({}, async engine => {

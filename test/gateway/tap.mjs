@@ -9,11 +9,17 @@ export const test = (name, run) => tests.push({ name, run })
 export const sleep = ms => new Promise(resolve => setTimeout(resolve, ms))
 export { assert }
 
+/*
+ * How long to wait for what must come: a busy machine is slow, and who waits
+ * for nothing has failed anyway.
+ */
+export const PATIENCE = 30000
+
 /* Wait until the condition holds. */
-export async function until(condition, what, timeout = 5000) {
+export async function until(condition, what, timeout = PATIENCE) {
   const end = Date.now() + timeout
   while (!await condition()) {
-    if (Date.now() > end) throw new Error(`timeout: ${what}`)
+    if (Date.now() > end) throw new Error(`timeout: ${typeof what === 'function' ? what() : what}`)
     await sleep(10)
   }
 }
