@@ -826,7 +826,10 @@ static void
 obey(void)
 {
 	if (ProcDiePending || shared_engine_stop_requested())
+	{
+		shared_engine_terminated();
 		proc_exit(0);
+	}
 	CHECK_FOR_INTERRUPTS();
 	if (shared_engine_check_requested())
 	{

@@ -249,8 +249,8 @@ principal_run_policies(Oid relid, bool preparing)
 }
 
 /*
- * Have a function called, in a signal handler, when policies cannot be ended
- * but with the process.
+ * Have a function called, in a signal handler, when what runs cannot be ended
+ * but with the process: whose policies that are, if they are.
  */
 void
 principal_on_give_up(PrincipalGaveUp function)
@@ -323,8 +323,7 @@ timer_cb(void)
 
 	if (++cancels > CANCELS_BEFORE_EXIT)
 	{
-		if (gave_up != NULL && !ProcDiePending &&
-			OidIsValid(running_policies_of))
+		if (gave_up != NULL && !ProcDiePending)
 			gave_up(running_policies_of, running_in_preparation);
 		ProcDiePending = true;
 	}

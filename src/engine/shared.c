@@ -50,6 +50,8 @@ static emit_log_hook_type prev_emit_log_hook = NULL;
 /* The text of the last error this engine reported, "" if none */
 static char last_error[STATUS_MESSAGE_SIZE];
 static char last_error_hint[STATUS_MESSAGE_SIZE];
+static bool terminated;			/* somebody asked this engine to end ... */
+static bool gave_up;			/* ... but that was itself */
 
 /*------------------------------ start-up --------------------------------*/
 
@@ -247,10 +249,18 @@ retry_seconds(int failures)
 	return delays[Min(Max(failures, 1), (int) lengthof(delays)) - 1];
 }
 
-/* Count a failed start, or a short life, and set when to try again. */
+/*
+ * Count a failed start, or a short life, and set when to try again.  Who was
+ * asked to end has not failed.
+ */
 static void
 schedule_retry(EngineEntry *entry)
 {
+	if (terminated && !gave_up)
+	{
+		entry->retry_at = clock_in(1000 * retry_seconds(1));
+		return;
+	}
 	if (entry->attached != 0 &&
 		clock_passed(entry->attached, STABLE_SECONDS * 1000))
 		entry->failures = 0;
@@ -269,6 +279,7 @@ emit_log_cb(ErrorData *edata)
 		strlcpy(last_error, edata->message, STATUS_MESSAGE_SIZE);
 		strlcpy(last_error_hint, edata->hint ? edata->hint : "",
 				STATUS_MESSAGE_SIZE);
+		terminated = edata->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN;
 	}
 	if (prev_emit_log_hook)
 		prev_emit_log_hook(edata);
@@ -368,6 +379,12 @@ shared_engine_attach(Oid dboid)
 	return mine;
 }
 
+void
+shared_engine_terminated(void)
+{
+	terminated = true;
+}
+
 /* No lock is taken: nobody else writes there, and nobody reads it now. */
 void
 shared_engine_blame(Oid relid, bool preparing)
@@ -377,6 +394,9 @@ shared_engine_blame(Oid relid, bool preparing)
 	int64		rest_ms;
 
 	if (entry == NULL)
+		return;
+	gave_up = true;
+	if (!OidIsValid(relid))
 		return;
 	table = &entry->blamed[0];
 	for (int i = 0; i < MAX_BLAMED; i++)

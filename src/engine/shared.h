@@ -181,6 +181,9 @@ extern EngineEntry *shared_my_engine;
  */
 extern bool shared_engine_attach(Oid dboid);
 
+/* This engine ends because it was asked to: the next one may follow soon. */
+extern void shared_engine_terminated(void);
+
 /* The extension is there: lets the launcher go on with other databases. */
 extern void shared_engine_found(void);
 
@@ -218,8 +221,9 @@ extern void shared_engine_sleep_begin(void);
 extern void shared_engine_sleep_end(void);
 
 /*
- * The policies of a table can only be ended with this process: remember it for
- * the next one.  Called in a signal handler.
+ * What runs can only be ended with this process.  If it is the policies of a
+ * table, and not InvalidOid, remember that for the next one.  Called in a signal
+ * handler.
  */
 extern void shared_engine_blame(Oid relid, bool preparing);
 

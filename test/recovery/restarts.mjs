@@ -93,6 +93,21 @@ test('an engine that is terminated comes back', async () => {
   await works();
 });
 
+test('an engine that is terminated again and again comes back each time as soon', async () => {
+  for (let round = 1; round <= 5; round++) {
+    const { pid } = await running();
+    await sql('SELECT pg_terminate_backend($1)', [pid]);
+    const start = performance.now();
+    await until('another engine', async () => {
+      const row = await status();
+      return row.state === 'running' && row.pid !== pid;
+    }, { timeout: 60_000, every: 20 });
+    const ms = performance.now() - start;
+    assert.ok(ms < 8000, `${ms} ms in round ${round}`);
+  }
+  await works();
+}, { timeout: 150_000 });
+
 test('a crash of another backend restarts everything, and it works again', async () => {
   const pid = (await sql('SELECT pg_backend_pid() AS pid'))[0].pid;
   process.kill(pid, 'SIGKILL');

@@ -1,17 +1,29 @@
 // What goes wrong while the checker runs.
 
-import net from 'node:net';
+import { readFile } from 'node:fs/promises';
 import { sleep, until } from '../../e2e/lib/tap.mjs';
-import { hostname, port, sql } from '../../e2e/lib/server.mjs';
+import { database, sql } from '../../e2e/lib/server.mjs';
 import { gatewayPids, restart, running, server } from '../lib/cluster.mjs';
 import { clearDisk, fillDisk, refusedWrites, setClock } from '../lib/faults.mjs';
+import { failBehind, failOver, switchOver } from './nodes.mjs';
+import { dropSlot, invalidateSlot, overfillSlot, takeSlot } from './slots.mjs';
 
 const dir = process.env.CLUSTER_DIR;
 
 // Whoever was hit before may still be about to end.
 const patience = { timeout: 60_000, every: 20 };
 const engine = async () => (await running(patience)).pid;
-const gateway = () => until('a gateway', async () => (await gatewayPids())[0], patience);
+
+const parentOf = (pid) =>
+  readFile(`/proc/${pid}/stat`, 'utf8').then((text) => Number(text.slice(text.lastIndexOf(')') + 2).split(' ')[1]), () => 0);
+
+// The engine's own: one that says goodbye to the clients of the last engine is
+// another.
+const gateway = () => until('a gateway', async () => {
+  const parent = await engine();
+  for (const pid of await gatewayPids()) if ((await parentOf(pid)) === parent) return pid;
+  return null;
+}, patience);
 
 async function killGateway() {
   process.kill(await gateway(), 'SIGKILL');
@@ -51,11 +63,14 @@ async function killPostmaster() {
 // stay, it becomes a fast one.
 async function restartSmart({ writers }) {
   for (const writer of writers) writer.paused = true;
+  const { idleTimeoutMillis } = database.options;
+  database.options.idleTimeoutMillis = 100;
   const smart = restart('smart').catch(() => {});
   if (!(await Promise.race([smart.then(() => true), sleep(15_000)]))) {
     await server('sh', '-c', 'kill -INT $(head -n 1 "$PGDATA/postmaster.pid")').catch(() => {});
     await smart;
   }
+  database.options.idleTimeoutMillis = idleTimeoutMillis;
   for (const writer of writers) writer.paused = false;
 }
 
@@ -91,6 +106,7 @@ async function diskFull() {
 // Less than tokens last, or their clients would be closed, and rightly.
 const setTheClock = () => setClock((Math.random() * 2 - 1) * 2700);
 
+// "anew": everybody is told to refetch, and what was lost before comes to no light
 export const FAULTS = [
   { name: 'disk full', often: 1, run: diskFull },
   { name: 'clock set', often: 3, run: setTheClock },
@@ -103,57 +119,18 @@ export const FAULTS = [
   { name: 'postmaster killed', often: 1, run: killPostmaster },
   { name: 'restart fast', often: 2, run: () => restart('fast') },
   { name: 'restart immediate', often: 1, run: () => restart('immediate') },
-  { name: 'restart smart', often: 1, long: true, run: restartSmart },
+  { name: 'restart smart', often: 1, run: restartSmart },
+  { name: 'standby promoted after a stop', often: 1, anew: true, run: switchOver },
+  { name: 'standby promoted after a crash', often: 1, long: true, anew: true, run: failOver },
+  { name: 'standby promoted that lags', often: 1, anew: true, run: failBehind },
+  { name: 'slot dropped', often: 1, anew: true, run: dropSlot },
+  { name: 'slot invalidated', often: 1, anew: true, run: invalidateSlot },
+  { name: 'slot stuck', often: 1, anew: true, run: overfillSlot },
+  { name: 'slot taken', often: 1, anew: true, run: takeSlot },
 ];
 
 // Does one of them, and waits until the engine runs again.
 export async function inject(fault, world) {
   await fault.run(world);
   await runningAgain();
-}
-
-// A way to the gateway that can be cut: what is sent is lost without a word,
-// until both ends give up.
-export class Link {
-  #pairs = new Set();
-
-  async open() {
-    this.listener = net.createServer((client) => this.#join(client));
-    await new Promise((resolve) => this.listener.listen(0, '127.0.0.1', resolve));
-    this.url = `ws://127.0.0.1:${this.listener.address().port}`;
-    return this;
-  }
-
-  #join(client) {
-    const pair = { client, server: net.connect(port, hostname) };
-    this.#pairs.add(pair);
-    client.pipe(pair.server).pipe(client);
-    for (const socket of [client, pair.server]) {
-      socket.on('error', () => {});
-      socket.on('close', () => {
-        if (pair.cut) return;
-        client.destroy();
-        pair.server.destroy();
-        this.#pairs.delete(pair);
-      });
-    }
-  }
-
-  // Cuts all connections: what the server sends is lost, what the clients send
-  // still arrives for a while.  The ends learn of it later, the client first.
-  cut(ms) {
-    for (const pair of this.#pairs) {
-      pair.cut = true;
-      pair.server.unpipe(pair.client);
-      pair.server.resume();
-      setTimeout(() => pair.client.destroy(), ms * (0.2 + 0.8 * Math.random()));
-      setTimeout(() => pair.server.destroy(), ms * (1 + Math.random()));
-    }
-    this.#pairs.clear();
-  }
-
-  close() {
-    this.cut(0);
-    this.listener.close();
-  }
 }

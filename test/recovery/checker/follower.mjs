@@ -8,6 +8,7 @@
 import { randomUUID } from 'node:crypto';
 import { WebSocket } from '../../e2e/lib/raw.mjs';
 import { sleep } from '../../e2e/lib/tap.mjs';
+import { BOARD, END, JOURNAL } from './world.mjs';
 
 const parseCursor = (text) => {
   const [epoch, lsn, seq] = text.split(':');
@@ -30,7 +31,11 @@ export class Follower {
     this.state = null; // table -> id -> row; null until it was read once
     this.pending = null; // changes that came while it is being read
     this.cursor = null;
+    this.told = true; // to refetch, since the last change
     this.fetch = 0; // the last one begun
+    this.streams = new Map(); // how far each one's numbers have come
+    this.began = null; // when that was
+    this.heard = null; // when the last message came
   }
 
   async run() {
@@ -122,6 +127,7 @@ export class Follower {
   }
 
   #receive([, ref, topic, event, payload]) {
+    this.heard = performance.now();
     if (topic === 'phoenix') this.waiting = false;
     else if (event === 'phx_reply' && ref === '1') this.#joined(payload);
     else if (event === 'postgres_changes') this.#change(payload);
@@ -158,6 +164,8 @@ export class Follower {
   // row's last change comes last in any case.
   async #refetch(why) {
     const number = ++this.fetch;
+    this.told = true;
+    this.began = performance.now();
     this.counts.refetches++;
     this.counts.told[why] = (this.counts.told[why] ?? 0) + 1;
     this.pending = [];
@@ -166,6 +174,7 @@ export class Follower {
         const state = await this.view.select();
         if (number !== this.fetch) return;
         this.state = state;
+        this.#count();
         for (const data of this.pending) this.#apply(data);
         this.pending = null;
         return;
@@ -188,6 +197,8 @@ export class Follower {
   // repeated as a whole, have the same place
   #follow(text) {
     const cursor = parseCursor(text);
+    if (this.last && this.last.epoch !== cursor.epoch && !this.told) this.#problem(`${text} came after ${this.cursor}, untold`);
+    this.told = false;
     if (this.last?.epoch === cursor.epoch && !behind(cursor, this.last) &&
       !(this.view.batches && !behind(this.last, cursor)))
       this.#problem(`${text} came after ${this.cursor}`);
@@ -195,8 +206,26 @@ export class Follower {
     this.cursor = text;
   }
 
+  // How far each stream's rows have come that were read
+  #count() {
+    this.streams = new Map();
+    for (const row of this.state.get(JOURNAL).values()) {
+      const number = row[this.view.numbers];
+      if (row.stream !== null && number > (this.streams.get(row.stream) ?? 0)) this.streams.set(row.stream, number);
+    }
+  }
+
+  // The next row of a stream, or one that comes again
+  #number({ stream, [this.view.numbers]: number }) {
+    if (stream === null) return;
+    const last = this.streams.get(stream) ?? 0;
+    if (number > last + 1) this.#problem(`row ${number} of stream ${stream} came after row ${last}`);
+    if (number > last) this.streams.set(stream, number);
+  }
+
   #apply({ type, table, record, old_record: old }) {
     const rows = this.state.get(table);
+    if (table === JOURNAL && !this.view.batches) this.#number(record);
     if (type === 'DELETE') {
       rows.delete(old.id);
       return;
@@ -211,9 +240,31 @@ export class Follower {
     if (this.problems.length < 10) this.problems.push(text);
   }
 
-  // Has it all that was written up to the row "id" of a table?
-  has(table, id) {
-    return this.live && this.pending === null && this.state?.get(table).has(id);
+  isAway() {
+    return performance.now() < this.away;
+  }
+
+  // Who it is and what it does, for whoever waits for it
+  describe() {
+    const ago = (time) => (time === null ? 'never' : `${((performance.now() - time) / 1000).toFixed(1)} s ago`);
+    const socket = this.socket;
+    const rows = [...(this.state ?? [])].map(([table, { size }]) => `${table} ${size}`).join(', ');
+    return [
+      `client ${this.number} (${this.kind}, ${this.view.name}) at ${socket?.url.split('/')[2]}`,
+      `socket ${['connecting', 'open', 'closing', 'closed'][socket?.readyState]}${socket?.isPaused ? ', not reading' : ''}`,
+      this.isAway() ? 'away' : this.live ? 'joined' : this.joining ? 'joining' : 'not joined',
+      `heard something ${ago(this.heard)}`,
+      this.waiting && `waits for the answer to a heartbeat of ${ago(this.waiting)}`,
+      this.pending !== null && `reads its rows, begun ${ago(this.began)}, ${this.pending.length} changes since`,
+      this.kind === 'cursor' && `cursor ${this.cursor}`,
+      this.kind === 'session' && `session ${this.session}`,
+      `has ${rows || 'nothing'}`,
+    ].filter(Boolean).join('; ');
+  }
+
+  // Has it all that was written before the nth last row?
+  has(n) {
+    return this.live && this.pending === null && this.state?.get(BOARD).get(END)?.n === n;
   }
 
   // How its copy differs from what SELECT shows; null if it does not

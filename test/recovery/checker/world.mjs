@@ -9,19 +9,23 @@ const OWNERS = 20;
 const GROUPS = 10;
 const ITEM_TABLES = ['items_a', 'items_b', 'items_c'];
 
-// Numbered rows, and nothing is changed afterwards: a row that is missing in
-// the end was lost on the way.
-const JOURNAL = 'journal';
+// Numbered rows, and nothing is changed afterwards.  Each stream, which is what
+// one connection of a writer commits, counts them all, those of each owner and
+// those of each group: who sees all of one of these meets no gap in its
+// numbers, at no time.
+export const JOURNAL = 'journal';
 
-// No row security.  The last row that is written comes here, for all to see.
-const BOARD = 'board';
+// No row security.  What is written last comes here, for all to see.
+export const BOARD = 'board';
 export const END = 1_000_000_000;
 
 export async function createWorld() {
   await createRole('owner');
   await createRole('auditor');
   const roles = ['owner', 'auditor'];
-  await createTable(JOURNAL, 'id int PRIMARY KEY, owner int, grp int, pad text', { roles });
+  await sql('CREATE SEQUENCE journal_id; CREATE SEQUENCE version');
+  await createTable(JOURNAL, `id int PRIMARY KEY DEFAULT nextval('journal_id'), owner int, grp int, pad text,
+    stream int, number int, owner_number int, grp_number int`, { roles });
   await createTable(BOARD, 'id int PRIMARY KEY, n int', { roles });
   for (const table of ITEM_TABLES)
     await createTable(table, 'id int PRIMARY KEY, owner int, grp int, n int, pad text', { roles, full: true });
@@ -29,7 +33,6 @@ export async function createWorld() {
     await sql(`ALTER TABLE ${table} ENABLE ROW LEVEL SECURITY;
       CREATE POLICY own ON ${table} TO owner USING (owner = (rtsync.jwt() ->> 'sub')::int);
       CREATE POLICY every ON ${table} TO auditor USING (true)`);
-  await sql('CREATE SEQUENCE journal_id; CREATE SEQUENCE version');
 }
 
 // Whose eyes a client has, and what it asks for.  Most see what they own.
@@ -55,6 +58,8 @@ function view(role, sub, tables, grp, interval) {
     token: () => token(role, { sub }),
     tables,
     batches: interval !== null,
+    // which of the numbers in the journal has no gap
+    numbers: role === 'owner' ? 'owner_number' : grp === null ? 'number' : 'grp_number',
     bindings: tables.map((table) => ({
       event: '*', schema: 'public', table, ...(filters[table] && { filter: filters[table].join('=eq.') }),
       ...(interval !== null && { rtsync: { interval } }),
@@ -71,6 +76,8 @@ function view(role, sub, tables, grp, interval) {
   };
 }
 
+let streams = 1;
+
 // Writes transactions until it is told to stop; restarts cost it the one
 // under way.
 export class Writer {
@@ -78,20 +85,33 @@ export class Writer {
   failures = 0;
   stopped = false;
   paused = false;
+  resting = false; // it is, and has no transaction under way
+  numbers = {}; // the last ones that this stream has committed
 
   constructor(random, pace) {
     this.random = random;
     this.pace = pace;
   }
 
-  #statement() {
+  // Nobody may know whether the last transaction of a connection that ended was
+  // committed: the next one counts anew.
+  #begin() {
+    this.stream = streams++;
+    this.numbers = {};
+  }
+
+  #statement(numbers) {
     const table = ITEM_TABLES[this.random.int(ITEM_TABLES.length)];
     const id = this.random.int(500);
     const owner = this.random.int(OWNERS);
     const grp = this.random.int(GROUPS);
     const pad = this.random.int(3) === 0 ? `'${(randomUUID() + randomUUID()).repeat(30)}'` : `'${randomUUID()}'`;
     const dice = this.random.next();
-    if (dice < 0.3) return `INSERT INTO journal VALUES (nextval('journal_id'), ${owner}, ${grp}, ${pad})`;
+    if (dice < 0.3) {
+      const values = ['all', `owner ${owner}`, `grp ${grp}`].map((what) => (numbers[what] = (numbers[what] ?? 0) + 1));
+      return `INSERT INTO journal (owner, grp, pad, stream, number, owner_number, grp_number)
+        VALUES (${owner}, ${grp}, ${pad}, ${this.stream}, ${values.join(', ')})`;
+    }
     if (dice < 0.4)
       return `INSERT INTO board VALUES (${this.random.int(200)}, nextval('version'))
         ON CONFLICT (id) DO UPDATE SET n = EXCLUDED.n`;
@@ -112,20 +132,27 @@ export class Writer {
         if (this.paused) {
           await connection?.end().catch(() => {});
           connection = null;
+          this.resting = true;
           await sleep(50);
           continue;
         }
+        this.resting = false;
         if (connection === null) {
           const fresh = new pg.Client();
           fresh.on('error', () => {});
           await fresh.connect();
           connection = fresh;
+          this.#begin();
         }
         const n = 1 + this.random.int(6);
-        const statements = Array.from({ length: n }, () => this.#statement());
+        const numbers = { ...this.numbers };
+        const statements = Array.from({ length: n }, () => this.#statement(numbers));
         const end = this.random.int(20) === 0 ? 'ROLLBACK' : 'COMMIT';
         await connection.query(['BEGIN', ...statements, end].join(';'));
-        if (end === 'COMMIT') this.commits++;
+        if (end === 'COMMIT') {
+          this.commits++;
+          this.numbers = numbers;
+        }
         await sleep(this.pace * 2 * this.random.next());
       } catch (error) {
         this.failures++;
@@ -138,9 +165,10 @@ export class Writer {
       }
     }
     await connection?.end().catch(() => {});
+    this.resting = true;
   }
 }
 
-export async function writeEnd() {
-  await sql(`INSERT INTO board VALUES (${END}, 0)`);
+export async function writeEnd(n) {
+  await sql(`INSERT INTO board VALUES (${END}, ${n}) ON CONFLICT (id) DO UPDATE SET n = ${n}`);
 }
