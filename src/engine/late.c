@@ -404,28 +404,49 @@ skip_lost(Channel *channel)
 	channel->batch_end = channel->place.position;
 }
 
+/* The channel's batch ends where routing to all has got to. */
+static void
+end_batch_here(Channel *channel)
+{
+	RoutePosition now;
+
+	route_position(&now);
+	channel->batch_end = now.position;
+}
+
+/*
+ * A channel that got its batch knows that access to its tables has changed, and
+ * is to be told once more behind the changes from before that.  Some of these
+ * may be behind the batch: then it goes on.
+ */
+static void
+tell_behind_batch(Channel *channel)
+{
+	if (!route_caught_up(&channel->place))
+	{
+		end_batch_here(channel);
+		return;
+	}
+	channel->access_changed = false;
+	catalogs_begin(wal_decoded_lsn());
+	tell_access_changed(channel);
+	catalogs_commit();
+}
+
 /* Serve a slice of a batch, which ends where the history did as it began. */
 static void
 serve_batch(Channel *channel)
 {
 	if (channel->place.position >= channel->batch_end)
 	{
-		RoutePosition now;
-
-		route_position(&now);
-		channel->batch_end = now.position;
+		end_batch_here(channel);
 		channel->due = clock_in(channel->interval);
 	}
 	if (!route_late(channel))
 		skip_lost(channel);
 	else if (channel->access_changed &&
 			 channel->place.position >= channel->batch_end)
-	{
-		channel->access_changed = false;
-		catalogs_begin(wal_decoded_lsn());
-		tell_access_changed(channel);	/* behind what it got meanwhile */
-		catalogs_commit();
-	}
+		tell_behind_batch(channel);
 	if (channel->seen != NULL && !must_compare(channel) &&
 		route_caught_up(&channel->place))
 	{

@@ -191,6 +191,21 @@ test('of a changed table it is told behind the changes from before', async () =>
   assert.equal(order().length, 1);
 });
 
+test('likewise behind those that wait while a large batch is sent', async () => {
+  await sql('DELETE FROM keyed; DELETE FROM whole');
+  const client = await RawClient.open({ apikey });
+  atEnd(() => client.close());
+  await client.joinOk('altered-amid', [binding('keyed', 1000), binding('whole', 1000)]);
+  await sql('INSERT INTO whole SELECT g, 0 FROM generate_series(1, 60000) g');
+  await until('the batch has begun', () => client.changes().length > 5000); // the first one is small
+  await sql('INSERT INTO keyed VALUES (1, 1)');
+  await sql('ALTER TABLE keyed ADD COLUMN more int');
+  const change = await client.frame('the change', (f) => isChange(f) && f.payload.data.table === 'keyed', { timeout: 30_000 });
+  await until('the refetch behind it', () => client.frames.slice(client.frames.indexOf(change))
+    .some((f) => f.payload?.status === 'refetch'), { timeout: 30_000 });
+  await sql('ALTER TABLE keyed DROP COLUMN more; DELETE FROM keyed; DELETE FROM whole');
+});
+
 async function raw(topic, bindings, options, key = apikey) {
   const client = await RawClient.open({ apikey: key });
   atEnd(() => client.close());

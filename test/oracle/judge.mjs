@@ -37,6 +37,11 @@
 //			primary key stay so.
 //	hidden	What a policy's function reads is not known to anybody.  After a
 //			change of the membership tables such views read their rows anew.
+//	intervals	What a client gets in batches is merged: its events are not those of
+//			the decision table, but none says more than these, and they come in
+//			their order.  It may have read a row, while others wrote, of which
+//			it is told nothing since it came and went within a batch, as
+//			documented: such a row may be held too long.
 //	failing	Where a policy raises an error for a row, SELECT fails as a whole:
 //			rows are compared when it succeeds again.  Another order of the
 //			conditions may find the row invisible before: then nobody need be
@@ -244,16 +249,19 @@ export class Judge {
     const { data } = event;
     const { entry } = expected;
     if (data.type !== expected.type) return false;
-    if (data.type !== 'DELETE') {
-      const shown = view.columns(this.run.state);
-      for (const name of shown) {
-        if (!(name in data.record)) {
-          if (!this.mayLack(view, entry, name)) return false;
-        } else if (canonical(data.record[name]) !== canonical(entry.new.row[name]) && !this.isLater(view, entry, name, data.record[name])) return false;
-      }
-      if (Object.keys(data.record).some((name) => !shown.includes(name))) return false;
-    }
+    if (data.type !== 'DELETE' && !this.shows(view, data, entry)) return false;
     return data.type === 'INSERT' || sameOn(data.old_record, entry.old.row);
+  }
+
+  // Does the event show the row that the entry left?
+  shows(view, data, entry) {
+    const shown = view.columns(this.run.state);
+    for (const name of shown) {
+      if (!(name in data.record)) {
+        if (!this.mayLack(view, entry, name)) return false;
+      } else if (canonical(data.record[name]) !== canonical(entry.new.row[name]) && !this.isLater(view, entry, name, data.record[name])) return false;
+    }
+    return Object.keys(data.record).every((name) => shown.includes(name));
   }
 
   // A large value that an UPDATE left as it was is not in the WAL, unless the
@@ -285,17 +293,19 @@ export class Judge {
       const isOld = (e) => e.old && sameOn(data.old_record ?? {}, e.old.row);
       const names = [...Object.keys(data.record ?? {}), ...Object.keys(data.old_record ?? {}), ...data.columns.map((c) => c.name)];
       const candidates = entries.filter((e) => columnsAllowed(names, e.epoch) && (data.type === 'DELETE' ? isOld(e) : isNew(e)) &&
-        (data.type !== 'UPDATE' || isOld(e)));
+        (data.type !== 'UPDATE' || isOld(e) || (view.subscriber.interval && entries.some(isOld))));
       if (candidates.length === 0) {
         this.fail(view, 'an event says what never was, or shows columns that may not be read', { event: data });
         continue;
       }
+      // Of changes that are merged, the old row is the first one's.
+      const before = (e) => (view.subscriber.interval ? entries.filter(isOld) : [e]);
       const ok = candidates.some((e) => {
         if (data.type !== 'DELETE') {
           if (!this.visible(view, who, e.new, e.epoch, received)) return false;
           // An old_record is the old row's, or of a key that could not be decided
           const extra = Object.keys(data.old_record ?? {}).filter((name) => canonical(e.new.row[name]) !== canonical(data.old_record[name]));
-          return extra.length === 0 || this.visible(view, who, e.old, e.epoch, received, false) ||
+          return extra.length === 0 || before(e).some((o) => this.visible(view, who, o.old, o.epoch, received, false)) ||
             (extra.every((name) => states.slice(this.firstEpoch).some((state) => {
               const table = state.tables[view.live.name];
               return !table.full && table.identity.includes(name);
@@ -319,6 +329,10 @@ export class Judge {
   }
 
   checkEvents(view) {
+    if (view.subscriber.interval) {
+      this.checkBatches(view);
+      return;
+    }
     const wanted = [];
     let withheld = 0;
     for (const entry of this.entries) {
@@ -346,12 +360,30 @@ export class Judge {
     }
   }
 
-  // Keys that may be held too long: see "undecidable" above.
+  // Likewise for a view that gets them in batches
+  checkBatches(view) {
+    const entries = this.entries.filter((e) => e.live === view.live);
+    const expected = entries.map((e) => this.expected(view, e));
+    const most = expected.flat().length;
+    if (view.binding.spec.event === '*' && view.received.length > most)
+      this.fail(view, 'more events than changes', { received: view.received.map((e) => e.data), wanted: expected.flat().map((e) => e.entry ? describe(e) : e) });
+    let at = 0;
+    for (const { data } of view.received) {
+      if (data.type === 'DELETE') continue; // may be that of any of its changes
+      while (at < entries.length && !(entries[at].new && this.shows(view, data, entries[at]))) at++;
+      if (at++ < entries.length) continue;
+      this.fail(view, 'an event is not in the order of the changes', { event: data, received: view.received.map((e) => e.data), wanted: expected.flat().map((e) => e.entry ? describe(e) : e) });
+      return;
+    }
+  }
+
+  // Keys that may be held too long: see "undecidable" and "intervals" above.
   noteStale(view) {
-    if (!this.undecidable(view)) return;
     const key = view.key(this.run.state);
-    for (const e of this.entries)
-      if (key && e.live === view.live && e.old) view.stale.add(canonical(project(e.old.row, key)));
+    const entries = this.entries.filter((e) => key && e.live === view.live);
+    const add = (version) => version && view.stale.add(canonical(project(version.row, key)));
+    if (this.undecidable(view)) for (const e of entries) add(e.old);
+    if (view.subscriber.interval && view.amid) for (const e of entries) add(e.new);
   }
 
   async checkRows(view) {
@@ -392,7 +424,8 @@ export class Judge {
     for (const view of this.run.views()) {
       view.received = [];
       view.told = [];
-      view.fresh = false;
+      view.trace = [];
+      view.fresh = view.amid = false;
       view.subscriber.former = [];
     }
   }

@@ -14,6 +14,7 @@ class Player {
     this.other = other;
     this.run = makeWorld(seed, name, features);
     this.rounds = makeRounds(this.run);
+    this.run.clients.push(...this.run.twins);
     this.statements = [];
     this.subscribers = [];
     this.counts = { events: 0, refetches: 0, rows: 0, checks: 0 };
@@ -218,7 +219,7 @@ class Player {
         }, { timeout: 4000, every: 100 }).catch(() => {});
       if (difference) 
         judge.fail(view, 'the rows held are not those of SELECT', {
-          ...difference, received: view.received.map((e) => e.data), told: view.told, loads: view.loads,
+          ...difference, received: view.received.map((e) => e.data), told: view.told, loads: view.loads, trace: view.trace.join(', '),
         });
       this.counts.rows += view.replica?.length ?? 0;
     }

@@ -21,8 +21,11 @@ export class View {
     Object.assign(this, { subscriber, binding, live });
     this.replica = null; // rows; null: none, since they could not be read
     this.waiting = null; // events that arrive while they are read
+    this.snapshot = false; // they are being sent in a snapshot
+    this.amid = false; // they were read while others wrote, in this round
     this.received = []; // in this round: { epoch, data }
     this.told = []; // likewise: messages that concern it
+    this.trace = []; // likewise: the order of all that, and of when rows were read
     this.stale = new Set(); // keys that may be held too long, see judge.mjs
     this.loads = 0;
   }
@@ -75,6 +78,8 @@ export class View {
 
   // Give it its rows anew.
   async load() {
+    this.snapshot = false;
+    this.amid = true;
     if (this.waiting) {
       this.again = true;
       return;
@@ -84,7 +89,9 @@ export class View {
       this.waiting = [];
       const run = this.subscriber.run;
       await run.ready;
+      this.trace.push('reads');
       const { rows } = await this.select(run.state);
+      this.trace.push('has read');
       this.replica = rows ?? null;
       this.stale.clear();
       this.loads++;
@@ -126,8 +133,8 @@ export class View {
 }
 
 export class Subscriber {
-  constructor(run, { name, role, claims, bindings }) {
-    Object.assign(this, { run, name, role, claims, bindings });
+  constructor(run, { name, role, claims, bindings, interval }) {
+    Object.assign(this, { run, name, role, claims, bindings, interval });
     this.topic = `oracle-${run.seed}-${name.replace(' ', '')}`;
     this.views = [];
     this.markers = new Set();
@@ -143,16 +150,20 @@ export class Subscriber {
     this.client = await RawClient.open({ apikey: token(this.role, this.claims) });
     this.client.onFrame = (frame) => this.#receive(frame);
     this.beats = setInterval(() => this.client.closed || this.client.send('phoenix', 'heartbeat'), 10_000);
-    const specs = [...this.bindings.map((b) => b.spec), { event: 'INSERT', schema: 'oracle', table: 'marker' }];
+    const specs = [...this.bindings.map((b) => b.spec),
+      { event: 'INSERT', schema: 'oracle', table: 'marker', ...(this.interval ? { rtsync: { interval: this.interval } } : {}) }];
     const reply = await this.client.join(this.topic, specs);
     if (reply.status !== 'ok') throw new Error(`${this.name} could not join: ${JSON.stringify(reply)}`);
     reply.response.postgres_changes.forEach((entry, i) => this.byId.set(entry.id, this.bindings[i] ?? 'marker'));
     this.#makeViews();
-    for (const frame of this.early ?? []) this.#change(frame);
+    for (const frame of this.early ?? []) this.#receive(frame);
     this.early = null;
     await this.#joined();
-    await Promise.all(this.views.map((v) => v.load()));
-    if (quiet) for (const view of this.views) view.doubtful = false;
+    for (const view of this.views) view.snapshot &&= view.served;
+    await Promise.all(this.views.map((v) => (v.binding.snapshot && v.served ? null : v.load())));
+    await until(`the end of the snapshot of ${this.name}`, () => !this.views.some((v) => v.snapshot), { timeout: 30_000 });
+    await Promise.all(this.run.loading);
+    if (quiet) for (const view of this.views) view.doubtful = view.amid = false;
     // without a random number, so that a seed plays what it always did
     if (quiet && (this.run.seed + Number(/\d+/.exec(this.name))) % 3 === 0) await this.#compareSnapshot();
   }
@@ -193,7 +204,10 @@ export class Subscriber {
     for (const binding of this.bindings)
       for (const live of this.run.live)
         if (binding.live === live || binding.all) this.views.push(new View(this, binding, live));
-    for (const view of this.views) view.fresh = true;
+    for (const view of this.views) {
+      view.fresh = true;
+      view.snapshot = Boolean(view.binding.snapshot);
+    }
   }
 
   // How the bindings fared is told right after the reply.
@@ -218,7 +232,7 @@ export class Subscriber {
     this.client.send(`realtime:${this.topic}`, 'access_token', { access_token: token(role, claims) }, '1');
     await this.#joined(role);
     await Promise.all(this.views.map((v) => v.load()));
-    if (quiet) for (const view of this.views) view.doubtful = false;
+    if (quiet) for (const view of this.views) view.doubtful = view.amid = false;
   }
 
   // The token counts from the answer on: what came before was the former one's.
@@ -231,17 +245,17 @@ export class Subscriber {
 
   #receive(frame) {
     if (frame.topic !== `realtime:${this.topic}`) return;
-    if (frame.event === 'postgres_changes') {
-      if (this.views.length === 0 && this.bindings.length > 0) (this.early ??= []).push(frame);
-      else this.#change(frame);
-    } else if (frame.event === 'system') this.#told(frame.payload);
+    if (['postgres_changes', 'system'].includes(frame.event) && this.views.length === 0 && this.bindings.length > 0)
+      (this.early ??= []).push(frame);
+    else if (frame.event === 'postgres_changes') this.#change(frame);
+    else if (frame.event === 'system') this.#told(frame.payload);
     else if (frame.event === 'phx_close' || frame.event === 'phx_error') {
       this.closed = true;
       this.problems.push(`${frame.event} arrived`);
     }
   }
 
-  #change({ payload: { ids, data } }) {
+  #change({ payload: { ids, data, rtsync } }) {
     const epoch = this.run.epochNow;
     for (const id of ids) {
       const binding = this.byId.get(id);
@@ -255,6 +269,11 @@ export class Subscriber {
           this.problems.push(`an event of a table that was not asked for: ${JSON.stringify(data)}`);
           continue;
         }
+        if (rtsync?.snapshot) {
+          if (view.snapshot) view.replica?.push(data.record);
+          continue;
+        }
+        view.trace.push(data.type);
         view.received.push({ epoch, data, who: { role: this.role, claims: this.claims } });
         view.apply(data);
       }
@@ -264,12 +283,18 @@ export class Subscriber {
   #told(message) {
     if (this.next && isAnswer(message)) this.#became();
     const refetch = message.extension === 'rtsync' && message.status === 'refetch';
+    if (message.extension === 'rtsync' && /^snapshot_/.test(message.status))
+      for (const view of this.views.filter((v) => v.snapshot)) {
+        if (message.status === 'snapshot_begin') view.replica = [];
+        else view.snapshot = false;
+      }
     const error = message.extension === 'postgres_changes' && message.status === 'error';
     if (!refetch && !error) return;
     const table = /table w\.([\w]+)/.exec(message.message)?.[1];
     for (const view of this.views) {
       if (table && view.live.name !== table) continue;
       view.told.push({ refetch, message: message.message });
+      view.trace.push('is told');
       this.run.loading.add(view.load());
     }
   }

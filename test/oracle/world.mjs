@@ -282,6 +282,25 @@ function randomClient(random, run, index) {
   };
 }
 
+// Some clients get their changes in intervals, some of these behind a snapshot,
+// and some have a twin that listens to the same.  From choices of their own, so
+// that a seed plays in all else what it always did.
+function throttle(run) {
+  const random = new Random(run.seed + 0x1a7e0000);
+  run.twins = [];
+  for (const client of run.clients) {
+    if (!random.chance(0.35)) continue;
+    client.interval = random.pick([10, 20, 50, 100, 200]);
+    const snapshots = random.chance(0.5);
+    for (const binding of client.bindings) {
+      const { spec } = binding;
+      binding.snapshot = snapshots && binding.live !== undefined && ['*', 'INSERT'].includes(spec.event) && random.chance(0.8);
+      spec.rtsync = { ...spec.rtsync, interval: client.interval, ...(binding.snapshot ? { snapshot: true } : {}) };
+    }
+    if (client !== run.slow && random.chance(0.6)) run.twins.push({ ...client, name: `${client.name}0` });
+  }
+}
+
 // Names of the roles of a database: made once, used by all of its runs
 export const roleNames = (database) => Array.from({ length: 6 }, (_, i) => `${database}_r${i}`);
 
@@ -329,5 +348,6 @@ export function makeWorld(seed, database, features) {
     run.slow.join = 0;
     run.slow.bindings.push({ spec: { event: '*', schema: 'w', table: 'flood' }, flood: true });
   }
+  throttle(run);
   return run;
 }
