@@ -182,7 +182,7 @@ function tableChange(random, run) {
   }]];
   if (table.pkey.length > 0 && !table.unique && !table.clause)
     choices.push([2, () => {
-      const identity = random.pick(['FULL', 'DEFAULT']);
+      const identity = random.pick(table.columns.some((c) => c.virtual) ? ['DEFAULT'] : ['FULL', 'DEFAULT']);
       return [table, ...(table.partitions ?? []), ...(table.heir ? [table.heir] : [])].map((t) => `ALTER TABLE ${t.sql} REPLICA IDENTITY ${identity}`);
     }]);
   if (column) {

@@ -2,7 +2,7 @@
 // environment, and prints one line for each that fails, with all about it.
 
 import { parseArgs } from 'node:util';
-import { database } from '../e2e/lib/server.mjs';
+import { database, sql } from '../e2e/lib/server.mjs';
 import { open, prepare } from './database.mjs';
 import { play } from './play.mjs';
 
@@ -17,7 +17,8 @@ const { values } = parseArgs({
   },
 });
 const name = process.env.PGDATABASE.replace(/[^a-z0-9_]/g, '_');
-const features = { where: true };
+const [{ virtual }] = await sql("SELECT current_setting('server_version_num')::int >= 180000 AS virtual");
+const features = { where: true, virtual };
 const started = Date.now();
 const deadline = Number(values.seconds) > 0 ? started + 1000 * Number(values.seconds) : Infinity;
 

@@ -38,7 +38,9 @@ export class View {
   columns(state) {
     const { select } = this.binding.spec;
     const { listed } = state.tables[this.live.name];
-    const shown = state.access[`${this.live.name} ${this.subscriber.role}`].columns.filter((name) => !listed || listed.includes(name));
+    const virtual = (name) => this.live.table.columns.some((c) => c.virtual && c.name === name);
+    const shown = state.access[`${this.live.name} ${this.subscriber.role}`].columns
+      .filter((name) => !virtual(name) && (!listed || listed.includes(name)));
     return select ? shown.filter((name) => select.includes(name)) : shown;
   }
 

@@ -104,6 +104,9 @@ function randomTable(random, run, index) {
     }
   }
   if (!keyed && table.identity === 'default') table.identity = random.chance(0.5) ? 'full' : 'default';
+  // No identity may have a virtual column.
+  const generated = table.columns.find((c) => c.generated);
+  if (run.features.virtual && generated && table.identity !== 'full') generated.virtual = run.more.chance(0.7);
   if (random.chance(0.3)) table.columns = random.some(table.columns, table.columns.length);
   return table;
 }
@@ -112,7 +115,7 @@ function randomTable(random, run, index) {
 export function createTable(table) {
   const columns = table.columns.map((c) =>
     `${ident(c.name)} ${c.sqlType}${c.nullable ? '' : ' NOT NULL'}` +
-    (c.generated ? ` GENERATED ALWAYS AS (${c.generated}) STORED` : ''));
+    (c.generated ? ` GENERATED ALWAYS AS (${c.generated}) ${c.virtual ? 'VIRTUAL' : 'STORED'}` : ''));
   if (table.pkey.length) columns.push(`PRIMARY KEY (${table.pkey.map(ident).join(', ')})`);
   const sql = [`CREATE TABLE ${table.sql} (${columns.join(', ')})${table.partitions ? ' PARTITION BY LIST (region)' : ''}`];
   for (const part of table.partitions ?? [])
@@ -241,7 +244,7 @@ function randomBinding(random, run) {
   }
   if (random.chance(0.15)) {
     const must = random.chance(0.8) ? [...table.pkey, ...(table.unique ? [table.unique] : [])] : [];
-    const names = [...new Set([...must, ...random.some(table.columns.map((c) => c.name), random.between(1, 3))])];
+    const names = [...new Set([...must, ...random.some(table.columns.filter((c) => !c.virtual).map((c) => c.name), random.between(1, 3))])];
     spec.select = names;
   }
   const options = {};
