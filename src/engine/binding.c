@@ -27,6 +27,7 @@
 #include "engine/attempt.h"
 #include "engine/binding.h"
 #include "engine/budget.h"
+#include "engine/compat.h"
 #include "engine/filter.h"
 #include "engine/policy.h"
 #include "engine/publication.h"
@@ -218,7 +219,7 @@ describe_spec(const BindingSpec *spec)
 
 /*
  * The attnums of the selected columns.  A column that is not among "allowed",
- * or that does not exist, is an error.
+ * that is in no tuple, or that does not exist, is an error.
  */
 Bitmapset *
 binding_selected(const BindingSpec *spec, TupleDesc desc,
@@ -231,10 +232,13 @@ binding_selected(const BindingSpec *spec, TupleDesc desc,
 		int			attnum = 0;
 
 		for (int j = 0; j < desc->natts; j++)
-			if (!TupleDescAttr(desc, j)->attisdropped &&
-				strcmp(NameStr(TupleDescAttr(desc, j)->attname),
-					   spec->select[i]) == 0)
+		{
+			Form_pg_attribute att = TupleDescAttr(desc, j);
+
+			if (!att->attisdropped && !compat_att_is_virtual(att) &&
+				strcmp(NameStr(att->attname), spec->select[i]) == 0)
 				attnum = j + 1;
+		}
 		if (attnum == 0 || !bms_is_member(attnum, allowed))
 			ereport(ERROR,
 					(errcode(ERRCODE_RAISE_EXCEPTION),

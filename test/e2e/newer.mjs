@@ -86,6 +86,24 @@ for (const kind of kinds) {
     client.close();
   });
 
+  test(`columns generated ${kind} on both sides of a policy with a sub-query`, async () => {
+    await table();
+    await sql(`DROP TABLE IF EXISTS newer_members;
+      CREATE TABLE newer_members (sub text, half int, team int GENERATED ALWAYS AS (half * 2) ${kind});
+      INSERT INTO newer_members VALUES ('ann', 5), ('ann', 6), ('ben', 7);
+      GRANT SELECT ON newer_members TO ${role};
+      ALTER TABLE newer_generated ENABLE ROW LEVEL SECURITY;
+      CREATE POLICY p ON newer_generated USING (twice IN (SELECT m.team FROM newer_members m WHERE m.sub = rtsync.jwt()->>'sub')
+        OR EXISTS (SELECT FROM newer_members m WHERE m.sub = 'all' AND m.team = twice))`);
+    const { client, seen } = await subscribe([binding]);
+    await sql('INSERT INTO newer_generated SELECT i, i FROM generate_series(1, 9) i');
+    assert.deepEqual((await seen()).map(({ record }) => record), [row(5, 5), row(6, 6)]);
+    const before = client.frames.length;
+    await sql("UPDATE newer_members SET sub = 'ann' WHERE sub = 'ben'");
+    await client.frame('to be told', (f) => client.frames.indexOf(f) >= before && f.payload?.status === 'refetch');
+    client.close();
+  });
+
   test(`the right to read a column generated ${kind} is one of its own`, async () => {
     await table({ roles: [] });
     await sql(`GRANT SELECT (id, twice) ON newer_generated TO ${role}`);
@@ -98,6 +116,15 @@ for (const kind of kinds) {
     client.close();
   });
 }
+
+if (version >= 18)
+  test('a virtual column is in no record, and cannot be selected', async () => {
+    await createTable('newer_selected', 'id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) VIRTUAL', { roles: [role] });
+    const client = await RawClient.open({ apikey: token(role, claims) });
+    await client.join('selected', [{ event: '*', schema: 'public', table: 'newer_selected', select: ['id', 'twice'] }]);
+    await client.frame('a refusal', (f) => f.payload.status === 'error' && /invalid column for select twice/.test(f.text));
+    client.close();
+  });
 
 if (version >= 18)
   test('a key over a period of time tells the rows apart, and finds what the WAL leaves out', async () => {
