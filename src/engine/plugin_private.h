@@ -75,6 +75,7 @@ typedef struct RelEntry
 	MemoryContext context;		/* of all that follows, and of pub */
 	int			natts;			/* of the changed table */
 	bool		has_missing;	/* tuples may be shorter than natts */
+	bool		vague;			/* the WAL does not tell enough of old rows */
 	AttrMap    *map;			/* to schema's layout, NULL if the same */
 	AttrNumber *published_as;	/* attnum in schema by changed attnum - 1 */
 	Datum	   *values,
@@ -86,6 +87,7 @@ typedef struct RelEntry
 
 	/* row filter, NULL if there is none */
 	ExprState  *filter;
+	bool		identity_decides;	/* what it reads is part of the identity */
 	ExprContext *econtext;
 	TupleTableSlot *slot;
 

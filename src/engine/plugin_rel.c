@@ -31,6 +31,7 @@
 #include "access/detoast.h"
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "catalog/partition.h"
@@ -101,6 +102,7 @@ static void read_schema(PluginState *state, RelEntry *entry,
 static void prepare_tuples(RelEntry *entry, Relation relation, Relation root);
 static void prepare_filter(RelEntry *entry, Relation root);
 static bool tells_too_little(const RelEntry *entry);
+static bool identity_decides(const RelEntry *entry, Node *filter);
 static bool is_plain(const RelEntry *entry, HeapTuple tuple);
 static void rebuild_tuples(PluginState *state, RelEntry *entry,
 						   Relation relation, PluginChange *out);
@@ -224,7 +226,7 @@ rel_make_change(PluginState *state, RelEntry *entry, Relation relation,
 			elog(ERROR, "unexpected change action %d", change->action);
 	}
 
-	if (out->kind != CHANGE_INSERT && tells_too_little(entry))
+	if (out->kind != CHANGE_INSERT && entry->vague)
 	{
 		out->kind = CHANGE_TRUNCATE;
 		out->partial = true;
@@ -511,6 +513,7 @@ publish_entry(PluginState *state, RelEntry *entry, Relation relation)
 	read_schema(state, entry, relation, root);
 	prepare_tuples(entry, relation, root);
 	prepare_filter(entry, root);
+	entry->vague = tells_too_little(entry);
 	if (state->sink == NULL)
 		text_prepare(state, entry);
 
@@ -664,6 +667,7 @@ prepare_filter(RelEntry *entry, Relation root)
 	if (filter == NULL)
 		return;
 	filter = compat_expand_generated(filter, root);
+	entry->identity_decides = identity_decides(entry, filter);
 	entry->econtext = CreateStandaloneExprContext();
 	entry->slot = MakeSingleTupleTableSlot(entry->schema->desc,
 										   &TTSOpsHeapTuple);
@@ -675,13 +679,31 @@ prepare_filter(RelEntry *entry, Relation root)
 /*
  * Rows of a table that is not published itself may be updated and deleted
  * without a replica identity, and that of a table below need not have any column
- * of the one above: nothing tells which row it was then.
+ * of the one above: nothing tells which row it was then.  Nor need it have those
+ * that the row filter above reads, so that nothing tells whether the row passed
+ * it before.
  */
 static bool
 tells_too_little(const RelEntry *entry)
 {
 	return entry->pub.publish_as != entry->relid &&
-		bms_is_empty(entry->schema->identity);
+		(bms_is_empty(entry->schema->identity) ||
+		 (entry->filter != NULL && !entry->identity_decides));
+}
+
+/* Does the WAL tell of an old row what the row filter reads? */
+static bool
+identity_decides(const RelEntry *entry, Node *filter)
+{
+	Bitmapset  *columns = NULL;
+	int			attnum = -1;
+
+	pull_varattnos(filter, 1, &columns);
+	while ((attnum = bms_next_member(columns, attnum)) >= 0)
+		if (!bms_is_member(attnum + FirstLowInvalidHeapAttributeNumber,
+						   entry->schema->identity))
+			return false;
+	return true;
 }
 
 /* Can the tuple (or NULL) be handed on as it is? */

@@ -527,6 +527,21 @@ slice_merge(Slice *slice, const RoutePosition *place, HistoryChange *change)
 	return true;
 }
 
+/*
+ * Would this tell the table's subscribers to read their rows again because of
+ * the commit that they were just told of?  (A table below that is truncated,
+ * and each row that changed there of which the WAL says too little, does.)  Not
+ * if changes are merged: their places are not certain yet.
+ */
+static bool
+told_already(const Slice *slice, const TableRoute *route,
+			 const RoutePosition *place, const HistoryChange *change)
+{
+	return change->kind == CHANGE_TRUNCATE && slice->merge == NULL &&
+		route->last != NULL && route->last->rows.kind == CHANGE_TRUNCATE &&
+		route->last->place.txn.commit_lsn == place->txn.commit_lsn;
+}
+
 static void
 slice_add_change(Slice *slice, const RoutePosition *place,
 				 HistoryChange *change)
@@ -534,7 +549,8 @@ slice_add_change(Slice *slice, const RoutePosition *place,
 	TableRoute *route = tables_route(change->schema);
 	RoutedChange *added;
 
-	if (dlist_is_empty(&route->roles))
+	if (dlist_is_empty(&route->roles) ||
+		told_already(slice, route, place, change))
 		return;
 	added = slice_append(slice, place);
 	history_rows(change, &added->rows);

@@ -645,6 +645,46 @@ test('TRUNCATE of a table that inherits, and rows in it that cannot be told apar
   assert.equal(refetches(two).length, 1);
 });
 
+test('what is told above is told once for each commit, and again behind rows that came in between', async () => {
+  await family('throng');
+  await sql('ALTER TABLE throng_child REPLICA IDENTITY NOTHING; ALTER TABLE throng_grandchild REPLICA IDENTITY NOTHING');
+  const one = await viewer(1, ['throng']);
+  await one.seen(`INSERT INTO throng_child SELECT 'x', 'a', '${user(1)}', g FROM generate_series(1, 1500) g`);
+  const told = async (statement) => {
+    const before = refetches(one).length;
+    const types = (await one.seen(statement)).map(([type]) => type);
+    return [refetches(one).length - before, types];
+  };
+  assert.deepEqual(await told('TRUNCATE ONLY throng_child, ONLY throng_grandchild'), [1, []]);
+  const row = (id) => `INSERT INTO throng_child VALUES ('x', 'a', '${user(1)}', ${id});`;
+  assert.deepEqual(await told(`BEGIN; TRUNCATE ONLY throng_child; ${row(1)} TRUNCATE ONLY throng_child; COMMIT`), [2, ['INSERT']]);
+  await sql(`INSERT INTO throng_child SELECT 'x', 'a', '${user(1)}', g FROM generate_series(1, 400) g`);
+  const [times] = await told("UPDATE throng_child SET body = 'b'");
+  assert.ok(times >= 1 && times <= 3, `told ${times} times of 400 rows`); // once in each part of the history
+  assert.deepEqual(await told(`TRUNCATE ONLY throng_child; TRUNCATE ONLY throng_child`), [1, []], 'one transaction');
+  assert.deepEqual(await told(`BEGIN; TRUNCATE ONLY throng_child; COMMIT; BEGIN; TRUNCATE ONLY throng_child; COMMIT`), [2, []]);
+});
+
+test('a row filter above that asks for what the WAL does not tell of a row below', async () => {
+  await family('sieve');
+  await sql(`ALTER TABLE sieve_child ADD PRIMARY KEY (id), REPLICA IDENTITY DEFAULT;
+    ALTER PUBLICATION rtsync DROP TABLE ONLY sieve;
+    ALTER PUBLICATION rtsync ADD TABLE ONLY sieve WHERE (body = 'open')`);
+  const one = await viewer(1, ['sieve']);
+  const seen = await one.seen(`INSERT INTO sieve_child VALUES ('x', 'open', '${user(1)}', 1), ('x', 'shut', '${user(1)}', 2), ('x', 'open', '${user(1)}', 3)`);
+  assert.deepEqual(seen.map(([type, { id }]) => [type, id]), [['INSERT', 1], ['INSERT', 3]]);
+  for (const statement of ["UPDATE sieve_child SET body = 'shut' WHERE id = 1", 'UPDATE sieve_child SET id = 4 WHERE id = 3', 'DELETE FROM sieve_child WHERE id = 4']) {
+    const before = refetches(one).length;
+    assert.deepEqual(await one.seen(statement), []);
+    assert.equal(refetches(one).length, before + 1, statement);
+  }
+  await sql('ALTER TABLE sieve_child REPLICA IDENTITY FULL');
+  await one.seen(`INSERT INTO sieve_child VALUES ('x', 'open', '${user(1)}', 5)`);
+  const before = refetches(one).length;
+  assert.deepEqual(await one.seen("UPDATE sieve_child SET body = 'shut' WHERE id = 5"), [['DELETE', { id: 5 }]]);
+  assert.equal(refetches(one).length, before);
+});
+
 test('tables that begin to inherit, and that do so no more, are told above', async () => {
   await family('kin');
   const one = await viewer(1, ['kin']);
