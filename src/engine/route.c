@@ -910,9 +910,9 @@ route_cursor(const RoutePosition *place, Cursor *result)
 	result->seq = place->seq;
 	if (result->lsn == InvalidXLogRecPtr)
 	{
-		/* no change yet since the start */
+		/* no change yet since the start; the next one may begin right there */
 		result->lsn = history_resume_lsn(wal_confirmed_lsn());
-		result->seq = CURSOR_WHOLE;
+		result->seq = 0;
 	}
 }
 

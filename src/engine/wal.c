@@ -38,6 +38,7 @@
 #include "access/xlogreader.h"
 #include "access/xlogrecovery.h"
 #include "access/xlogutils.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "replication/decode.h"
 #include "replication/logical.h"
@@ -72,6 +73,7 @@ typedef struct EpochFile
 {
 	uint64		epoch;
 	uint64		timeline;		/* in which the epoch began */
+	uint64		publication;	/* a hash of its name */
 } EpochFile;
 
 static MemoryContext WalContext = NULL;
@@ -161,11 +163,22 @@ current_timeline(void)
 	return tli;
 }
 
+/* The name of the publication that is decoded, as a number */
+static uint64
+current_publication(void)
+{
+	return hash_bytes_extended((const unsigned char *) rtsync_publication,
+							   strlen(rtsync_publication), 0);
+}
+
 /* Make a new epoch and keep it beside the slot. */
 static void
 epoch_create(void)
 {
-	EpochFile	file = {.timeline = current_timeline()};
+	EpochFile	file = {
+		.timeline = current_timeline(),
+		.publication = current_publication()
+	};
 	char		path[MAXPGPATH];
 	int			fd;
 
@@ -192,7 +205,8 @@ epoch_create(void)
 /*
  * Read the slot's epoch.  A slot without one gets a new one, and so does one
  * that has come to another timeline: what was committed on the old one may
- * not be in this one.
+ * not be in this one.  If another publication is decoded, the changes of a
+ * transaction are not counted as they were.
  */
 static void
 epoch_load(void)
@@ -205,7 +219,8 @@ epoch_load(void)
 	epoch_path(path);
 	fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
 	ok = fd >= 0 && read(fd, &file, sizeof(file)) == sizeof(file) &&
-		file.epoch != 0 && file.timeline == current_timeline();
+		file.epoch != 0 && file.timeline == current_timeline() &&
+		file.publication == current_publication();
 	if (fd >= 0)
 		CloseTransientFile(fd);
 	if (ok)

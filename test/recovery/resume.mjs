@@ -4,7 +4,7 @@
 
 import { assert, note, sleep, test, until } from '../e2e/lib/tap.mjs';
 import { RawClient } from '../e2e/lib/raw.mjs';
-import { createRole, createTable, sql, status, token } from '../e2e/lib/server.mjs';
+import { createRole, createTable, pg, sql, status, token } from '../e2e/lib/server.mjs';
 import { gatewayPids, restart, running } from './lib/cluster.mjs';
 
 await createRole('reader');
@@ -66,6 +66,29 @@ async function write(until_) {
     }
   }
 }
+
+test('a transaction that commits right where the history begins is behind the cursor of who came before', async () => {
+  const writer = new pg.Client();
+  await writer.connect();
+  await writer.query('BEGIN; INSERT INTO journal VALUES (0)');
+  // enough for the slot to follow, up to a commit: nothing comes behind that
+  await sql("SELECT pg_logical_emit_message(false, 'filler', repeat('x', 1200000))");
+  await sql('SELECT pg_current_xact_id()');
+  await until('the slot to follow', async () => (await sql(`SELECT confirmed_flush_lsn >= pg_current_wal_flush_lsn() AS yes
+    FROM pg_replication_slots WHERE slot_name LIKE 'rtsync%'`))[0].yes, { timeout: 40_000 });
+  const client = await RawClient.open({ apikey });
+  const { response } = await join(client, { cursor: true });
+  client.close();
+  await writer.query('COMMIT');
+  await writer.end();
+  const again = await RawClient.open({ apikey });
+  const { response: { rtsync } } = await join(again, { since: response.rtsync.cursor });
+  assert.equal(rtsync.resumed, true);
+  await until('the row', () => again.changes().some(({ record }) => record.id === 0), { timeout: 20_000 });
+  const frame = again.frames.find((f) => f.event === 'postgres_changes');
+  note(`the cursor ${response.rtsync.cursor}, the row at ${frame.payload.rtsync.cursor}`);
+  again.close();
+}, { timeout: 90_000 });
 
 test('20 clients get each of the rows once and in order over drops, kills and restarts', async () => {
   const followers = Array.from({ length: 20 }, () => new Follower());
@@ -160,3 +183,17 @@ test('who does not ask for cursors gets none', async () => {
   assert.deepEqual(Object.keys(frame.payload), ['ids', 'data']);
   client.close();
 });
+
+test('where another publication is decoded, a cursor of the first means nothing', async () => {
+  const client = await RawClient.open({ apikey });
+  const { response } = await join(client, { cursor: true });
+  client.close();
+  await sql('CREATE PUBLICATION another FOR TABLE journal');
+  await sql("ALTER SYSTEM SET rtsync.publication = 'another'");
+  await restart('fast');
+  await running();
+  const again = await until('to be served', () => RawClient.open({ apikey }).catch(() => null), { every: 50 });
+  const { response: { rtsync } } = await join(again, { since: response.rtsync.cursor });
+  assert.equal(rtsync.refetch, 'the cursor is of another history');
+  again.close();
+}, { timeout: 90_000 });
