@@ -41,7 +41,8 @@ typedef struct HistoryChunk
 	Size		size;			/* of data */
 	Size		used;
 	XLogRecPtr	first_end_lsn;	/* end_lsn of the first transaction that
-								 * begins in this chunk, or invalid */
+								 * begins in this chunk, or of a message that
+								 * is not transactional; or invalid */
 	XLogRecPtr	begun_end_lsn;	/* of the last one */
 	TimestampTz begun_time;		/* commit time of the first of these, or 0 */
 	char	   *data;			/* MAXALIGNed; NULL while it is on disk */
@@ -254,6 +255,26 @@ append(HistoryRecordType type, Size size, HistoryChunk **where)
 	return record;
 }
 
+/* Begin a chunk, with room for a record, if what ends here is too late for the
+ * last one. */
+static void
+part_chunks(XLogRecPtr end_lsn, Size size)
+{
+	if (!ends_too_late(end_lsn))
+		return;
+	history_forget(InvalidXLogRecPtr);
+	chunk_create(MAXALIGN(size));
+}
+
+/* Decoding may be resumed here when the chunk has been forgotten. */
+static void
+note_end(HistoryChunk *chunk, XLogRecPtr end_lsn)
+{
+	if (chunk->first_end_lsn == InvalidXLogRecPtr)
+		chunk->first_end_lsn = end_lsn;
+	chunk->begun_end_lsn = end_lsn;
+}
+
 static void
 begin(TransactionId xid, XLogRecPtr commit_lsn, XLogRecPtr end_lsn,
 	  TimestampTz commit_time)
@@ -261,19 +282,13 @@ begin(TransactionId xid, XLogRecPtr commit_lsn, XLogRecPtr end_lsn,
 	HistoryChunk *chunk;
 	HistoryTxn *record;
 
-	if (ends_too_late(end_lsn))
-	{
-		history_forget(InvalidXLogRecPtr);
-		chunk_create(sizeof(HistoryTxn));
-	}
+	part_chunks(end_lsn, sizeof(HistoryTxn));
 	record = (HistoryTxn *) append(HISTORY_BEGIN, sizeof(HistoryTxn), &chunk);
 	record->xid = xid;
 	record->commit_lsn = commit_lsn;
 	record->end_lsn = end_lsn;
 	record->commit_time = commit_time;
-	if (chunk->first_end_lsn == InvalidXLogRecPtr)
-		chunk->first_end_lsn = end_lsn;
-	chunk->begun_end_lsn = end_lsn;
+	note_end(chunk, end_lsn);
 	if (chunk->begun_time == 0)
 		chunk->begun_time = commit_time;
 	in_transaction = true;
@@ -347,6 +362,7 @@ static void
 message_cb(ReorderBufferTXN *txn, XLogRecPtr lsn, bool transactional,
 		   const char *prefix, Size size, const char *message)
 {
+	Size		needed = offsetof(HistoryMessage, data) + size;
 	HistoryChunk *chunk;
 	HistoryMessage *record;
 
@@ -359,12 +375,13 @@ message_cb(ReorderBufferTXN *txn, XLogRecPtr lsn, bool transactional,
 								 LSN_FORMAT_ARGS(lsn), refused_messages)));
 		return;
 	}
-	record = (HistoryMessage *)
-		append(HISTORY_MESSAGE, offsetof(HistoryMessage, data) + size, &chunk);
+	if (!transactional)
+		part_chunks(lsn, needed);
+	record = (HistoryMessage *) append(HISTORY_MESSAGE, needed, &chunk);
 	record->size = (uint32) size;
 	memcpy(record->data, message, size);
 	if (!transactional)
-		chunk->begun_end_lsn = Max(chunk->begun_end_lsn, lsn);
+		note_end(chunk, lsn);
 }
 
 /*

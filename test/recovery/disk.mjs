@@ -138,6 +138,19 @@ test('a history that reaches back as far as it may costs the slot no more than t
   assert.ok(mb > 25 && mb < 54, `${mb.toFixed(1)} MB were held back`);
 }, { timeout: 120_000 });
 
+test('a history of nothing but messages that are not transactional grows old like any other', async () => {
+  await until('the slot to settle', async () => (await epoch()) && (await retained()) < LIMIT * 0.85, { timeout: 30_000, every: 20 });
+  const before = await epoch();
+  await bounded('messages', async () => {
+    for (let mb = 0; mb < 40; mb++) {
+      await sql("SELECT rtsync.send('{}', 'e', 't', false, transactional => false)");
+      await write('unpublished', 1);
+      await until('the engine to follow', async () => (await retained()) < LIMIT * 0.95 || (await epoch()) !== before, { timeout: 30_000, every: 20 });
+    }
+  });
+  assert.equal(await epoch(), before, 'the same epoch');
+}, { timeout: 90_000 });
+
 test('only another database writes', async () => {
   await sql('CREATE DATABASE another');
   const another = await session({ database: 'another' });
