@@ -1,22 +1,35 @@
 /*-------------------------------------------------------------------------
  *
  * crashes.c
- *	  Which transaction was being decoded when the engine died.
+ *	  Which transaction was at hand when the engine died.
  *
  * An engine that is killed, or crashes, takes all of PostgreSQL's processes
- * with it, and the next one decodes the same WAL.  If it is something in there
- * that kills it, the server would restart for ever.  So the engine notes, before
- * it decodes a transaction, where that one commits, and takes the note away
- * when it has come out alive, by whatever way.  The next engine counts what it
- * finds, and a transaction that was found MAX_CRASHES times in a row is
- * skipped from then on.
+ * with it, and the next one decodes the same WAL, for clients that come back to
+ * the same place.  If it is something in there that kills it, or in what users
+ * wrote about it (a policy's function, a type's output function), the server
+ * would restart for ever.  So the engine notes, before it decodes a transaction,
+ * where that one commits, and before it decides about changes and renders them,
+ * where the first and the last of their transactions do; and takes the note
+ * away when it has come out alive, by whatever way.  The next engine counts what
+ * it finds, and a transaction that was found MAX_CRASHES times in a row is
+ * not decoded from then on, so that nobody is told more of it than that.
+ *
+ * Who is suspected is not routed together with others, so that after a second
+ * death there is one suspect only.  To be routed unharmed proves nothing, for
+ * others may get it with other policies; to be decoded does, for those who were
+ * decoded.
+ *
+ * An engine that is told to go at once (SIGQUIT), because the server is stopped
+ * like that, or another process has crashed, did not die of its transaction; it
+ * takes the note away.
  *
  * The notes are in a file beside the slot that is mapped into memory: a note
  * costs two stores, and outlives the process (but not a crash of the machine,
  * which says nothing about the transaction).  Shared memory would not do, as it
  * is made anew after a crash.  The file goes with the slot.
  *
- * Called by wal.c.  Raises no errors: without the file nothing is counted.
+ * Called by wal.c, route.c and, in a signal handler, engine.c.  Raises no errors:
+ * without the file nothing is counted.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,16 +43,20 @@
 
 #include "engine/crashes.h"
 
-#define FILE_MAGIC UINT64CONST(0x7274737943726173)
+#define FILE_MAGIC UINT64CONST(0x7374737943726173)
 #define MAX_SKIPPED 32
 
 typedef struct CrashFile
 {
 	uint64		magic;
-	XLogRecPtr	current;		/* being decoded; invalid: nothing is */
+	XLogRecPtr	current;		/* the first at hand; invalid: nothing is */
 	XLogRecPtr	suspect;		/* was, when the last engine died */
 	uint32		times;			/* so often in a row */
 	uint32		nskipped;		/* ever; the last ones are kept */
+	XLogRecPtr	current_last;	/* the last at hand ... */
+	XLogRecPtr	suspect_last;	/* ... then */
+	uint32		current_routed; /* they are decided and rendered, not decoded */
+	uint32		suspect_routed; /* likewise */
 	XLogRecPtr	skipped[MAX_SKIPPED];
 } CrashFile;
 
@@ -67,23 +84,44 @@ map_file(const char *path)
 	return map == MAP_FAILED ? NULL : map;
 }
 
-/* The last engine died while it decoded a transaction. */
+static void
+report_crash(void)
+{
+	if (file->suspect == file->suspect_last)
+		ereport(LOG,
+				(errmsg("rtsync engine died while it %s the transaction that committed at %X/%X",
+						file->suspect_routed ? "routed" : "decoded",
+						LSN_FORMAT_ARGS(file->suspect)),
+				 errdetail("That was number %u in a row; after %d the transaction is skipped.",
+						   file->times, MAX_CRASHES)));
+	else
+		ereport(LOG,
+				(errmsg("rtsync engine died while it routed the transactions that committed from %X/%X to %X/%X",
+						LSN_FORMAT_ARGS(file->suspect),
+						LSN_FORMAT_ARGS(file->suspect_last)),
+				 errdetail("They are routed one by one now.")));
+}
+
+/* The last engine died in a transaction, or in one of several. */
 static void
 count_crash(void)
 {
-	if (file->current != file->suspect)
+	if (file->current > file->suspect_last ||
+		file->current_last < file->suspect)
+	{
+		file->suspect = InvalidXLogRecPtr;
+		file->suspect_last = file->current_last;
 		file->times = 0;
-	file->suspect = file->current;
+	}
+	file->suspect = Max(file->suspect, file->current);
+	file->suspect_last = Min(file->suspect_last, file->current_last);
+	file->suspect_routed = file->current_routed;
 	file->times++;
-	ereport(LOG,
-			(errmsg("rtsync engine died while it decoded the transaction that committed at %X/%X",
-					LSN_FORMAT_ARGS(file->suspect)),
-			 errdetail("That was number %u in a row; after %d the transaction is skipped.",
-					   file->times, MAX_CRASHES)));
-	if (file->times < MAX_CRASHES)
+	report_crash();
+	if (file->times < MAX_CRASHES || file->suspect != file->suspect_last)
 		return;
 	file->skipped[file->nskipped++ % MAX_SKIPPED] = file->suspect;
-	file->suspect = InvalidXLogRecPtr;
+	file->suspect = file->suspect_last = InvalidXLogRecPtr;
 	file->times = 0;
 }
 
@@ -117,9 +155,11 @@ crashes_open(const char *slot_name)
 void
 crashes_close(void)
 {
-	if (file != NULL)
-		munmap(file, sizeof(*file));
+	CrashFile  *old = file;
+
 	file = NULL;
+	if (old != NULL)
+		munmap(old, sizeof(*old));
 }
 
 /*
@@ -131,6 +171,8 @@ crashes_begin(XLogRecPtr commit_lsn)
 {
 	if (file == NULL)
 		return false;
+	file->current_last = commit_lsn;
+	file->current_routed = false;
 	file->current = commit_lsn;
 	for (int i = 0; i < Min(file->nskipped, MAX_SKIPPED); i++)
 		if (file->skipped[i] == commit_lsn)
@@ -138,16 +180,41 @@ crashes_begin(XLogRecPtr commit_lsn)
 	return false;
 }
 
-/* It was decoded, or the process ends in good order before it was. */
+/*
+ * Changes are about to be decided and rendered, of the transactions that commit
+ * from here to there.
+ */
+void
+crashes_begin_routing(XLogRecPtr first, XLogRecPtr last)
+{
+	if (file == NULL)
+		return;
+	file->current_last = last;
+	file->current_routed = true;
+	file->current = first;
+}
+
+/*
+ * It was done, or the process ends in good order before it was; "decoded" if
+ * that proves that the transaction can be decoded.  Also for signal handlers.
+ */
 void
 crashes_end(bool decoded)
 {
 	if (file == NULL)
 		return;
-	if (decoded && file->current == file->suspect)
+	if (decoded && file->current == file->suspect && !file->suspect_routed)
 	{
-		file->suspect = InvalidXLogRecPtr;
+		file->suspect = file->suspect_last = InvalidXLogRecPtr;
 		file->times = 0;
 	}
 	file->current = InvalidXLogRecPtr;
+}
+
+/* Is the transaction that commits here one that must be routed alone? */
+bool
+crashes_suspects(XLogRecPtr commit_lsn)
+{
+	return file != NULL && file->suspect != InvalidXLogRecPtr &&
+		commit_lsn >= file->suspect && commit_lsn <= file->suspect_last;
 }

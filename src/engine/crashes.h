@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * crashes.h
- *	  Which transaction was being decoded when the engine died.
+ *	  Which transaction was at hand when the engine died.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,12 +12,14 @@
 
 #include "access/xlogdefs.h"
 
-/* A transaction in whose decoding so many engines died is skipped. */
+/* A transaction in which so many engines died is skipped. */
 #define MAX_CRASHES 3
 
 extern void crashes_open(const char *slot_name);
 extern void crashes_close(void);
 extern bool crashes_begin(XLogRecPtr commit_lsn);
+extern void crashes_begin_routing(XLogRecPtr first, XLogRecPtr last);
 extern void crashes_end(bool decoded);
+extern bool crashes_suspects(XLogRecPtr commit_lsn);
 
 #endif							/* RTSYNC_CRASHES_H */

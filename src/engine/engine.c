@@ -41,6 +41,7 @@
 #include "engine/certificate.h"
 #include "engine/clock.h"
 #include "engine/compat.h"
+#include "engine/crashes.h"
 #include "engine/decide.h"
 #include "engine/gatewayproc.h"
 #include "engine/history.h"
@@ -1024,6 +1025,17 @@ open_slot(void)
 }
 
 /*
+ * The server is stopped at once, or another process has crashed: this is no
+ * death of what we were doing.
+ */
+static void
+quit_cb(SIGNAL_ARGS)
+{
+	crashes_end(false);
+	SignalHandlerForCrashExit(postgres_signal_arg);
+}
+
+/*
  * Entry point; the argument is the database's Oid.  See launcher.h for the
  * order in which things happen here.
  */
@@ -1034,6 +1046,7 @@ engine_main(Datum main_arg)
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
+	pqsignal(SIGQUIT, quit_cb);
 	BackgroundWorkerUnblockSignals();
 	if (!shared_engine_attach(dboid))
 		proc_exit(0);

@@ -25,6 +25,7 @@
 #include "utils/timestamp.h"
 
 #include "engine/compat.h"
+#include "engine/cursor.h"
 #include "engine/history.h"
 #include "engine/message.h"
 #include "engine/settings.h"
@@ -610,6 +611,8 @@ history_find(XLogRecPtr lsn, uint32 seq, uint64 *position, HistoryTxn *txn)
 		else if (found && record->type == HISTORY_CHANGE &&
 				 ((HistoryChange *) record)->seq > seq)
 			break;
+		else if (found && record->type == HISTORY_GAP && seq != CURSOR_WHOLE)
+			break;				/* who got a part of it misses the rest */
 		history_next(&at);
 	}
 	*position = history_tell(&at);

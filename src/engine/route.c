@@ -36,6 +36,7 @@
 
 #include "engine/attempt.h"
 #include "engine/catalogs.h"
+#include "engine/crashes.h"
 #include "engine/decide.h"
 #include "engine/links.h"
 #include "engine/merge.h"
@@ -416,6 +417,25 @@ forget_matches(Slice *slice)
 		slice->changes[i].matches = slice->changes[i].last_match = NULL;
 }
 
+/* Note whose changes are decided and rendered, in case that ends the process. */
+static void
+note_transactions(const Slice *slice)
+{
+	XLogRecPtr	first = InvalidXLogRecPtr;
+	XLogRecPtr	last = InvalidXLogRecPtr;
+
+	for (int i = 0; i < slice->count; i++)
+	{
+		if (slice->changes[i].rows.schema == NULL)
+			continue;
+		last = slice->changes[i].place.txn.commit_lsn;
+		if (first == InvalidXLogRecPtr)
+			first = last;
+	}
+	if (first != InvalidXLogRecPtr)
+		crashes_begin_routing(first, last);
+}
+
 /*
  * Decide and send a slice; returns false, with nothing sent, if an error
  * prevented it.
@@ -429,6 +449,7 @@ try_slice(Slice *slice, bool carefully)
 	ListCell   *lc;
 
 	forget_matches(slice);
+	note_transactions(slice);
 	links_mark();
 	PG_TRY();
 	{
@@ -461,6 +482,7 @@ try_slice(Slice *slice, bool carefully)
 		events = events_before;
 	}
 	PG_END_TRY();
+	crashes_end(false);
 	return done;
 }
 
@@ -649,6 +671,15 @@ begin_transaction(RoutePosition *place, HistoryRecord *record)
 	place->seq = 0;
 }
 
+/* Must the slice end before this transaction, since one of both killed engines? */
+static bool
+must_part(const Slice *slice, const HistoryTxn *txn)
+{
+	return slice->count > 0 &&
+		(crashes_suspects(txn->commit_lsn) ||
+		 crashes_suspects(slice->changes[slice->count - 1].place.txn.commit_lsn));
+}
+
 /* Collect the next slice for all. */
 static RouteState
 collect_live(Slice *slice)
@@ -660,6 +691,8 @@ collect_live(Slice *slice)
 	{
 		if (record->type == HISTORY_BEGIN)
 		{
+			if (must_part(slice, (HistoryTxn *) record))
+				return ROUTE_MORE;
 			begin_transaction(&live, record);
 			if (!is_visible(live.txn.xid))
 				return ROUTE_BLOCKED;
@@ -707,7 +740,8 @@ collect_late(Slice *slice, HistoryCursor *from, RoutePosition *place)
 			break;
 		if (record->type == HISTORY_BEGIN)
 		{
-			if (!slice_accepts(slice, (HistoryTxn *) record))
+			if (!slice_accepts(slice, (HistoryTxn *) record) ||
+				must_part(slice, (HistoryTxn *) record))
 				break;
 			begin_transaction(place, record);
 		}

@@ -20,7 +20,8 @@
  * A transaction that cannot be decoded, because of an error in the contents of
  * it (a publication's row filter that divides by zero, say), is skipped: the
  * server has then cleaned up after it, and decoding goes on behind it.  So is
- * one in which the process has died again and again (crashes.c).
+ * one in which the process has died again and again, then or when its changes
+ * were decided and rendered (crashes.c).
  *
  * Called by engine.c, outside any transaction: a transaction around the
  * decoding would make it a subtransaction for each decoded one.

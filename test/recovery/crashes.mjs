@@ -1,11 +1,11 @@
-// A transaction whose decoding kills the engine, and with it all of
-// PostgreSQL's processes, is decoded three times and then skipped: the server
-// does not restart for ever.
+// A transaction that kills the engine, and with it all of PostgreSQL's
+// processes, when it is decoded or when its changes are decided and rendered, is
+// tried three times and then skipped: the server does not restart for ever.
 
 import { readFile } from 'node:fs/promises';
 import { assert, atEnd, note, test, until } from '../e2e/lib/tap.mjs';
 import { RawClient } from '../e2e/lib/raw.mjs';
-import { createRole, createTable, sql, status, token } from '../e2e/lib/server.mjs';
+import { createRole, createTable, pg, sql, status, token } from '../e2e/lib/server.mjs';
 import { log, restart, running } from './lib/cluster.mjs';
 
 await createRole('reader');
@@ -15,10 +15,13 @@ const bindings = ['calm', 'deadly'].map((table) => ({ event: '*', schema: 'publi
 const [{ slot }] = await sql("SELECT slot_name AS slot FROM pg_replication_slots WHERE slot_name LIKE 'rtsync%'");
 const path = `${process.env.CLUSTER_DIR}/data/pg_replslot/${slot}/rtsync.decoding`;
 
-// What is being decoded, and what was found to have died in, how often
+// What is at hand, and what was found to have died in, how often
 async function notes() {
   const bytes = await readFile(path);
-  return { current: bytes.readBigUInt64LE(8), suspect: bytes.readBigUInt64LE(16), times: bytes.readUInt32LE(24) };
+  return {
+    current: bytes.readBigUInt64LE(8), last: bytes.readBigUInt64LE(32), routed: bytes.readUInt32LE(48) !== 0,
+    suspect: bytes.readBigUInt64LE(16), times: bytes.readUInt32LE(24),
+  };
 }
 
 async function join(options) {
@@ -40,28 +43,45 @@ async function writeLarge() {
   return BigInt(lsn);
 }
 
-// Kills the engine while it decodes the large transaction that began there: the
-// first that commits behind it.  It is stopped, and then looked at again.
-async function kill(from) {
+// Does something to the engine, which is stopped, while it decodes the large
+// transaction that began there: the first that commits behind it.  It is stopped,
+// and then looked at again.  Then waits for the next engine.
+async function strike(from, how) {
   const engine = () => status().then((row) => row.state === 'running' && row.pid, () => null);
-  const killed = await until('the engine to decode', async () => {
+  const struck = await until('the engine to decode', async () => {
     const pid = await engine();
     if (!pid) return false;
     try {
       const { current } = await notes();
       if (current < from) return false;
       process.kill(pid, 'SIGSTOP');
-      const still = (await notes()).current === current;
-      process.kill(pid, still ? 'SIGKILL' : 'SIGCONT');
-      return still && pid;
+      if ((await notes()).current === current) return pid;
+      process.kill(pid, 'SIGCONT');
     } catch {
-      return false; // it had ended
+      // it had ended
     }
+    return false;
   }, { every: 1, timeout: 60_000 });
+  await how(struck);
   await until('the next engine', async () => {
     const pid = await engine();
-    return pid && pid !== killed;
+    return pid && pid !== struck;
   }, { every: 1, timeout: 60_000 });
+}
+const kill = (from) => strike(from, (pid) => process.kill(pid, 'SIGKILL'));
+
+// Another process crashes, and the postmaster tells all others to quit.
+async function quit(pid) {
+  const victim = new pg.Client();
+  victim.on('error', () => {});
+  await victim.connect();
+  const { rows } = await victim.query('SELECT pg_backend_pid() AS pid');
+  process.kill(rows[0].pid, 'SIGKILL');
+  await until('the engine to be told', async () => {
+    const pending = (await readFile(`/proc/${pid}/status`, 'utf8')).match(/^(?:Sig|Shd)Pnd:\t[0-9a-f]+/gm);
+    return pending.some((line) => Number.parseInt(line.slice(8), 16) & 4);
+  }, { every: 1, timeout: 4_000 });
+  process.kill(pid, 'SIGCONT');
 }
 
 await sql("ALTER SYSTEM SET logical_decoding_work_mem = '64kB'");
@@ -81,6 +101,18 @@ test('two deaths prove nothing', async () => {
   }, { timeout: 60_000 });
   assert.equal(await count('rtsync skipped transaction'), 0);
   assert.equal(await count('rtsync engine died while it decoded'), 2);
+}, { timeout: 180_000 });
+
+test('that another process crashes, or the server is stopped at once, counts for nothing', async () => {
+  const before = await count('rtsync engine died while it');
+  const from = await writeLarge();
+  for (let n = 1; n <= 3; n++) await strike(from, quit);
+  await running({ timeout: 60_000 });
+  const client = await join({ cursor: true });
+  await sql('INSERT INTO calm VALUES (10)');
+  await until('what follows', () => has(client, 10), { timeout: 60_000 });
+  assert.equal(await count('rtsync skipped transaction'), 0);
+  assert.equal(await count('rtsync engine died while it'), before);
 }, { timeout: 180_000 });
 
 let first;
@@ -113,3 +145,52 @@ test('the next engine skips it at once', async () => {
   assert.equal((await status()).pid, pid);
   assert.equal(await count('rtsync engine died while it decoded'), 5);
 }, { timeout: 120_000 });
+
+const routedDeaths = () => count('rtsync engine died while it routed');
+const arrived = (client) => client.changes().filter(({ table }) => table === 'slow').map(({ record }) => record.id);
+
+test('deaths when changes are decided count, too, and the transaction is found among others', async () => {
+  await createTable('slow', 'id int PRIMARY KEY', { roles: ['reader'] });
+  await sql(`CREATE FUNCTION sleeps(id int) RETURNS bool LANGUAGE plpgsql AS
+      'BEGIN IF id = 13 THEN PERFORM pg_sleep(600); END IF; RETURN true; END';
+    ALTER TABLE slow ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY sleeps ON slow USING (sleeps(id))`);
+  await sql("ALTER SYSTEM SET rtsync.policy_timeout = '10min'");
+  await sql('SELECT pg_reload_conf()');
+  bindings.push({ event: '*', schema: 'public', table: 'slow' });
+  const client = await join({ cursor: true });
+  const since = client.rtsync.cursor;
+  client.close();
+  for (const values of ['(1)', '(12), (13), (14)', '(2)']) await sql(`INSERT INTO slow VALUES ${values}`);
+
+  const found = [];
+  for (let n = 1; n <= 3; n++) {
+    const { pid } = await running({ timeout: 60_000 });
+    const victim = await until('a gateway', () => RawClient.open({ apikey: token('reader') }).catch(() => null), { every: 50, timeout: 30_000 });
+    victim.join('crashes', bindings, { config: { rtsync: { since } } }).catch(() => {});
+    found.push(await until('the policy to sleep', async () => {
+      const [row] = await sql("SELECT wait_event FROM pg_stat_activity WHERE pid = $1", [pid]);
+      const now = await notes();
+      return row?.wait_event === 'PgSleep' && now.routed && now.current !== 0n && now;
+    }, { timeout: 60_000 }));
+    process.kill(pid, 'SIGKILL');
+    await until('the next engine', async () => (await routedDeaths()) === n, { timeout: 60_000 });
+    victim.close();
+  }
+  assert.ok(found[0].current < found[0].last, 'several at first');
+  assert.ok(found[1].current === found[1].last && found[2].current === found[1].current, 'one then');
+
+  const { pid } = await running({ timeout: 60_000 });
+  const again = await join({ since });
+  assert.equal(again.rtsync.resumed, true);
+  await until('all the others', () => arrived(again).includes(2), { timeout: 30_000 });
+  assert.deepEqual(arrived(again), [1, 2]);
+  assert.ok(told(again), 'and it is told');
+
+  const [epoch, , , access] = again.rtsync.cursor.split(':');
+  const middle = await join({ since: `${epoch}:${found[2].current.toString(16)}:1:${access}` });
+  assert.equal(middle.rtsync.resumed, true);
+  await until('what follows', () => arrived(middle).includes(2), { timeout: 30_000 });
+  assert.ok(told(middle), 'who had a part of it is told, too');
+  assert.equal((await status()).pid, pid);
+}, { timeout: 240_000 });
