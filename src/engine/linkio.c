@@ -28,6 +28,9 @@
 #define RECEIVE_SIZE ((Size) 64 * 1024)
 #define KEEP_IN ((Size) 1024 * 1024)
 
+/* A larger out buffer is given back when it is empty. */
+#define KEEP_OUT ((Size) 8 * 1024 * 1024)
+
 /* A turn of handling messages ends after this time, so that routing gets its
  * own; one message can take many times as long as another. */
 #define TURN_MS 20
@@ -156,6 +159,18 @@ linkio_pending(const Link *link)
 	return link->out.length - link->sent;
 }
 
+/* All is sent: what a burst took is not needed any more. */
+static void
+empty_out(Link *link)
+{
+	link->out.length = link->sent = 0;
+	if (link->out.capacity <= KEEP_OUT)
+		return;
+	pfree(link->out.data);
+	link->out.data = NULL;
+	link->out.capacity = 0;
+}
+
 /* Send what the socket takes. */
 void
 linkio_flush(Link *link)
@@ -181,7 +196,7 @@ linkio_flush(Link *link)
 		link->stuck_since = clock_now();
 
 	if (link->sent == link->out.length)
-		link->out.length = link->sent = 0;
+		empty_out(link);
 	else if (link->sent > link->out.capacity / 2)
 	{
 		memmove(link->out.data, link->out.data + link->sent,
