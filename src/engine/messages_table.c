@@ -23,6 +23,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
@@ -251,56 +252,139 @@ messages_table_store_in_engine(const Message *message, const Interval *ttl)
  *--------------------------------------------------------------------------
  */
 
-/* One column of a result's row, in the memory context given; data NULL: null */
+/* A payload takes at most so many times as much in the table, as jsonb. */
+#define STORED_GROWTH 8
+
+/* The columns of the query for a replay */
+#define REPLAY_ID 1
+#define REPLAY_EVENT 2
+#define REPLAY_PAYLOAD 3
+#define REPLAY_BINARY 4
+
+/* Text in UTF-8, in the current memory context */
 static MessagePart
-replay_part(HeapTuple tuple, TupleDesc desc, int column, bool text,
-			MemoryContext context)
+text_part(char *text)
 {
-	bool		isnull;
-	Datum		datum = SPI_getbinval(tuple, desc, column, &isnull);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	MessagePart part = {NULL, 0};
+	MessagePart part;
 
-	if (!isnull)
-	{
-		struct varlena *value = PG_DETOAST_DATUM_PACKED(datum);
-
-		Size		length = VARSIZE_ANY_EXHDR(value);
-		char	   *copy = palloc(length + 1);
-
-		/* bytes may be zero */
-		memcpy(copy, VARDATA_ANY(value), length);
-		copy[length] = '\0';
-		part.data = copy;
-		part.length = length;
-		if (text && GetDatabaseEncoding() != PG_UTF8)
-		{
-			part.data = pg_server_to_any(part.data, part.length, PG_UTF8);
-			part.length = strlen(part.data);
-		}
-	}
-	MemoryContextSwitchTo(old);
+	part.data = GetDatabaseEncoding() == PG_UTF8 ? text :
+		pg_server_to_any(text, strlen(text), PG_UTF8);
+	part.length = strlen(part.data);
 	return part;
 }
 
-/* Put a row into the list, which is in the memory context given. */
-static List *
-add_replay(List *list, HeapTuple tuple, TupleDesc desc, MemoryContext context)
+/* A column as text, in the current memory context; data NULL: null */
+static MessagePart
+replay_text(HeapTuple tuple, TupleDesc desc, int column)
 {
 	bool		isnull;
-	Datum		id = SPI_getbinval(tuple, desc, 1, &isnull);
+	Datum		datum = SPI_getbinval(tuple, desc, column, &isnull);
+	Oid			function;
+	bool		varlena;
+
+	if (isnull)
+		return (MessagePart)
+	{
+		NULL, 0
+	};
+	getTypeOutputInfo(SPI_gettypeid(desc, column), &function, &varlena);
+	return text_part(OidOutputFunctionCall(function, datum));
+}
+
+/* Likewise one of bytes */
+static MessagePart
+replay_bytes(HeapTuple tuple, TupleDesc desc, int column)
+{
+	bool		isnull;
+	Datum		datum = SPI_getbinval(tuple, desc, column, &isnull);
+	bytea	   *value;
+
+	if (isnull)
+		return (MessagePart)
+	{
+		NULL, 0
+	};
+	value = DatumGetByteaPCopy(datum);
+	return (MessagePart)
+	{
+		VARDATA(value), VARSIZE(value) - VARHDRSZ
+	};
+}
+
+/* About how long a column is, without reading what is stored elsewhere */
+static Size
+replay_size(HeapTuple tuple, TupleDesc desc, int column)
+{
+	bool		isnull;
+	Datum		datum = SPI_getbinval(tuple, desc, column, &isnull);
+
+	if (isnull || TupleDescAttr(desc, column - 1)->attlen != -1)
+		return 0;
+	return toast_raw_datum_size(datum) - VARHDRSZ;
+}
+
+/* The message of a row, in the memory context given; NULL if it has no payload */
+static Message *
+replay_message(HeapTuple tuple, TupleDesc desc, MemoryContext context)
+{
+	bool		isnull;
+	Datum		id = SPI_getbinval(tuple, desc, REPLAY_ID, &isnull);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	Message    *message = palloc0(sizeof(Message));
 
 	message->id = *DatumGetUUIDP(id);
 	message->private = true;
-	message->event = replay_part(tuple, desc, 2, true, context);
-	message->payload = replay_part(tuple, desc, 3, true, context);
+	message->event = replay_text(tuple, desc, REPLAY_EVENT);
+	message->payload = replay_text(tuple, desc, REPLAY_PAYLOAD);
 	message->json = message->payload.data != NULL;
 	if (!message->json)
-		message->payload = replay_part(tuple, desc, 4, false, context);
-	if (message->payload.data != NULL)
-		list = lappend(list, message);
+		message->payload = replay_bytes(tuple, desc, REPLAY_BINARY);
+	MemoryContextSwitchTo(old);
+	return message->payload.data != NULL ? message : NULL;
+}
+
+/* Can it be sent at all?  What was stored by hand may be too large. */
+static bool
+may_send(const Message *message)
+{
+	return message->payload.length <= rtsync_max_payload_size &&
+		message->event.length <= MESSAGE_MAX_EVENT;
+}
+
+/*
+ * Of rows, the newest first, those that are replayed, the oldest first: as many
+ * as a client's queue has room for.  What is too large is not even read.
+ */
+static List *
+collect_replay(SPITupleTable *rows, uint64 nrows, MemoryContext context)
+{
+	TupleDesc	desc = rows->tupdesc;
+	Size		room = rtsync_send_queue_size / 2;
+	Size		to_read = (Size) rtsync_max_payload_size * STORED_GROWTH;
+	MemoryContext old = MemoryContextSwitchTo(context);
+	List	   *list = NIL;
+
+	for (uint64 i = 0; i < nrows; i++)
+	{
+		HeapTuple	tuple = rows->vals[i];
+		Size		size = replay_size(tuple, desc, REPLAY_EVENT) +
+			replay_size(tuple, desc, REPLAY_PAYLOAD) +
+			replay_size(tuple, desc, REPLAY_BINARY);
+		Message    *message;
+
+		if (size > (Size) rtsync_max_payload_size * STORED_GROWTH)
+			continue;
+		if (size > to_read)
+			break;
+		to_read -= size;
+		message = replay_message(tuple, desc, context);
+		if (message == NULL || !may_send(message))
+			continue;
+		if (message->payload.length > room && list != NIL)
+			break;
+		room -= Min(message->payload.length, room);
+		list = lcons(message, list);
+	}
 	MemoryContextSwitchTo(old);
 	return list;
 }
@@ -312,34 +396,29 @@ select_replay(Oid relid, const char *topic, Timestamp since, uint32 limit,
 	Oid			types[] = {TEXTOID, TIMESTAMPOID, INT4OID, TIMESTAMPOID};
 	Timestamp	now = GetCurrentTimestamp();
 	Datum		values[4];
-	List	   *list = NIL;
 	char	   *sql;
 
 	values[0] = CStringGetTextDatum(topic);
 	values[1] = TimestampGetDatum(since);
 	values[2] = Int32GetDatum((int32) limit);
 	values[3] = TimestampGetDatum(now);
-	sql = psprintf("SELECT id, event, payload, binary_payload FROM ("
-				   "SELECT id, event, payload::pg_catalog.text AS payload, binary_payload, inserted_at"
-				   " FROM %s WHERE topic = $1 AND private AND extension = 'broadcast'"
+	sql = psprintf("SELECT id, event, payload, binary_payload FROM %s"
+				   " WHERE topic = $1 AND private AND extension = 'broadcast'"
 				   " AND event IS NOT NULL AND id IS NOT NULL"
 				   " AND inserted_at >= $2 AND inserted_at < $4 + '1 minute'::pg_catalog.interval"
 				   " AND (expires_at IS NULL OR expires_at > $4)"
-				   " ORDER BY inserted_at DESC LIMIT $3) AS newest ORDER BY inserted_at",
+				   " ORDER BY inserted_at DESC LIMIT $3",
 				   table_name(relid));
 	if (SPI_execute_with_args(sql, lengthof(types), types, values, NULL, true,
 							  0) != SPI_OK_SELECT)
 		elog(ERROR, "could not select messages to be replayed");
-	for (uint64 i = 0; i < SPI_processed; i++)
-		list = add_replay(list, SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
-						  context);
-	return list;
+	return collect_replay(SPI_tuptable, SPI_processed, context);
 }
 
 /*
  * The newest stored messages of a private topic, as many as "limit" and not
  * older than "since", the oldest first: a list of Message, in UTF-8, without
- * the topic.  The right to read them has been checked.  Called in a
+ * the topic.  Of large ones there may be fewer.  The right to read them has been checked.  Called in a
  * transaction; errors are raised.
  */
 List *

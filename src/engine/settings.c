@@ -71,6 +71,7 @@ char	   *rtsync_metrics_token;
 int			rtsync_max_connections;
 int			rtsync_max_channels_per_connection;
 int			rtsync_max_payload_size;
+int			rtsync_send_queue_size;
 int			rtsync_max_presence_size;
 
 /* Numbers that are only handed on to the gateway */
@@ -81,7 +82,6 @@ static int	max_requests_per_second;
 static int	max_message_size;
 static int	max_presence_calls;
 static int	presence_interval;
-static int	send_queue_size;
 static int	send_timeout;
 static int	handshake_timeout;
 static int	idle_timeout;
@@ -486,7 +486,7 @@ const GatewayNumber gateway_numbers[] = {
 	{"rtsync.send_queue_size",
 		"Sets the memory for what a slow client has not received yet.",
 		"From a quarter of it on, the client's changes wait in the history.",
-		&send_queue_size, 4 * MEGABYTE, 4 * MEGABYTE, 1024 * MEGABYTE,
+		&rtsync_send_queue_size, 4 * MEGABYTE, 4 * MEGABYTE, 1024 * MEGABYTE,
 	GUC_UNIT_BYTE},
 	{"rtsync.send_timeout",
 		"Sets the time after which a client that takes nothing is disconnected.",

@@ -61,6 +61,7 @@ extern char *rtsync_metrics_token;
 extern int	rtsync_max_connections;
 extern int	rtsync_max_channels_per_connection;
 extern int	rtsync_max_payload_size;	/* bytes */
+extern int	rtsync_send_queue_size; /* bytes */
 extern int	rtsync_max_presence_size;	/* bytes */
 
 /* A number for the gateway; the name it is told is that without "rtsync." */

@@ -532,6 +532,29 @@ test('replay: each message once, whenever one joins', async () => {
   }
 });
 
+// What is not sent as large as that is not replayed either, and all together must
+// fit the queue of a client that has not read any of it yet.
+test('replay: messages of any size hold nobody up', async () => {
+  await sql('DELETE FROM rtsync.messages');
+  const insert = (name, size, n) => sql(`INSERT INTO rtsync.messages (topic, extension, event, private, payload, inserted_at)
+    VALUES ('club', 'broadcast', 'ev', true, jsonb_build_object('name', '${name}', 'x', repeat('x', ${size})),
+      timezone('utc', now()) - '1 minute'::interval + '${n} ms'::interval)`);
+  await insert('huge', 40_000_000, 1);
+  for (const [n, name] of ['a', 'b', 'c', 'd'].entries()) await insert(name, 900_000, n + 2);
+  await insert('huge', 40_000_000, 10);
+  await insert('last', 10, 11);
+  const client = await open(1);
+  const start = performance.now();
+  const reply = await client.join('club', [], { config: { private: true, broadcast: { replay: { since: 0, limit: 25 } } } });
+  note(`the join took ${Math.round(performance.now() - start)} ms`);
+  assert.equal(reply.status, 'ok');
+  const names = () => broadcasts(client, 'club').map(({ payload }) => payload.name);
+  await until('the last', () => names().at(-1) === 'last');
+  assert.deepEqual(names(), ['c', 'd', 'last']);
+  await sql('DELETE FROM rtsync.messages');
+  client.close();
+});
+
 test('replay: from a table that cannot be read', async () => {
   const client = await open(1);
   const join = () => client.join('club', [], { config: { private: true, broadcast: { replay: { since: 0 } } } });
