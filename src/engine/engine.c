@@ -276,6 +276,20 @@ listen_for_all(char **why, int *errcode)
 	return n;
 }
 
+/*
+ * Say that we run: clients can connect, or it is known why they cannot.  Until
+ * then another gateway, for one, may have the port.
+ */
+static void
+say_running(void)
+{
+	static bool said = false;
+
+	if (!said)
+		shared_engine_running();
+	said = true;
+}
+
 /* Open the listening sockets, if it is time to try. */
 static void
 listen_turn(void)
@@ -283,6 +297,8 @@ listen_turn(void)
 	char	   *why;
 	int			errcode;
 
+	if (!may_listen)
+		say_running();
 	if (nlisten > 0 || clock_now() < listen_at || !may_listen)
 		return;
 	nlisten = listen_for_all(&why, &errcode);
@@ -291,6 +307,7 @@ listen_turn(void)
 		listen_failures = 0;
 		shared_engine_trouble(0, NULL, NULL);
 		shared_engine_listening(rtsync_listen_addresses, rtsync_port);
+		say_running();
 		return;
 	}
 	if (why != NULL)
@@ -303,6 +320,8 @@ listen_turn(void)
 							  "Set another rtsync.port or rtsync.listen_addresses for this database with ALTER DATABASE.");
 		shared_engine_listening(NULL, 0);
 	}
+	if (listen_failures == 0 || listen_failures >= LISTEN_PATIENCE)
+		say_running();
 	if (why != NULL)
 		pfree(why);
 }
@@ -1080,7 +1099,6 @@ engine_main(Datum main_arg)
 	serve_from = wal_flushed_lsn();
 	load_message_key();
 	ngateways = rtsync_gateways;
-	shared_engine_running();
 	load_certificate(false);
 	engine_loop();
 }

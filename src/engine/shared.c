@@ -452,7 +452,6 @@ shared_engine_running(void)
 	Assert(entry->state == ENGINE_STARTING && entry->pid == MyProcPid);
 	Assert(!entry->probing);
 	entry->state = ENGINE_RUNNING;
-	set_message(entry, NULL, NULL);
 	LWLockRelease(shared_state->lock);
 }
 

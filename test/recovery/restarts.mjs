@@ -1,6 +1,8 @@
 // The server restarts, fast and immediately, with 100 clients connected; the
 // engine is terminated; the configuration is reloaded.
 
+import { once } from 'node:events';
+import net from 'node:net';
 import { assert, atEnd, note, test, until } from '../e2e/lib/tap.mjs';
 import { RawClient } from '../e2e/lib/raw.mjs';
 import { createRole, createTable, port, sql, status, token } from '../e2e/lib/server.mjs';
@@ -107,6 +109,26 @@ test('an engine that is terminated again and again comes back each time as soon'
   }
   await works();
 }, { timeout: 150_000 });
+
+test('an engine says that it runs when it can be connected to, or why it cannot', async () => {
+  const taken = net.createServer().listen(0, '127.0.0.1');
+  await once(taken, 'listening');
+  const move = async (to) => {
+    const { pid } = await status();
+    await sql(to ? `ALTER SYSTEM SET rtsync.port = ${to}` : `ALTER SYSTEM RESET rtsync.port`);
+    await sql('SELECT pg_reload_conf()');
+    return until('another engine', async () => {
+      const row = await status();
+      return row.state === 'running' && row.pid !== pid && row;
+    }, { timeout: 20_000, every: 2 });
+  };
+  assert.match((await move(taken.address().port)).message ?? 'nothing', /could not listen|in use/);
+  taken.close();
+  const row = await move(null);
+  assert.deepEqual([row.message, row.port], [null, Number(port)]);
+  assert.equal(await listening(port), true);
+  await works();
+}, { timeout: 90_000 });
 
 test('a crash of another backend restarts everything, and it works again', async () => {
   const pid = (await sql('SELECT pg_backend_pid() AS pid'))[0].pid;
