@@ -418,8 +418,8 @@ select_replay(Oid relid, const char *topic, Timestamp since, uint32 limit,
 /*
  * The newest stored messages of a private topic, as many as "limit" and not
  * older than "since", the oldest first: a list of Message, in UTF-8, without
- * the topic.  Of large ones there may be fewer.  The right to read them has been checked.  Called in a
- * transaction; errors are raised.
+ * the topic.  Of large ones there may be fewer.  The right to read them has
+ * been checked.  Called in a transaction; errors are raised.
  */
 List *
 messages_table_replay(const char *topic, uint64 since_ms, uint32 limit)
