@@ -5,7 +5,7 @@
 import { chmod } from 'node:fs/promises';
 import { assert, atEnd, test, until } from '../e2e/lib/tap.mjs';
 import { connect, versions } from '../e2e/lib/clients.mjs';
-import { RawClient } from '../e2e/lib/raw.mjs';
+import { RawClient, refusedHandshake } from '../e2e/lib/raw.mjs';
 import { createRole, createTable, pg, sql, status, token } from '../e2e/lib/server.mjs';
 import { configure } from '../e2e/lib/keys.mjs';
 import { restart, running } from './lib/cluster.mjs';
@@ -45,6 +45,32 @@ async function alive(client, pid) {
   await until('the event', () => client.changes('live').some(({ record }) => record.id === id));
   assert.equal((await status()).pid, pid, 'the engine is the same process');
 }
+
+// Connections and channels are numbered apart, each from one: what befalls the
+// one of a number is not to befall the other.
+test('API keys that cannot be looked up now cost nobody a channel', async () => {
+  const N = 20;
+  const [{ key }] = await sql("SELECT rtsync.create_api_key('reader', 'locked') AS key");
+  const { pid } = await status();
+  const client = await open();
+  for (let i = 0; i < N; i++) await client.joinOk(`channel ${i}`, [{ ...binding, filter: `id=gt.${-i}` }]); // each a group of its own
+  const holder = new pg.Client();
+  await holder.connect();
+  await holder.query('BEGIN; LOCK TABLE rtsync.api_keys IN ACCESS EXCLUSIVE MODE');
+  for (let i = 0; i < N; i++) {
+    const { status: code } = await refusedHandshake({ apikey: key });
+    assert.equal(code, 500);
+  }
+  const id = ++last;
+  await sql(`INSERT INTO live VALUES (${id})`);
+  for (let i = 0; i < N; i++)
+    await until(`the event on channel ${i}`, () => client.changes(`channel ${i}`).some(({ record }) => record.id === id));
+  await holder.query('ROLLBACK');
+  await holder.end();
+  await until('the key to count', () => RawClient.open({ apikey: key }).then((one) => one.close() ?? true, () => false));
+  assert.equal((await status()).pid, pid, 'the engine is the same process');
+  client.close();
+});
 
 test('messages are stored while a synchronous standby is down', async () => {
   await sql(`CREATE POLICY all_topics ON rtsync.messages FOR ALL USING (true) WITH CHECK (true);
