@@ -112,7 +112,7 @@ test('a key that is revoked ends at once what came with it', async () => {
   await user.joinOk('notices', [onNotices], { accessToken: token('e2e_user') });
   await revoke('gone');
   for (const one of [client, idle, user])
-    assert.deepEqual(await one.waitClosed({ timeout: 3000 }), { code: 1008, reason: 'API key revoked' });
+    assert.deepEqual(await one.waitClosed(), { code: 1008, reason: 'API key revoked' });
   const system = client.frames.filter((f) => f.event === 'system').at(-1);
   assert.deepEqual([system.payload.status, system.payload.message], ['error', 'The API key has been revoked']);
   assert.ok(client.frames.some((f) => f.event === 'phx_close'));
@@ -129,12 +129,12 @@ test('a key may be changed by hand: to another role it is another key', async ()
   await sql(`UPDATE rtsync.api_keys SET name = 'renamed' WHERE name = 'moved'`);
   await client.joinOk('again', [onNotices]);
   await sql(`UPDATE rtsync.api_keys SET role = 'e2e_user' WHERE name = 'renamed'`);
-  await client.waitClosed({ timeout: 3000 });
+  await client.waitClosed();
   const after = await RawClient.open({ apikey: key });
   await after.joinOk('notices', [onNotices]);
   await sees(() => after.changes().map((c) => c.record?.id), [1, 2, 3]);
   await sql('TRUNCATE rtsync.api_keys');
-  await after.waitClosed({ timeout: 3000 });
+  await after.waitClosed();
   assert.equal((await refusedHandshake({ apikey: key })).status, 401);
 });
 
@@ -177,7 +177,7 @@ test('without a key: refused, or the anonymous role', async () => {
   // who shows a token has its rights
   await client.joinOk('user', [onNotices], { accessToken: token('e2e_user') });
   await configure({ 'rtsync.anonymous_role': null });
-  await client.waitClosed({ timeout: 5000 });
+  await client.waitClosed();
   assert.equal((await refusedHandshake({})).status, 401);
   await configure({ 'rtsync.anonymous_role': 'e2e_outsider' });
   await until('the reload', async () => {

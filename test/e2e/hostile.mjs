@@ -8,7 +8,7 @@ import { assert, atEnd, note, sleep, test, until } from './lib/tap.mjs';
 import { RawClient } from './lib/raw.mjs';
 import { createRole, createTable, database, pg, sql, status, token } from './lib/server.mjs';
 
-const LIMIT = 4_000; // ms for an event to arrive, whatever others do
+const LIMIT = 15_000; // ms for an event to arrive, whatever others do, and however busy the machine
 const TIMEOUT = 200; // ms, rtsync.policy_timeout
 
 await createRole('hostile_reader');
@@ -265,6 +265,6 @@ test('code that catches the cancel costs a restart of the engine, once, and no e
   await until('its subscriber to be served again', async () => {
     await strike();
     return victim.ids().includes(last);
-  }, { timeout: 10_000, every: 200 });
+  }, { every: 200 });
   assert.equal((await status()).pid, now.pid);
 }, { timeout: 90_000 });

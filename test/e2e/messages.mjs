@@ -91,7 +91,7 @@ test('what is sent at once takes milliseconds', async () => {
   }
   times.sort((a, b) => a - b);
   note(`median ${times[10].toFixed(1)} ms, worst ${times[19].toFixed(1)} ms, from the query on`);
-  assert.ok(times[10] < 50);
+  assert.ok(times[10] < 250); // an engine that nobody wakes looks once a second
   client.close();
 });
 
@@ -254,13 +254,13 @@ test('a policy that fails denies, and its neighbours do not notice', async () =>
 
 test('for policies, now() is now', async () => {
   await sql(`CREATE POLICY e2e_now ON rtsync.messages AS RESTRICTIVE FOR SELECT TO e2e_member
-    USING (clock_timestamp() - now() < '100 ms')`);
+    USING (clock_timestamp() - now() < '1 s')`);
   try {
     for (let i = 0; i < 3; i++) {
       const client = await open(0);
       await client.joinOk('club', [], privately);
       client.close();
-      await sleep(200);
+      await sleep(1200);
     }
   } finally {
     await sql('DROP POLICY e2e_now ON rtsync.messages');
@@ -384,6 +384,16 @@ async function asUser0(statements) {
   await sql(`BEGIN; ${statements}; COMMIT`);
 }
 
+// The day that a test begins in is to be the one that it ends in.
+async function awayFromMidnight() {
+  const left = 86_400_000 - (Date.now() % 86_400_000);
+  if (left < 60_000) await sleep(left + 100);
+}
+
+// An engine that starts looks after the partitions at once, and then once a minute.
+const endEngine = () =>
+  sql(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'rtsync engine' AND datname = current_database()`);
+
 test('partitions for the days to come, and none of those long past', async () => {
   const days = async () =>
     (await sql(`SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
@@ -391,40 +401,44 @@ test('partitions for the days to come, and none of those long past', async () =>
       ({ relname }) => relname,
     );
   const name = (n) => `messages_${new Date(Date.now() + n * 86_400_000).toISOString().slice(0, 10).replaceAll('-', '_')}`;
+  await awayFromMidnight();
+  if (!(await days()).includes(name(2))) await endEngine(); // it began yesterday, and looks once a minute
   await until('the partitions', async () => (await days()).includes(name(2)));
   for (const n of [0, 1, 2]) assert.ok((await days()).includes(name(n)));
   await sql(`SELECT rtsync.send('"kept"', 'ev', 'club', persist => true)`);
   const [{ partition }] = await sql(`SELECT tableoid::regclass::text AS partition FROM rtsync.messages
     WHERE payload = '"kept"'`);
   assert.equal(partition, `rtsync.${name(0)}`);
-});
+}, { timeout: 150_000 });
 
 test('what is too old goes; a day without a partition loses nothing', async () => {
+  await awayFromMidnight();
   const today = `rtsync.messages_${new Date().toISOString().slice(0, 10).replaceAll('-', '_')}`;
   await sql('DELETE FROM rtsync.messages');
-  await sql(`ALTER EXTENSION rtsync DROP TABLE ${today}; DROP TABLE ${today}`);
-  await sql(`SELECT rtsync.send('"kept"', 'ev', 'club', persist => true), rtsync.send('"expired"', 'ev', 'club', persist => true, ttl => '-1 second')`);
-  await sql(`CREATE TABLE rtsync.messages_2020_01_02 PARTITION OF rtsync.messages FOR VALUES FROM ('2020-01-02') TO ('2020-01-03');
+  // in one transaction: the engine may look at any time
+  const [{ n }] = await sql(`ALTER EXTENSION rtsync DROP TABLE ${today}; DROP TABLE ${today};
+    SELECT rtsync.send('"kept"', 'ev', 'club', persist => true), rtsync.send('"expired"', 'ev', 'club', persist => true, ttl => '-1 second');
+    CREATE TABLE rtsync.messages_2020_01_02 PARTITION OF rtsync.messages FOR VALUES FROM ('2020-01-02') TO ('2020-01-03');
     CREATE TABLE rtsync.messages_2020_01_03 PARTITION OF rtsync.messages FOR VALUES FROM ('2020-01-03') TO ('2020-01-04');
     ALTER EXTENSION rtsync ADD TABLE rtsync.messages_2020_01_03;
     INSERT INTO rtsync.messages (topic, event, extension, payload, private, inserted_at)
-      SELECT 'club', 'ev', 'broadcast', to_jsonb(day), true, day FROM unnest('{2020-01-02, 2020-01-03, 2020-01-04}'::timestamp[]) AS day`);
-  assert.equal((await sql('SELECT FROM rtsync.messages')).length, 5);
-  // An engine that starts looks at once, and then every few minutes.
-  await sql(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'rtsync engine' AND datname = current_database()`);
+      SELECT 'club', 'ev', 'broadcast', to_jsonb(day), true, day FROM unnest('{2020-01-02, 2020-01-03, 2020-01-04}'::timestamp[]) AS day;
+    SELECT count(*)::int AS n FROM rtsync.messages`);
+  assert.equal(n, 5);
+  await endEngine();
   await until('the old ones to go', async () => (await sql('SELECT FROM rtsync.messages')).length === 1);
   await until('the partitions to go', async () => (await sql(`SELECT to_regclass('rtsync.messages_2020_01_02') AS a, to_regclass('rtsync.messages_2020_01_03') AS b`))
     .every(({ a, b }) => a === null && b === null));
   assert.deepEqual(await sql(`SELECT payload, tableoid::regclass::text AS partition FROM rtsync.messages`),
     [{ payload: 'kept', partition: 'rtsync.messages_default' }]);
-  const client = await until('the engine', () => open(1).catch(() => null), { timeout: 30_000 });
+  const client = await until('the engine', () => open(1).catch(() => null));
   await client.joinOk('club', [], { config: { private: true, broadcast: { replay: { since: 0 } } } });
   await until('the message', () => broadcasts(client, 'club').some(({ payload }) => payload === 'kept'));
   await sql('DELETE FROM rtsync.messages');
-  await sql(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'rtsync engine' AND datname = current_database()`);
-  await until('the partition of the day', async () => (await sql(`SELECT to_regclass('${today}') AS it`))[0].it !== null, { timeout: 30_000 });
-  await until('the engine', () => open(1).then((one) => one.close() ?? true, () => false), { timeout: 30_000 });
-});
+  await endEngine();
+  await until('the partition of the day', async () => (await sql(`SELECT to_regclass('${today}') AS it`))[0].it !== null);
+  await until('the engine', () => open(1).then((one) => one.close() ?? true, () => false));
+}, { timeout: 150_000 });
 
 test('HTTP: a private topic takes the right to write', async () => {
   const client = await open(1);
@@ -454,12 +468,12 @@ test('between clients: the right to write can come and go', async () => {
   const say = (n) => writer.call('realtime:club', 'broadcast', { type: 'broadcast', event: 'ev', payload: { n } }, '1');
   assert.equal((await say(1)).status, 'ok');
   await sql(`ALTER POLICY e2e_write ON rtsync.messages WITH CHECK (false)`);
-  await until('the right to be gone', async () => (await say(2)).status === 'error', { timeout: 5000 });
+  await until('the right to be gone', async () => (await say(2)).status === 'error');
   const before = broadcasts(reader, 'club').length;
   assert.equal((await say(3)).status, 'error');
   await sql(`ALTER POLICY e2e_write ON rtsync.messages WITH CHECK (extension = 'broadcast' AND EXISTS (
       SELECT FROM msg_rooms AS m WHERE m.uid = (SELECT rtsync.uid()) AND m.room = topic AND m.writer))`);
-  await until('the right to be back', async () => (await say(4)).status === 'ok', { timeout: 5000 });
+  await until('the right to be back', async () => (await say(4)).status === 'ok');
   await until('the last', () => broadcasts(reader, 'club').some(({ payload }) => payload.n === 4));
   assert.ok(before >= 1);
   assert.ok(!broadcasts(reader, 'club').some(({ payload }) => payload.n === 3));
@@ -474,15 +488,16 @@ test('replay: the newest first asked for, the oldest of them first', async () =>
   await sql(`SELECT rtsync.send('"other"', 'ev', 'elsewhere', persist => true), rtsync.send('"not kept"', 'ev', 'club'),
     rtsync.send('"expired"', 'ev', 'club', persist => true, ttl => '-1 second'),
     rtsync.send_binary('\\x00', 'bytes', 'club', persist => true)`);
-  const joinWith = async (n, replay, config = {}) => {
+  const joinWith = async (n, replay, config = {}, expected = 0) => {
     const client = await open(n);
     const reply = await client.join('club', [], { config: { private: true, broadcast: { replay }, ...config } });
+    await until('the messages', () => broadcasts(client, 'club').length >= expected);
     await client.heartbeat();
     return { client, reply };
   };
   const numbers = ({ client }) => broadcasts(client, 'club').map(({ payload }) => payload);
 
-  const some = await joinWith(1, { since, limit: 4 });
+  const some = await joinWith(1, { since, limit: 4 }, {}, 3);
   assert.equal(some.reply.status, 'ok');
   // the bytes are one of the four, and cannot be said in this version
   assert.deepEqual(numbers(some), [28, 29, 30]);
@@ -492,8 +507,8 @@ test('replay: the newest first asked for, the oldest of them first', async () =>
     some.client.frames.filter(({ event }) => event !== 'phx_reply').map(({ event }) => event),
     ['broadcast', 'broadcast', 'broadcast'],
   );
-  assert.deepEqual(numbers(await joinWith(1, { since })), Array.from({ length: 24 }, (_, n) => n + 7));
-  assert.deepEqual(numbers(await joinWith(1, { since: Date.now() + 1000 })), []);
+  assert.deepEqual(numbers(await joinWith(1, { since }, {}, 24)), Array.from({ length: 24 }, (_, n) => n + 7));
+  assert.deepEqual(numbers(await joinWith(1, { since: Date.now() + 100_000 })), []);
   assert.deepEqual(numbers(await joinWith(1, null)), []);
   for (const replay of [{}, { since: 'yesterday' }, { since: -1 }, { since, limit: 'all' }, 5])
     assert.equal((await joinWith(1, replay)).reply.response.reason,

@@ -123,7 +123,7 @@ test('what the database cannot store does not end the channel, nor does a lock h
   await locker.query('BEGIN; LOCK TABLE rtsync.messages IN SHARE ROW EXCLUSIVE MODE');
   const start = performance.now();
   assert.equal(await send(sender, 'locked out', {}, true), 'unable_to_connect_to_project');
-  assert.ok(performance.now() - start < 2000);
+  assert.ok(performance.now() - start < 10_000);
   await locker.query('ROLLBACK');
   await locker.end();
   assert.equal(await send(sender, 'kept', {}, true), 'ok');

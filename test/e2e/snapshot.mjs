@@ -4,7 +4,7 @@
 import { assert, atEnd, note, sleep, test, until } from './lib/tap.mjs';
 import { connect, subscribe, versions } from './lib/clients.mjs';
 import { RawClient } from './lib/raw.mjs';
-import { createRole, createTable, database, selectAs, sql, token } from './lib/server.mjs';
+import { createRole, createTable, database, pg, selectAs, sql, token } from './lib/server.mjs';
 
 await createRole('snap_reader');
 await createTable('shot', 'id int PRIMARY KEY, owner text, n int, note text', { roles: ['snap_reader'], full: true });
@@ -226,15 +226,19 @@ test('what cannot be had is refused, with the reason', async () => {
 test('bindings without a snapshot get everything from the join on, at its place', async () => {
   await createTable('beside', 'id int PRIMARY KEY', { roles: ['snap_reader'] });
   const running = writers(3, ['u1']);
+  let last = 0;
+  let writing = true;
   const beside = (async () => {
-    for (let id = 1; id <= 200; id++) await sql('INSERT INTO beside VALUES ($1)', [id]);
+    while (writing) await sql('INSERT INTO beside VALUES ($1)', [++last]);
   })();
-  await sleep(30);
+  await until('some rows', () => last > 10);
   const shot = await raw('beside', [binding(), { event: '*', schema: 'public', table: 'beside' }]);
   const [{ max }] = await sql('SELECT max(id) FROM beside');
   await shot.ended();
+  writing = false;
   await Promise.all([running.stop(), beside]);
-  await shot.frame('the last one', (f) => f.payload?.data?.table === 'beside' && f.payload.data.record.id === 200);
+  await sql('INSERT INTO beside VALUES ($1)', [++last]);
+  await shot.frame('the last one', (f) => f.payload?.data?.table === 'beside' && f.payload.data.record.id === last);
   const ids = shot.changes().filter((d) => d.table === 'beside').map((d) => d.record.id);
   assert.ok(ids[0] <= max + 1, `${ids[0]} ${max}`);
   assert.deepEqual(ids, Array.from({ length: ids.length }, (_, i) => ids[0] + i));
@@ -346,14 +350,26 @@ test('a client that vanishes takes its worker with it', async () => {
   await release();
 });
 
+// Sets a setting, and waits until the postmaster has it: new processes begin with that.
+async function configureServer(name, value) {
+  await sql(`ALTER SYSTEM SET ${name} = '${value}'`);
+  await sql('SELECT pg_reload_conf()');
+  await until(`${name} to be ${value}`, async () => {
+    const fresh = new pg.Client();
+    await fresh.connect();
+    const { rows } = await fresh.query('SELECT current_setting($1) AS it', [name]);
+    await fresh.end();
+    return rows[0].it === value;
+  });
+}
+
 test('an error in a policy, or a query that takes too long, is told', async () => {
   await createTable('failing', 'id int PRIMARY KEY', { roles: ['snap_reader'] });
   await sql(`INSERT INTO failing SELECT generate_series(0, 10); ALTER TABLE failing ENABLE ROW LEVEL SECURITY;
     CREATE POLICY div ON failing FOR SELECT USING (1 / id > -1)`);
   const failing = await raw('failing', [gatedBinding('failing')]);
   assert.match((await failing.refetch()).payload.message, /not completed: division by zero/);
-  await sql("ALTER SYSTEM SET rtsync.snapshot_timeout = '500ms'");
-  await sql('SELECT pg_reload_conf()');
+  await configureServer('rtsync.snapshot_timeout', '500ms');
   const release = await gated('gate_late');
   try {
     const late = await raw('late', [gatedBinding('gate_late')]);
@@ -361,8 +377,8 @@ test('an error in a policy, or a query that takes too long, is told', async () =
     await gone();
   } finally {
     await release();
+    await configureServer('rtsync.snapshot_timeout', '1min');
     await sql('ALTER SYSTEM RESET rtsync.snapshot_timeout');
-    await sql('SELECT pg_reload_conf()');
   }
 });
 

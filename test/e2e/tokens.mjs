@@ -159,7 +159,7 @@ test('a bad new token closes the channel, and the channel alone', async () => {
 
 test('a token that expires ends its channel, and nothing is sent after that', async () => {
   const client = await RawClient.open({ apikey: tokenOf(0) });
-  await client.joinOk('short', [onOwned], { accessToken: tokenOf(0, { exp: now() + 2 }) });
+  await client.joinOk('short', [onOwned], { accessToken: tokenOf(0, { exp: now() + 3 }) });
   await client.joinOk('long', [onOwned]);
   const system = await client.frame('expiry', (f) => f.event === 'system' && f.payload.status === 'error', { timeout: 20_000 });
   assert.equal(system.topic, 'realtime:short');
@@ -188,7 +188,7 @@ for (const version of versions) {
   test(`${version.name}: expiry closes the channel alone; a new token, and a new channel is served`, async () => {
     const client = connect(version, tokenOf(0));
     atEnd(() => client.disconnect());
-    await client.setAuth(tokenOf(0, { exp: now() + 2 }));
+    await client.setAuth(tokenOf(0, { exp: now() + 3 }));
     const { statuses, systems } = await subscribe(client, 'ending', [onOwned]);
     await until('CLOSED', () => statuses.at(-1).status === 'CLOSED', { timeout: 20_000 });
     assert.match(systems.at(-1).message, /^Token has expired \d+ seconds ago$/);
@@ -205,7 +205,7 @@ for (const version of versions) {
   test(`${version.name}: a token that is refreshed in time keeps the channel`, async () => {
     const client = connect(version, tokenOf(0));
     atEnd(() => client.disconnect());
-    const first = now() + 3;
+    const first = now() + 4;
     await client.setAuth(tokenOf(0, { exp: first }));
     const { statuses, events } = await subscribe(client, 'lasting', [onOwned]);
     await client.setAuth(tokenOf(0));
