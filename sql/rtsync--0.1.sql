@@ -100,6 +100,16 @@ CREATE FUNCTION rtsync.stat_engines(
 AS 'MODULE_PATHNAME', 'rtsync_sql_stat_engines'
 LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED ROWS 4;
 
+CREATE FUNCTION rtsync.stat_refetches(
+  OUT datid oid,
+  OUT datname name,
+  OUT reason text,
+  OUT refetches bigint,
+  OUT stats_reset timestamptz
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'rtsync_sql_stat_refetches'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED ROWS 13;
+
 CREATE FUNCTION rtsync.stat_connections(
   OUT connection bigint,
   OUT usesysid oid,
@@ -145,19 +155,20 @@ AS 'MODULE_PATHNAME', 'rtsync_sql_stat_subscriptions'
 LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED ROWS 1000 COST 10000;
 
 CREATE VIEW rtsync.pg_stat_rtsync AS SELECT * FROM rtsync.stat_engines();
+CREATE VIEW rtsync.pg_stat_rtsync_refetch AS SELECT * FROM rtsync.stat_refetches();
 CREATE VIEW rtsync.pg_stat_rtsync_connection AS SELECT * FROM rtsync.stat_connections();
 CREATE VIEW rtsync.pg_stat_rtsync_subscription AS SELECT * FROM rtsync.stat_subscriptions();
 
 CREATE FUNCTION rtsync.pg_stat_rtsync_reset(datid oid DEFAULT NULL) RETURNS void
 AS 'MODULE_PATHNAME', 'rtsync_sql_stat_reset'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED;
-COMMENT ON FUNCTION rtsync.pg_stat_rtsync_reset IS 'counts anew in pg_stat_rtsync, for one database or for all';
+COMMENT ON FUNCTION rtsync.pg_stat_rtsync_reset IS 'counts anew in pg_stat_rtsync and pg_stat_rtsync_refetch, for one database or for all';
 
 REVOKE ALL ON FUNCTION rtsync.pg_stat_rtsync_reset FROM PUBLIC;
-REVOKE ALL ON rtsync.pg_stat_rtsync, rtsync.pg_stat_rtsync_connection,
-  rtsync.pg_stat_rtsync_subscription FROM PUBLIC;
-GRANT SELECT ON rtsync.pg_stat_rtsync, rtsync.pg_stat_rtsync_connection,
-  rtsync.pg_stat_rtsync_subscription TO PUBLIC;
+REVOKE ALL ON rtsync.pg_stat_rtsync, rtsync.pg_stat_rtsync_refetch,
+  rtsync.pg_stat_rtsync_connection, rtsync.pg_stat_rtsync_subscription FROM PUBLIC;
+GRANT SELECT ON rtsync.pg_stat_rtsync, rtsync.pg_stat_rtsync_refetch,
+  rtsync.pg_stat_rtsync_connection, rtsync.pg_stat_rtsync_subscription TO PUBLIC;
 
 --
 -- For policies: who asks.  The same answers under PostgREST and under an

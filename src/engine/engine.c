@@ -737,7 +737,7 @@ count(EngineCounts *counts)
 	counts->changes = history_changes();
 	counts->events = route_events();
 	counts->policy_errors = decide_errors();
-	counts->refetches = metrics_refetches();
+	metrics_refetches(counts->refetches);
 	counts->gateway_starts = gateway_starts;
 	counts->frames_sent = sent->frames_sent;
 	counts->bytes_sent = sent->bytes_sent;

@@ -67,15 +67,18 @@ metrics_refetch(RefetchReason reason)
 	refetches[reason]++;
 }
 
-/* How often channels were told to, since the start */
-uint64
-metrics_refetches(void)
+/* How often channels were told to since the start, for each reason */
+void
+metrics_refetches(uint64 *counts)
 {
-	uint64		sum = 0;
+	memcpy(counts, refetches, sizeof(refetches));
+}
 
-	for (int i = 0; i < REFETCH_REASONS; i++)
-		sum += refetches[i];
-	return sum;
+/* The reason, as those who look at the statistics know it */
+const char *
+metrics_refetch_name(RefetchReason reason)
+{
+	return refetch_reasons[reason];
 }
 
 static void

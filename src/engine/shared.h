@@ -41,6 +41,7 @@
 #include "storage/lwlock.h"
 
 #include "engine/clock.h"
+#include "engine/refetch.h"
 
 #define MAX_ENGINES 64
 #define STATUS_MESSAGE_SIZE 512
@@ -66,7 +67,7 @@ typedef struct EngineCounts
 	uint64		changes;
 	uint64		events;
 	uint64		policy_errors;
-	uint64		refetches;		/* channels that were told to */
+	uint64		refetches[REFETCH_REASONS]; /* channels that were told to */
 	uint64		snapshots;		/* completed */
 	uint64		snapshots_failed;
 	uint64		gateway_starts;

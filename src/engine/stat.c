@@ -29,12 +29,14 @@
 
 #include "engine/binding.h"
 #include "engine/clock.h"
+#include "engine/metrics.h"
 #include "engine/report.h"
 #include "engine/shared.h"
 
 #define MAX_COLUMNS 40
 
 PG_FUNCTION_INFO_V1(rtsync_sql_stat_engines);
+PG_FUNCTION_INFO_V1(rtsync_sql_stat_refetches);
 PG_FUNCTION_INFO_V1(rtsync_sql_stat_connections);
 PG_FUNCTION_INFO_V1(rtsync_sql_stat_subscriptions);
 PG_FUNCTION_INFO_V1(rtsync_sql_stat_reset);
@@ -177,6 +179,24 @@ put_positions(Row *row, const EngineEntry *entry)
 		put_interval(row, Max(now - entry->history_since, 0));
 }
 
+/* For one reason */
+static int64
+refetches_for(const EngineEntry *entry, RefetchReason reason)
+{
+	return entry->counts.refetches[reason] -
+		entry->reset_counts.refetches[reason];
+}
+
+static int64
+count_refetches(const EngineEntry *entry)
+{
+	int64		sum = 0;
+
+	for (int reason = 0; reason < REFETCH_REASONS; reason++)
+		sum += refetches_for(entry, reason);
+	return sum;
+}
+
 static void
 put_counts(Row *row, const EngineEntry *entry)
 {
@@ -187,7 +207,7 @@ put_counts(Row *row, const EngineEntry *entry)
 	put_int64(row, now->changes - then->changes);
 	put_int64(row, now->events - then->events);
 	put_int64(row, now->policy_errors - then->policy_errors);
-	put_int64(row, now->refetches - then->refetches);
+	put_int64(row, count_refetches(entry));
 	put_int64(row, now->snapshots - then->snapshots);
 	put_int64(row, now->snapshots_failed - then->snapshots_failed);
 	put_int64(row, now->frames_sent - then->frames_sent);
@@ -203,11 +223,12 @@ put_counts(Row *row, const EngineEntry *entry)
 	put_time(row, entry->stats_reset);
 }
 
-/* One row for each engine that runs */
-Datum
-rtsync_sql_stat_engines(PG_FUNCTION_ARGS)
+/* Call a function for each engine that runs, to put its rows. */
+static void
+for_each_engine(FunctionCallInfo fcinfo,
+				void (*function) (ReturnSetInfo *result,
+								  const EngineEntry *entry))
 {
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	EngineEntry *entries;
 
 	require_preload();
@@ -220,20 +241,55 @@ rtsync_sql_stat_engines(PG_FUNCTION_ARGS)
 	LWLockRelease(shared_state->lock);
 
 	for (int i = 0; i < MAX_ENGINES; i++)
+		if (entries[i].state == ENGINE_RUNNING)
+			function((ReturnSetInfo *) fcinfo->resultinfo, &entries[i]);
+}
+
+static void
+put_engine(ReturnSetInfo *result, const EngineEntry *entry)
+{
+	Row			row = {.n = 0};
+
+	put(&row, ObjectIdGetDatum(entry->dboid), false);
+	put_name(&row, get_database_name(entry->dboid));
+	put(&row, Int32GetDatum(entry->pid), false);
+	put_time(&row, entry->started);
+	put_positions(&row, entry);
+	put_counts(&row, entry);
+	end_row(result, &row);
+}
+
+/* One row for each engine that runs */
+Datum
+rtsync_sql_stat_engines(PG_FUNCTION_ARGS)
+{
+	for_each_engine(fcinfo, put_engine);
+	return (Datum) 0;
+}
+
+static void
+put_refetches(ReturnSetInfo *result, const EngineEntry *entry)
+{
+	char	   *datname = get_database_name(entry->dboid);
+
+	for (int reason = 0; reason < REFETCH_REASONS; reason++)
 	{
-		const EngineEntry *entry = &entries[i];
 		Row			row = {.n = 0};
 
-		if (entry->state != ENGINE_RUNNING)
-			continue;
 		put(&row, ObjectIdGetDatum(entry->dboid), false);
-		put_name(&row, get_database_name(entry->dboid));
-		put(&row, Int32GetDatum(entry->pid), false);
-		put_time(&row, entry->started);
-		put_positions(&row, entry);
-		put_counts(&row, entry);
+		put_name(&row, datname);
+		put_text(&row, metrics_refetch_name(reason));
+		put_int64(&row, refetches_for(entry, reason));
+		put_time(&row, entry->stats_reset);
 		end_row(result, &row);
 	}
+}
+
+/* One row for each engine that runs, and each reason to refetch */
+Datum
+rtsync_sql_stat_refetches(PG_FUNCTION_ARGS)
+{
+	for_each_engine(fcinfo, put_refetches);
 	return (Datum) 0;
 }
 

@@ -238,6 +238,32 @@ test('/metrics is not there without a token, and closed to those who do not know
   assert.equal((await sql("SELECT current_setting('rtsync.metrics_token') AS s"))[0].s, '********');
 });
 
+test('refetches are counted by reason', async () => {
+  const [{ datid }] = await sql('SELECT oid AS datid FROM pg_database WHERE datname = current_database()');
+  const counted = async () =>
+    Object.fromEntries((await sql('SELECT reason, refetches::int FROM rtsync.pg_stat_rtsync_refetch WHERE datid = $1', [datid]))
+      .map(({ reason, refetches }) => [reason, refetches]));
+  const client = await RawClient.open({ apikey: token('watched', { sub: 'ann' }) });
+  await client.joinOk('watch', [{ ...binding, event: '*' }]);
+  const before = await counted();
+  await sql('TRUNCATE watched_rows');
+  await until('the refetch to be counted, once', async () => (await counted()).truncate > before.truncate, { timeout: 20_000 });
+  const now = await counted();
+  for (const reason of ['dependency', 'overrun', 'too_old', 'retained_wal']) assert.equal(now[reason], before[reason], reason);
+  await until('the sum', async () => {
+    const [{ refetches, sum }] = await sql(`SELECT e.refetches, (SELECT sum(r.refetches) FROM rtsync.pg_stat_rtsync_refetch AS r
+      WHERE r.datid = e.datid) FROM rtsync.pg_stat_rtsync AS e WHERE e.datid = $1`, [datid]);
+    return refetches === sum;
+  }, { timeout: 20_000 });
+  const answer = await get('/metrics', { authorization: 'Bearer sesame' });
+  const labels = [...(await answer.text()).matchAll(/^rtsync_refetches_total\{reason="(\w+)"\}/gm)].map(([, reason]) => reason);
+  assert.deepEqual(Object.keys(now).sort(), labels.sort());
+  const manual = await readFile(new URL('../../docs/manual.md', import.meta.url), 'utf8');
+  const table = manual.match(/\| `reason` \|.*?\n\n/s)[0];
+  for (const reason of labels) assert.ok(table.includes(`\`${reason}\``), `the manual says what ${reason} is`);
+  client.close();
+});
+
 test('/metrics has what happened', async () => {
   const scrape = async () => {
     const answer = await get('/metrics', { authorization: 'Bearer sesame' });

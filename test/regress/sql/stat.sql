@@ -10,6 +10,7 @@ SELECT c.relname, string_agg(a.attname || ' ' || format_type(a.atttypid, -1), ',
 CREATE ROLE regress_nobody;
 SET ROLE regress_nobody;
 SELECT count(*) >= 0 AS readable FROM rtsync.pg_stat_rtsync;
+SELECT count(DISTINCT reason) FROM rtsync.pg_stat_rtsync_refetch;
 SELECT count(*) FROM rtsync.pg_stat_rtsync_connection;
 SELECT count(*) FROM rtsync.pg_stat_rtsync_subscription;
 SELECT rtsync.pg_stat_rtsync_reset();
