@@ -2,7 +2,7 @@
 
 import { readFile } from 'node:fs/promises';
 import { sleep, until } from '../../e2e/lib/tap.mjs';
-import { database, sql } from '../../e2e/lib/server.mjs';
+import { database, sql, status } from '../../e2e/lib/server.mjs';
 import { gatewayPids, restart, running, server } from '../lib/cluster.mjs';
 import { clearDisk, fillDisk, refusedWrites, setClock } from '../lib/faults.mjs';
 import { failBehind, failOver, switchOver } from './nodes.mjs';
@@ -24,6 +24,13 @@ const gateway = () => until('a gateway', async () => {
   for (const pid of await gatewayPids()) if ((await parentOf(pid)) === parent) return pid;
   return null;
 }, patience);
+
+// Until its end is noticed, everything still seems to run.
+async function killEngine() {
+  const pid = await engine();
+  process.kill(pid, 'SIGKILL');
+  await until('the engine to be gone', async () => (await status().catch(() => null))?.pid !== pid, patience);
+}
 
 async function killGateway() {
   process.kill(await gateway(), 'SIGKILL');
@@ -115,7 +122,7 @@ export const FAULTS = [
   { name: 'gateway frozen', often: 3, run: () => freezeGateway(500 + Math.random() * 2000) },
   { name: 'gateway frozen for long', often: 1, long: true, run: () => freezeGateway(14_000) },
   { name: 'engine terminated', often: 3, run: async () => sql('SELECT pg_terminate_backend($1)', [await engine()]) },
-  { name: 'engine killed', often: 2, run: async () => process.kill(await engine(), 'SIGKILL') },
+  { name: 'engine killed', often: 2, run: killEngine },
   { name: 'postmaster killed', often: 1, run: killPostmaster },
   { name: 'restart fast', often: 2, run: () => restart('fast') },
   { name: 'restart immediate', often: 1, run: () => restart('immediate') },
