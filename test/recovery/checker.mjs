@@ -44,8 +44,8 @@ async function disturb(followers, links, over) {
   const choices = [
     [0.6, 'client dropped', () => random.pick(followers).drop()],
     [0.1, 'client away', () => random.pick(followers).vanish(2000 + random.int(15_000))],
-    [0.25, 'client frozen', () => random.pick(slow).freeze(100 + random.int(3000))],
-    [0.03, 'client frozen for long', () => random.pick(large).freeze(4000 + random.int(6000))],
+    [0.25, 'client frozen', () => random.pick(slow).freeze(sleep(100 + random.int(3000)))],
+    [0.03, 'client frozen for long', () => random.pick(large).freeze(sleep(4000 + random.int(6000)))],
     [0.02, 'link severed', () => links.cut(3000)],
   ].map(([often, name, run]) => [often, { name, run }]);
   while (!over()) {

@@ -81,17 +81,31 @@ async function restartSmart({ writers }) {
   for (const writer of writers) writer.paused = false;
 }
 
-// Some clients are away while more is written than the history holds: they must
-// be told.
+// Some clients are away while more is written than the history holds, and those
+// who see all read nothing, and are sent more before than sockets hold: they
+// must be told.
 async function overrunHistory({ followers }) {
+  let thaw;
+  const thawed = new Promise((resolve) => {
+    thaw = resolve;
+  });
+  for (const follower of followers) if (follower.number % 50 === 0) follower.freeze(thawed);
   const gone = followers.filter(({ number }) => number % 15 === 1 || number % 15 === 4);
   for (const follower of gone) follower.vanish(60_000);
-  await sleep(200);
-  for (let n = 0; n < 8; n++)
-    await sql(`INSERT INTO journal SELECT nextval('journal_id'), g % 20, g % 10, repeat(md5(g::text), 40)
-      FROM generate_series(1, 200) g`);
-  await sleep(1000);
-  for (const follower of gone) follower.come();
+  try {
+    await sleep(200);
+    await sql(`INSERT INTO items_c SELECT 2000 + g, g, g % 10, 0 FROM generate_series(0, 19) g ON CONFLICT DO NOTHING`);
+    for (let n = 0; n < 12; n++)
+      await sql("UPDATE items_c SET pad = repeat(md5(random()::text), 1500) WHERE id BETWEEN 2000 AND 2019");
+    await sql("UPDATE items_c SET pad = '' WHERE id BETWEEN 2000 AND 2019");
+    for (let n = 0; n < 8; n++)
+      await sql(`INSERT INTO journal SELECT nextval('journal_id'), g % 20, g % 10, repeat(md5(g::text), 40)
+        FROM generate_series(1, 200) g`);
+    await sleep(1000);
+  } finally {
+    thaw();
+    for (const follower of gone) follower.come();
+  }
 }
 
 // There is no room for anything new until some writes have failed, and for a

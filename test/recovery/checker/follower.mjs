@@ -62,12 +62,12 @@ export class Follower {
     this.away = 0;
   }
 
-  // Reads nothing for a while.
-  async freeze(ms) {
+  // Reads nothing until something is over.
+  async freeze(over) {
     const socket = this.socket;
     if (socket?.readyState !== WebSocket.OPEN) return;
     socket.pause();
-    await sleep(ms);
+    await over;
     socket.resume();
   }
 
