@@ -121,9 +121,13 @@
 /* Complain about a port that stays in use only after so many attempts. */
 #define LISTEN_PATIENCE 3
 
+/* So long the start waits for a lock on the key of messages from SQL. */
+#define KEY_PATIENCE_MS 1000
+
 extern PGDLLEXPORT void engine_main(Datum main_arg);
 
 static bool decode_turn(bool *more);
+static void obey(void);
 static bool caught_up(void);
 static void flush_links(void);
 
@@ -141,6 +145,7 @@ static ClockTime housekept;
 static ClockTime confirmed;
 static ClockTime delivered_until;	/* what was committed before it is */
 static uint64 gateway_starts;
+static bool key_wanted;			/* the key of messages is still to be read */
 static bool ready;				/* as the gateway was told last */
 static ClockTime maintained;
 static PluginSink history_sink;
@@ -163,13 +168,41 @@ extension_exists(void)
 	return exists;
 }
 
-/* Read the key that messages from SQL are proven by. */
+/*
+ * Read the key that messages from SQL are proven by.  A lock on its table is
+ * not waited for: housekeeping_turn tries again.
+ */
 static void
 load_message_key(void)
 {
+	bool		before = key_wanted;
+
 	catalogs_begin(wal_decoded_lsn());
-	message_load_key();
+	key_wanted = !message_load_key();
 	catalogs_commit();
+	if (key_wanted && !before)
+		ereport(WARNING,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("table \"rtsync.secret\" is locked: messages from SQL may not be delivered until it no longer is")));
+}
+
+/*
+ * Likewise at the start, where messages would be lost without it: a lock that is
+ * soon gone is waited for.
+ */
+static void
+load_first_message_key(void)
+{
+	ClockTime	until = clock_in(KEY_PATIENCE_MS);
+
+	for (load_message_key(); key_wanted && clock_now() < until; load_message_key())
+	{
+		obey();
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 20,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
 }
 
 /* The extension is not, or no longer, in this database. */
@@ -797,6 +830,8 @@ housekeeping_turn(void)
 	housekept = clock_now();
 	AcceptInvalidationMessages();	/* what no other turn has asked for */
 	confirm();
+	if (key_wanted)
+		load_message_key();
 	rights_check_expiry();
 	session_housekeeping();
 	if (clock_passed(maintained, MAINTENANCE_MS))
@@ -1097,7 +1132,7 @@ engine_main(Datum main_arg)
 	tables_init();
 	route_init(wal_confirmed_lsn());
 	serve_from = wal_flushed_lsn();
-	load_message_key();
+	load_first_message_key();
 	ngateways = rtsync_gateways;
 	load_certificate(false);
 	engine_loop();

@@ -48,6 +48,7 @@
 #include "executor/tuptable.h"
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -108,12 +109,17 @@ key_from_slot(TupleTableSlot *slot, unsigned char *key)
 	return true;
 }
 
+static Oid
+key_table(void)
+{
+	return get_relname_relid("secret", get_namespace_oid("rtsync", true));
+}
+
 /* Read the key without asking for privileges; false if there is none. */
 static bool
 read_key(unsigned char *key)
 {
-	Oid			relid = get_relname_relid("secret",
-										  get_namespace_oid("rtsync", true));
+	Oid			relid = key_table();
 	Relation	rel = OidIsValid(relid) ?
 		try_table_open(relid, AccessShareLock) : NULL;
 	bool		found = false;
@@ -140,15 +146,22 @@ read_key(unsigned char *key)
 /*
  * Read the key for message_genuine.  To be called in a transaction on the
  * present, at the engine's start and when the extension may be another one.
+ * Returns false, and leaves things as they are, if somebody has locked the
+ * table.
  */
-void
+bool
 message_load_key(void)
 {
+	Oid			relid = key_table();
+
+	if (OidIsValid(relid) && !ConditionalLockRelationOid(relid, AccessShareLock))
+		return false;
 	engine_has_key = read_key(engine_key);
 	if (!engine_has_key)
 		ereport(WARNING,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"rtsync.secret\" has no key: messages from SQL will not be delivered")));
+	return true;
 }
 
 static void

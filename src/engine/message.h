@@ -46,7 +46,7 @@ extern void message_emit(const Message *message, bool transactional);
 extern char *message_id_text(const Message *message);
 
 /* Reading, in the engine */
-extern void message_load_key(void);
+extern bool message_load_key(void);
 extern bool message_genuine(const char *data, Size size, bool transactional,
 							TransactionId xid, XLogRecPtr lsn);
 extern void message_read(const char *data, Size size, Message *message);

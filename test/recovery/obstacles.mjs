@@ -125,6 +125,32 @@ for (const [name, body] of [
     client.close();
   }, { timeout: 90_000 });
 
+test('somebody has locked the key of messages from SQL', async () => {
+  const holder = new pg.Client();
+  await holder.connect();
+  await holder.query('BEGIN; LOCK TABLE rtsync.secret IN ACCESS EXCLUSIVE MODE');
+  const client = await (async () => {
+    try {
+      await restartEngine();
+      const { pid } = await status();
+      const first = await open();
+      await first.joinOk('live', [binding]);
+      await alive(first, pid);
+      return first;
+    } finally {
+      await holder.end();
+    }
+  })();
+  const listener = await RawClient.open({ vsn: '1.0.0', apikey }); // it gets broadcasts as JSON
+  await listener.joinOk('live', []);
+  await until('a message', async () => {
+    await sql("SELECT rtsync.send('{}', 'e', 'live', false)");
+    return listener.frames.some(({ event, payload }) => event === 'broadcast' && payload.event === 'e');
+  }, { timeout: 20_000, every: 100 });
+  listener.close();
+  client.close();
+});
+
 test('there is no shared memory for a snapshot', async () => {
   await configure({ dynamic_shared_memory_type: 'mmap' });
   await restart('fast');
