@@ -36,6 +36,8 @@
 #include "storage/buffile.h"
 #include "storage/latch.h"
 #include "utils/acl.h"
+#include "utils/guc.h"
+#include "utils/guc_tables.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
@@ -151,6 +153,19 @@ compat_slot_invalidated(void)
 	return MyReplicationSlot->data.invalidated != RS_INVAL_NONE;
 #else
 	return MyReplicationSlot->data.invalidated_at != InvalidXLogRecPtr;
+#endif
+}
+
+/*
+ * From 17 on a limit to the time of a transaction ends the whole process, and
+ * counts as soon as it is set: have none, and let no policy set one.
+ */
+static inline void
+compat_no_transaction_timeout(void)
+{
+#if PG_VERSION_NUM >= 170000
+	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	find_option("transaction_timeout", false, false, ERROR)->context = PGC_SIGHUP;
 #endif
 }
 

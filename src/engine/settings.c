@@ -20,6 +20,7 @@
 #include "utils/guc.h"
 #include "utils/varlena.h"
 
+#include "engine/compat.h"
 #include "engine/links.h"
 #include "engine/settings.h"
 #include "link/link.h"
@@ -651,4 +652,5 @@ settings_fix_session(void)
 	for (int i = 0; i < lengthof(settings); i++)
 		SetConfigOption(settings[i][0], settings[i][1],
 						PGC_SUSET, PGC_S_OVERRIDE);
+	compat_no_transaction_timeout();
 }

@@ -122,6 +122,8 @@ const attacks = {
 
   'other claims': [`BEGIN PERFORM set_config('request.jwt.claims', '{"sub":"somebody else"}', false); RETURN true; END`, { delivered: true, rows: 3 }],
   'other settings': ["BEGIN PERFORM set_config('statement_timeout', '1', false), set_config('work_mem', '64kB', false), set_config('search_path', 'hostile', false); RETURN true; END", { delivered: true, rows: 3 }],
+  // from 17 on; its end would be that of the process
+  'a limit to the transaction': ["BEGIN PERFORM set_config('transaction_timeout', '1', false); PERFORM pg_sleep(0.1); RETURN true; END"],
   'settings of rtsync': ["BEGIN PERFORM set_config('rtsync.policy_timeout', '1h', false); RETURN true; END"],
   'ALTER SYSTEM': ["BEGIN ALTER SYSTEM SET rtsync.policy_timeout = '1h'; RETURN true; END"],
   'SET ROLE': ['BEGIN SET ROLE postgres; RETURN true; END'],

@@ -1,10 +1,10 @@
-// What tables can have from some version of the server on: generated columns
-// that are computed when they are read, and keys over periods of time (both
-// from 18 on).  Each test is there where the server has what it is about.
+// What there is from some version of the server on: a limit to the time of a
+// transaction (17), columns that are computed when they are read, and keys over
+// periods of time (18).  Each test is there where the server has it.
 
 import { assert, atEnd, test, until } from './lib/tap.mjs';
 import { RawClient } from './lib/raw.mjs';
-import { createRole, createTable, selectAs, sql, token } from './lib/server.mjs';
+import { createRole, createTable, selectAs, sql, status, token } from './lib/server.mjs';
 
 const [{ version }] = await sql("SELECT current_setting('server_version_num')::int / 10000 AS version");
 const role = 'e2e_newer';
@@ -116,6 +116,30 @@ for (const kind of kinds) {
     client.close();
   });
 }
+
+if (version >= 17)
+  test('the limit to the time of a transaction is not one of the engine', async () => {
+    await createTable('newer_limit', 'id int PRIMARY KEY', { roles: [role] });
+    await sql(`ALTER TABLE newer_limit ENABLE ROW LEVEL SECURITY;
+      CREATE POLICY p ON newer_limit USING (id = CASE current_setting('transaction_timeout') WHEN '0' THEN 1 ELSE 2 END);
+      DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET transaction_timeout = %L', current_database(), '1h'); END $$`);
+    try {
+      const { pid } = await status();
+      await sql('SELECT pg_terminate_backend($1)', [pid]);
+      await until('another engine', async () => {
+        const row = await status();
+        return row.state === 'running' && row.pid !== pid;
+      }, { timeout: 30_000 });
+      const client = await until('a connection', () => RawClient.open({ apikey: token(role, claims) }).catch(() => null), { timeout: 30_000, every: 100 });
+      await client.joinOk('limit', [{ event: 'INSERT', schema: 'public', table: 'newer_limit' }]);
+      await sql('INSERT INTO newer_limit VALUES (1), (2)');
+      await client.frame('a row', (f) => f.event === 'postgres_changes', { timeout: 30_000 });
+      assert.equal(client.changes()[0].record.id, 1);
+      client.close();
+    } finally {
+      await sql("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET transaction_timeout', current_database()); END $$");
+    }
+  });
 
 if (version >= 18)
   test('a virtual column is in no record, and cannot be selected', async () => {
