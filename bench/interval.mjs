@@ -1,5 +1,7 @@
 // What a chart of a hot table costs: 200 viewers that get every change, and as
-// many that get a batch in 500 ms, in alternating phases.
+// many that get a batch in 500 ms, in alternating phases.  Then, the engine's part
+// with 100 viewers of either kind, and with one: it follows each commit as soon as
+// somebody listens, which costs the more, the less else the machine has to do.
 
 import { Crowd, greetGateway } from './lib/crowd.mjs';
 import { cpuTime, createRole, createTable, database, figure, gatewayPids, hostname, median, port, sleep, sql, status, token, until } from './lib/measure.mjs';
@@ -30,10 +32,10 @@ async function write() {
   return n;
 }
 
-async function phase(rtsync) {
+async function phase(rtsync, viewers = VIEWERS) {
   const crowd = new Crowd();
   const bindings = [{ event: '*', schema: 'public', table: 'prices', ...(rtsync && { rtsync }) }];
-  if (rtsync !== null) await crowd.connect(VIEWERS, hostname, port, greetGateway(token('viewer'), bindings));
+  if (rtsync !== null) await crowd.connect(viewers, hostname, port, greetGateway(token('viewer'), bindings));
   await sleep(1200);
   const before = { engine: await cpuTime(pids.engine), gateway: await cpuTime(pids.gateway), bytes: crowd.bytes };
   const changes = await write();
@@ -42,7 +44,7 @@ async function phase(rtsync) {
     changes,
     engine: (await cpuTime(pids.engine) - before.engine) / 1e4 / SECONDS, // percent of a core
     gateway: (await cpuTime(pids.gateway) - before.gateway) / 1e4 / SECONDS,
-    bytes: (crowd.bytes - before.bytes) / VIEWERS / SECONDS,
+    bytes: (crowd.bytes - before.bytes) / viewers / SECONDS,
   };
   crowd.close();
   await until('them to be gone', async () => Number((await status()).connections) === 0, { timeout: 30_000, every: 50 });
@@ -50,16 +52,20 @@ async function phase(rtsync) {
 }
 
 const kinds = { none: null, live: undefined, throttled: { interval: INTERVAL } };
-const rounds = { none: [], live: [], throttled: [] };
-for (let round = 0; round < ROUNDS; round++)
+const rounds = { none: [], live: [], throttled: [], live_100: [], throttled_100: [], live_1: [], throttled_1: [] };
+for (let round = 0; round < ROUNDS; round++) {
   for (const [kind, rtsync] of Object.entries(kinds)) rounds[kind].push(await phase(rtsync));
+  for (const viewers of [100, 1])
+    for (const kind of ['live', 'throttled']) rounds[`${kind}_${viewers}`].push(await phase(kinds[kind], viewers));
+}
 const of = (kind, what) => median(rounds[kind].map((r) => r[what]));
 
 console.log(`${VIEWERS} viewers, ${ROWS} rows, ${Math.round(of('live', 'changes') / SECONDS)} changes/s, each in a transaction; interval ${INTERVAL} ms`);
 console.log('viewers      engine  gateway  bytes/s to each');
-for (const kind of Object.keys(kinds))
+for (const kind of Object.keys(rounds))
   console.log(`${kind.padEnd(12)} ${of(kind, 'engine').toFixed(1).padStart(5)}%  ${of(kind, 'gateway').toFixed(1).padStart(6)}%  ${of(kind, 'bytes').toFixed(0)}`);
 figure('interval.bytes_ratio', of('throttled', 'bytes') / of('live', 'bytes'), 4);
 figure('interval.cpu_ratio', (of('throttled', 'engine') + of('throttled', 'gateway')) / (of('live', 'engine') + of('live', 'gateway')));
+for (const kind of ['live_100', 'throttled_100', 'live_1', 'throttled_1']) figure(`interval.engine_percent_${kind}`, of(kind, 'engine'), 1);
 figure('interval.viewer_bytes_per_s', of('throttled', 'bytes'), 0);
 await database.end();

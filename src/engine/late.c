@@ -22,7 +22,8 @@
  * when its time has come, it is served what is behind its place up to the
  * present, the changes of one row merged into one (merge.c), and then waits
  * again.  What it is still to get costs no memory but the history's; it is
- * served before its time when it has fallen behind by a part of that.
+ * served before its time when it has fallen behind by a part of that.  Those
+ * that get the same are served together (batch.c).
  *
  * Called by requests.c and join.c for what the gateway says, by subscription.c,
  * and by engine.c.
@@ -34,6 +35,7 @@
 #include "common/hashfn.h"
 #include "lib/ilist.h"
 
+#include "engine/batch.h"
 #include "engine/catalogs.h"
 #include "engine/clock.h"
 #include "engine/cursor.h"
@@ -198,7 +200,7 @@ late_continue(Channel *channel)
 	/* nobody told it in the meantime */
 	if (channel->access_signature != access_signature(channel))
 	{
-		channel->access_changed = true;
+		subscription_tell_again(channel);
 		tell_access_changed(channel);
 	}
 	else
@@ -352,21 +354,18 @@ batch_is_due(const Channel *channel, ClockTime now)
 long
 late_delay(void)
 {
-	long		result = -1;
+	Channel    *first = NULL;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &late)
 	{
 		Channel    *channel = dlist_container(Channel, in_late, iter.cur);
-		long		delay;
 
-		if (channel->interval == 0 || route_caught_up(&channel->place))
-			continue;
-		delay = clock_ms_until(channel->due);
-		if (result < 0 || delay < result)
-			result = delay;
+		if (channel->interval > 0 && !route_caught_up(&channel->place) &&
+			(first == NULL || channel->due < first->due))
+			first = channel;
 	}
-	return result;
+	return first != NULL ? clock_ms_until(first->due) : -1;
 }
 
 /*
@@ -404,27 +403,17 @@ skip_lost(Channel *channel)
 	channel->batch_end = channel->place.position;
 }
 
-/* The channel's batch ends where routing to all has got to. */
-static void
-end_batch_here(Channel *channel)
-{
-	RoutePosition now;
-
-	route_position(&now);
-	channel->batch_end = now.position;
-}
-
 /*
  * A channel that got its batch knows that access to its tables has changed, and
- * is to be told once more behind the changes from before that.  Some of these
- * may be behind the batch: then it goes on.
+ * is to be told once more.  If changes from before that are behind the batch, it
+ * goes on up to there.
  */
 static void
 tell_behind_batch(Channel *channel)
 {
-	if (!route_caught_up(&channel->place))
+	if (channel->place.position < channel->tell_behind)
 	{
-		end_batch_here(channel);
+		channel->batch_end = channel->tell_behind;
 		return;
 	}
 	channel->access_changed = false;
@@ -433,15 +422,12 @@ tell_behind_batch(Channel *channel)
 	catalogs_commit();
 }
 
-/* Serve a slice of a batch, which ends where the history did as it began. */
+/* Serve a slice of a batch, to the channel and those that follow it. */
 static void
 serve_batch(Channel *channel)
 {
-	if (channel->place.position >= channel->batch_end)
-	{
-		end_batch_here(channel);
-		channel->due = clock_in(channel->interval);
-	}
+	if (channel->place.position >= channel->batch_end && !batch_begin(channel))
+		return;
 	if (!route_late(channel))
 		skip_lost(channel);
 	else if (channel->access_changed &&

@@ -13,7 +13,8 @@
  * a whole, and only its last event has the cursor of its end; the others have
  * that of its beginning, so that whoever goes on from there gets all of it.
  * To such a one nothing is merged that it may have had already: of a row that
- * it has, it must learn that the row went, not that it came and went.
+ * it has, it must learn that the row went, not that it came and went.  Channels
+ * that get the same follow the one that is served (batch.c).
  *
  * Broadcasts from SQL go to the gateway in their place among the changes.  They
  * are not among what a channel that is late gets again: it had them already.
@@ -35,6 +36,7 @@
 #include "utils/memutils.h"
 
 #include "engine/attempt.h"
+#include "engine/batch.h"
 #include "engine/catalogs.h"
 #include "engine/crashes.h"
 #include "engine/decide.h"
@@ -74,11 +76,12 @@ typedef struct Slice
 	RoutedChange *changes;
 	List	   *routes;			/* of TableRoute with changes in it */
 	Link	   *link;
-	struct Channel *late;		/* for whom alone it is; NULL: for all */
+	struct Channel *late;		/* for whom it is; NULL: for all */
 	bool		seen;			/* its transactions are in that channel's
 								 * snapshot */
 	bool		touch_told;		/* that channel was told of a change of what
 								 * policies read, which counts for all in it */
+	List	   *followers;		/* channels that get the same as that one */
 	MergeTable *merge;			/* or NULL: each change for itself */
 	RoutePosition begin;		/* if they are merged */
 } Slice;
@@ -182,10 +185,11 @@ send_event(Slice *slice, RoutedChange *change, Match *first, StringInfo data)
 	Cursor		at;
 	Match	   *match;
 	LinkWriter *out;
+	ListCell   *lc;
 
 	for (match = first; match != NULL; match = match->next)
 		if (!match->sent && same_rendering(first, match))
-			ngroups++;
+			ngroups += 1 + list_length(slice->followers);
 
 	out = links_begin(link, LINK_EVENT);
 	event_cursor(slice, change, &at);
@@ -198,6 +202,8 @@ send_event(Slice *slice, RoutedChange *change, Match *first, StringInfo data)
 		if (match->sent || !same_rendering(first, match))
 			continue;
 		link_put_u32(out, match->tg->id);
+		foreach(lc, slice->followers)
+			link_put_u32(out, batch_group(lfirst(lc), match->tg->group)->id);
 		if (match != first)
 			match->sent = true;
 	}
@@ -223,15 +229,30 @@ withhold_event(Match *first, const ErrorData *error)
 	decide_report_error(first->tg, error);
 }
 
+/* Tell the channel that the slice is for, and those that follow it. */
 static void
-tell_refetch(RoutedChange *change, Match *match)
+refetch_late(Slice *slice, RefetchReason reason, const char *message)
+{
+	ListCell   *lc;
+
+	subscription_refetch(slice->late, reason, message);
+	foreach(lc, slice->followers)
+		subscription_refetch(lfirst(lc), reason, message);
+}
+
+static void
+tell_refetch(Slice *slice, RoutedChange *change, Match *match)
 {
 	RelSchema  *schema = change->rows.schema;
+	char	   *message = psprintf("table %s.%s was truncated",
+								   schema->nspname, schema->relname);
 
 	match->sent = true;
-	subscription_refetch_group(match->tg->group, REFETCH_TRUNCATE,
-							   psprintf("table %s.%s was truncated",
-										schema->nspname, schema->relname));
+	if (slice->late != NULL)
+		refetch_late(slice, REFETCH_TRUNCATE, message);
+	else
+		subscription_refetch_group(match->tg->group, REFETCH_TRUNCATE,
+								   message);
 }
 
 /* The group of a late channel's binding, if it is to get what is in the slice */
@@ -271,8 +292,8 @@ send_touch(Slice *slice, Oid relid)
 		if (group != NULL && tables_group_depends(group, relid))
 		{
 			slice->touch_told = true;
-			subscription_refetch(slice->late, REFETCH_DEPENDENCY,
-								 "rows that row security depends on have changed");
+			refetch_late(slice, REFETCH_DEPENDENCY,
+						 "rows that row security depends on have changed");
 			return;
 		}
 	}
@@ -285,7 +306,7 @@ send_gap(Slice *slice)
 	const char *message = "a transaction could not be decoded";
 
 	if (slice->late != NULL)
-		subscription_refetch(slice->late, REFETCH_UNDECODED, message);
+		refetch_late(slice, REFETCH_UNDECODED, message);
 	else
 		subscription_refetch_all(CHANNEL_LIVE, REFETCH_UNDECODED, message);
 }
@@ -360,7 +381,7 @@ send_slice(Slice *slice, bool carefully)
 				continue;
 			if (match->outcome == OUTCOME_REFETCH)
 			{
-				tell_refetch(change, match);
+				tell_refetch(slice, change, match);
 				continue;
 			}
 			if (carefully || match->tg->failures > 0)
@@ -461,6 +482,9 @@ try_slice(Slice *slice, bool carefully)
 		INSTR_TIME_SET_CURRENT(started);
 		decide_slice(slice, carefully);
 		metrics_decided(&started);
+		if (slice->merge != NULL)
+			slice->followers = carefully ? NIL :
+				batch_confirm(slice->late, slice->followers);
 		send_slice(slice, carefully);
 		catalogs_commit();
 		if (slice->merge != NULL && slice->sent < slice->count)
@@ -759,6 +783,7 @@ slice_create(Link *link, struct Channel *late)
 	Slice	   *slice = palloc(sizeof(Slice));
 
 	slice->merge = NULL;
+	slice->followers = NIL;
 	slice->limit = slice_changes;
 	if (late != NULL && late->interval > 0 &&
 		late->place.position >= late->unmerged_end)
@@ -766,6 +791,7 @@ slice_create(Link *link, struct Channel *late)
 		slice->limit = late->batch_limit > 0 ? late->batch_limit : MERGED_CHANGES;
 		slice->merge = merge_create(slice->limit);
 		slice->begin = late->place;
+		slice->followers = batch_followers(late);
 	}
 	slice->changes = palloc(sizeof(RoutedChange) * slice->limit);
 	slice->count = slice->sent = 0;
@@ -887,6 +913,7 @@ route_late(struct Channel *channel)
 	rest = slice_route(slice);
 	if (rest != NULL)
 		channel->place = *rest;
+	batch_move(channel, slice->followers);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(SliceContext);
 	return true;

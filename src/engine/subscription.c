@@ -19,6 +19,7 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "engine/batch.h"
 #include "engine/budget.h"
 #include "engine/clock.h"
 #include "engine/late.h"
@@ -367,6 +368,7 @@ subscription_attach(Channel *channel, bool late)
 void
 subscription_detach(Channel *channel)
 {
+	batch_leave(channel);
 	for (int i = 0; i < channel->nbindings; i++)
 		binding_detach(&channel->bindings[i]);
 }
@@ -573,6 +575,21 @@ subscription_refetch(Channel *channel, RefetchReason reason, const char *message
 	if (channel->pace == CHANNEL_SNAPSHOT && !snapshot_interrupt(channel))
 		return;
 	send_refetch(channel, reason, message);
+}
+
+/*
+ * The channel is told that access to its tables has changed.  Changes from
+ * before that, in the layout of then, may still come up to where routing has got
+ * to: it is told once more behind these.
+ */
+void
+subscription_tell_again(Channel *channel)
+{
+	RoutePosition now;
+
+	route_position(&now);
+	channel->access_changed = true;
+	channel->tell_behind = now.position;
 }
 
 /* The beginning of a text that may be long */

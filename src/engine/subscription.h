@@ -110,8 +110,10 @@ typedef struct Channel
 	ClockTime	due;			/* likewise: of the next batch */
 	uint64		batch_end;		/* likewise: of the last one, in the history */
 	int			batch_limit;	/* likewise: changes in one slice of it */
-	uint64		unmerged_end;	/* likewise: its client may have had what is
-								 * before it, merged otherwise */
+	struct Flock *flock;		/* likewise: of its equals, or NULL */
+	dlist_node	in_flock;
+	uint64		unmerged_end;	/* if it has an interval: its client may have
+								 * had what is before it, merged otherwise */
 	RoutePosition place;		/* unless CHANNEL_LIVE: what it got */
 	XLogRecPtr	since;			/* likewise: of what was committed from here
 								 * on it does not know if policies read it */
@@ -129,6 +131,8 @@ typedef struct Channel
 	bool		paused;			/* likewise: the client does not keep up */
 	bool		access_changed; /* if CHANNEL_PAUSED or CHANNEL_LATE: while it
 								 * was */
+	uint64		tell_behind;	/* likewise: the place in the history behind
+								 * which it is told so once more */
 	struct SnapshotView *seen;	/* if CHANNEL_PAUSED or CHANNEL_LATE: what its
 								 * snapshot bindings had already, or NULL */
 	int			nbindings;
@@ -175,6 +179,7 @@ extern void subscription_withhold(SubscriptionGroup *group);
 extern void subscription_tell_late(void);
 extern void subscription_refetch(Channel *channel, RefetchReason reason,
 								 const char *message);
+extern void subscription_tell_again(Channel *channel);
 extern void subscription_refetch_group(SubscriptionGroup *group,
 									   RefetchReason reason,
 									   const char *message);

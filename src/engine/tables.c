@@ -639,8 +639,12 @@ mark_throttled(TableRole *role)
 			Channel    *channel = dlist_container(Binding, in_group,
 												  inner.cur)->channel;
 
-			if (channel->interval > 0 && channel->pace == CHANNEL_LATE)
-				channel->access_changed = !route_caught_up(&channel->place);
+			if (channel->interval == 0 || channel->pace != CHANNEL_LATE)
+				continue;
+			if (route_caught_up(&channel->place))
+				channel->access_changed = false;
+			else
+				subscription_tell_again(channel);
 		}
 	}
 }
@@ -666,8 +670,8 @@ mark_tell_again(TableRole *role)
 		if (!group->late)
 			continue;
 		dlist_foreach(inner, &group->bindings)
-			dlist_container(Binding, in_group,
-							inner.cur)->channel->access_changed = true;
+			subscription_tell_again(dlist_container(Binding, in_group,
+													inner.cur)->channel);
 	}
 	if (route_passed(lsn))
 	{

@@ -341,3 +341,70 @@ test('what an interval cannot be', async () => {
   assert.match(await refused('mixed', [binding('hot', 100), binding('many', 200)]), /all postgres_changes of a channel need the same/);
   assert.match(await refused('none', [binding('hot', 100), { event: '*', schema: 'public', table: 'many' }]), /need the same/);
 });
+
+async function viewers(table, interval, subs) {
+  return Promise.all(subs.map(async (sub, i) => {
+    const client = await RawClient.open({ apikey: token('slow_reader', { sub }) });
+    atEnd(() => client.close());
+    await client.joinOk(`${table}-${i}`, [binding(table, interval)]);
+    const rows = () => client.changes().filter((d) => d.type === 'INSERT').map((d) => d.record.id);
+    return Object.assign(client, { sub, rows, told: () => client.frames.filter((f) => f.event === 'system').map((f) => f.payload) });
+  }));
+}
+
+// What the server wrote to its log, as far as it has this in it
+const logged = async (text) => (await sql(`SELECT count(*)::int AS n FROM
+  regexp_split_to_table(pg_read_file(current_setting('data_directory') || '/../log'), '\\n') line WHERE line LIKE $1`, [`%${text}%`]))[0].n;
+
+test('for viewers of the same, a batch is decided once', async () => {
+  await createTable('watched', 'id int PRIMARY KEY, n int', { roles: ['slow_reader'] });
+  await sql(`CREATE FUNCTION look(id int) RETURNS bool LANGUAGE plpgsql STABLE AS
+      $$ BEGIN IF id < 0 THEN RAISE EXCEPTION 'not this'; END IF; RAISE LOG 'looked at <%>', id; RETURN true; END $$;
+    ALTER TABLE watched ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY look ON watched FOR SELECT USING (look(id))`);
+  const all = await viewers('watched', 50, Array(6).fill('u1'));
+  let id = 0;
+  const insert = async () => {
+    await sql(`INSERT INTO watched VALUES (${++id}, 0)`);
+    await until('the row', () => all.every((v) => v.rows().includes(id)), { timeout: 30_000 });
+    return logged(`looked at <${id}>`);
+  };
+  const first = await insert();
+  assert.ok(first > 0, 'the log does not tell');
+  // until they go in step; from then on it is so with each batch
+  await until('a row that is asked about once', async () => await insert() === 1, { timeout: 30_000 });
+  for (let i = 0; i < 3; i++) assert.equal(await insert(), 1);
+  // all are told
+  await sql('TRUNCATE watched');
+  for (const viewer of all)
+    await until('the refetch', () => viewer.told().some((m) => m.status === 'refetch'), { timeout: 30_000 });
+  // what fails is told to each of them, and withheld from each
+  await sql('INSERT INTO watched VALUES (-1, 0)');
+  await insert();
+  for (const viewer of all) {
+    await until('the error', () => viewer.told().some((m) => m.status === 'error' && /not this/.test(m.message)), { timeout: 30_000 });
+    assert.ok(!viewer.rows().includes(-1));
+  }
+});
+
+test('viewers with other claims share their batches for as long as these decide nothing', async () => {
+  await createTable('open', 'id int PRIMARY KEY, owner text', { roles: ['slow_reader'] });
+  await sql('ALTER TABLE open ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON open FOR SELECT USING (true)');
+  const all = await viewers('open', 50, ['u0', 'u1', 'u2', 'u3']);
+  let id = 0;
+  // a row for each, and one for all
+  const round = async () => {
+    const from = id + 1;
+    await sql(`INSERT INTO open SELECT ${id} + g, coalesce('u' || nullif(g, 5) - 1, 'all') FROM generate_series(1, 5) g`);
+    id += 5;
+    await Promise.all(all.map((v) => until('the round', () => v.rows().includes(id), { timeout: 30_000 })));
+    return all.map((v) => v.rows().filter((row) => row >= from).map((row) => row - from));
+  };
+  const everything = Array(4).fill([0, 1, 2, 3, 4]);
+  for (let i = 0; i < 4; i++) assert.deepEqual(await round(), everything);
+  await sql("ALTER POLICY p ON open USING (owner = rtsync.jwt() ->> 'sub' OR owner = 'all')");
+  for (let i = 0; i < 4; i++) assert.deepEqual(await round(), [[0, 4], [1, 4], [2, 4], [3, 4]]);
+  await sql('ALTER POLICY p ON open USING (true)');
+  for (let i = 0; i < 4; i++) assert.deepEqual(await round(), everything);
+  for (const viewer of all) assert.ok(viewer.told().some((m) => m.status === 'refetch'));
+});

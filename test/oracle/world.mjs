@@ -286,8 +286,8 @@ function randomClient(random, run, index) {
 }
 
 // Some clients get their changes in intervals, some of these behind a snapshot,
-// and some have a twin that listens to the same.  From choices of their own, so
-// that a seed plays in all else what it always did.
+// and some have a twin that listens to the same, with the same claims or others.
+// From choices of their own, so that a seed plays in all else what it always did.
 function throttle(run) {
   const random = new Random(run.seed + 0x1a7e0000);
   run.twins = [];
@@ -300,7 +300,9 @@ function throttle(run) {
       binding.snapshot = snapshots && binding.live !== undefined && ['*', 'INSERT'].includes(spec.event) && random.chance(0.8);
       spec.rtsync = { ...spec.rtsync, interval: client.interval, ...(binding.snapshot ? { snapshot: true } : {}) };
     }
-    if (client !== run.slow && random.chance(0.6)) run.twins.push({ ...client, name: `${client.name}0` });
+    if (client === run.slow) continue;
+    if (random.chance(0.6)) run.twins.push({ ...client, name: `${client.name}0` });
+    if (random.chance(0.4)) run.twins.push({ ...client, name: `${client.name}00`, claims: randomClaims(random) });
   }
 }
 
