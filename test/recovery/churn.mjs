@@ -1,7 +1,8 @@
 // Everything at once: rows, DDL, policies that fail and change, tokens that
 // change, clients that vanish, a gateway that is killed.  The engine must live.
 //
-//	CHURN_SECONDS	how long (default 15); CHURN_SEED
+//	CHURN_SECONDS	how long (default 15)
+//	CHURN_SEED		what happens in it
 
 import { assert, note, sleep, test } from '../e2e/lib/tap.mjs';
 import { RawClient } from '../e2e/lib/raw.mjs';
@@ -10,7 +11,9 @@ import { Random } from '../oracle/random.mjs';
 import { gatewayPids } from './lib/cluster.mjs';
 
 const seconds = Number(process.env.CHURN_SECONDS ?? 15);
-const random = new Random(Number(process.env.CHURN_SEED ?? Date.now() % 1_000_000));
+// The same each time, unless it is to last longer
+const seed = Number(process.env.CHURN_SEED ?? (process.env.CHURN_SECONDS ? Date.now() % 1_000_000 : 1));
+const random = new Random(seed);
 const user = (n) => `00000000-0000-4000-8000-00000000000${n}`;
 const roles = ['churn_a', 'churn_b'];
 const tables = ['churn1', 'churn2', 'churn3'];
@@ -118,6 +121,6 @@ test(`the engine outlives ${seconds} s of everything at once`, async () => {
   over = true;
   await Promise.all(all);
   const after = await status();
-  note(JSON.stringify({ ...counts, events: after.events, policy_errors: after.policy_errors }));
+  note(JSON.stringify({ seed, ...counts, events: after.events, policy_errors: after.policy_errors }));
   assert.equal(after.pid, before.pid, 'the engine is the same process');
 }, { timeout: (seconds + 60) * 1000 });

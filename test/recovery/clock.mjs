@@ -39,7 +39,7 @@ const has = (client, id) => client.changes().some(({ record }) => record?.id ===
 const arrives = async (what, ...clients) => {
   await write();
   for (const client of clients)
-    await until(`a row to reach ${what}`, () => client.closed || has(client, written), { timeout: 5000 });
+    await until(`a row to reach ${what}`, () => client.closed || has(client, written));
   for (const client of clients) assert.equal(client.closed, null);
 };
 
@@ -64,7 +64,7 @@ test('what is done once a second is done', async () => {
     await until('the statistics of now', async () => {
       const [{ age }] = await sql('SELECT abs(extract(epoch FROM clock_timestamp() - updated)) AS age FROM rtsync.pg_stat_rtsync');
       return Number(age) < 10;
-    }, { timeout: 5000 });
+    });
   }
 });
 
@@ -98,7 +98,7 @@ test('a gateway that is busy for a moment is not taken for one that hangs', asyn
   } finally {
     process.kill(pid, 'SIGCONT');
   }
-  await until('all rows', () => client.closed || has(client, 120_000), { timeout: 20_000 });
+  await until('all rows', () => client.closed || has(client, 120_000), { timeout: 30_000 });
   assert.equal(client.closed, null);
   assert.deepEqual(await gatewayPids(), [pid]);
   await step(0);
@@ -110,13 +110,13 @@ test('a gateway and an engine that ended before the clock was set back return', 
   await until('another gateway', async () => join('again').then(() => true, () => false), { every: 50 });
   process.kill((await gatewayPids())[0], 'SIGKILL'); // now it waits a little
   await step(0);
-  await arrives('a client of the next gateway', await until('another gateway', () => join('again').catch(() => null), { every: 50, timeout: 10_000 }));
+  await arrives('a client of the next gateway', await until('another gateway', () => join('again').catch(() => null), { every: 50 }));
 
   const { pid } = await status();
   await sql('SELECT pg_terminate_backend($1)', [pid]);
   await until('the engine to end', async () => (await status()).pid !== pid, { every: 5 });
   await step(-6 * HOUR);
-  await running({ timeout: 15_000 });
+  await running();
   await arrives('a client of the next engine', await until('a gateway', () => join('again').catch(() => null), { every: 50 }));
   await step(0);
 });
@@ -129,7 +129,7 @@ test('a token expires by the time of day', async () => {
   await step(-HOUR);
   await arrives('both', client, without);
   await step(2 * HOUR);
-  await until('the end', () => client.frames.some((f) => f.event === 'phx_close'), { timeout: 5000 });
+  await until('the end', () => client.frames.some((f) => f.event === 'phx_close'));
   const { payload } = client.frames.find((f) => f.event === 'system' && f.payload.status === 'error');
   note(payload.message);
   assert.match(payload.message, /^Token has expired 36\d\d seconds ago$/);

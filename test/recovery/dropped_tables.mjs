@@ -52,7 +52,7 @@ test(`${STEPS * COUNT} tables that were listened to, and dropped, take no memory
     note(`${step * COUNT} tables: ${memoryOf(pid)} kB`);
     if (step === WARM) warm = memoryOf(pid);
   }
-  await until('what was made for tables that are gone to be gone', () => memoryOf(pid) < warm + ALLOWED, { timeout: 5000 })
+  await until('what was made for tables that are gone to be gone', () => memoryOf(pid) < warm + ALLOWED)
     .catch(() => assert.fail(`the engine has grown from ${warm} to ${memoryOf(pid)} kB`));
   assert.equal((await status()).pid, pid);
 

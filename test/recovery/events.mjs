@@ -98,7 +98,7 @@ test(`${COUNT} events leave nothing behind`, async () => {
     const now = await figures(pids);
     const sent = await until('the statistics', async () => {
       const [row] = await sql('SELECT frames_sent FROM rtsync.pg_stat_rtsync WHERE datname = current_database()');
-      return Number(row.frames_sent) >= COUNT * step / STEPS * 0.99 && Number(row.frames_sent);
+      return Number(row.frames_sent) >= COUNT * step / STEPS * 0.9 && Number(row.frames_sent);
     });
     note(`${sent} events, ${Math.round(sent / (Date.now() - started) * 1000)}/s:` + Object.entries(now).map(([name, { memory, descriptors }]) =>
       ` ${name} ${Math.round(memory / 1024)} kB, ${descriptors} descriptors;`).join(''));

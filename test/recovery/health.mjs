@@ -1,9 +1,9 @@
 // What monitoring hears while the engine starts, hangs, falls behind and goes
 // away: never "ready" when clients are not served, and lines in the log.
 
-import { assert, note, sleep, test, until } from '../e2e/lib/tap.mjs';
+import { assert, note, test, until } from '../e2e/lib/tap.mjs';
 import { RawClient } from '../e2e/lib/raw.mjs';
-import { createRole, createTable, httpUrl, sql, status, token } from '../e2e/lib/server.mjs';
+import { createRole, createTable, httpUrl, pg, sql, status, token } from '../e2e/lib/server.mjs';
 import { log, restart, running, server } from './lib/cluster.mjs';
 
 await createRole('reader');
@@ -14,7 +14,7 @@ const binding = { event: 'INSERT', schema: 'public', table: 'watched' };
 // { status, ready, reason }; status 0: nobody answers
 async function health() {
   try {
-    const answer = await fetch(`${httpUrl}/health`, { signal: AbortSignal.timeout(2000) });
+    const answer = await fetch(`${httpUrl}/health`, { signal: AbortSignal.timeout(10_000) });
     return { status: answer.status, ...(await answer.json()) };
   } catch {
     return { status: 0, ready: false };
@@ -40,7 +40,7 @@ for (const mode of ['fast', 'immediate']) {
     client.close();
     await restarted;
     note(`heard ${seen.length} times, of these ${seen.filter((s) => /history/.test(s)).length} that the history is read; the join took ${took.toFixed(0)} ms`);
-    assert.ok(took < 2000, `${took} ms`);
+    assert.ok(took < 5000, `${took} ms`);
   }, { timeout: 120_000 });
 }
 
@@ -68,8 +68,10 @@ test('an engine that falls behind and keeps WAL says so in the log, and when it 
   // a commit that waits for a standby is in the WAL, but visible to nobody
   await sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
   await sql('SELECT pg_reload_conf()');
-  await sleep(1000);
-  const waiting = sql("INSERT INTO watched VALUES (-1, 'late')").catch(() => {});
+  const writer = new pg.Client();
+  await writer.connect();
+  await until('the setting', async () => (await writer.query('SHOW synchronous_standby_names')).rows[0].synchronous_standby_names === 'nobody');
+  const waiting = writer.query("INSERT INTO watched VALUES (-1, 'late')").catch(() => {});
   try {
     await until('the lag to be logged', async () =>
       /LOG: {2}rtsync engine for database "postgres" is 10 seconds behind/.test(await news()), { timeout: 30_000, every: 200 });
@@ -78,7 +80,7 @@ test('an engine that falls behind and keeps WAL says so in the log, and when it 
       return /WARNING: {2}replication slot of the rtsync engine for database "postgres" keeps \d+ MB of WAL/.test(await news());
     }, { timeout: 60_000, every: 300 });
     const [row] = await sql('SELECT extract(epoch FROM lag)::float AS lag, lag_bytes::int FROM rtsync.pg_stat_rtsync');
-    assert.ok(row.lag >= 10 && row.lag < 60, `${row.lag} s`);
+    assert.ok(row.lag >= 10 && row.lag < 150, `${row.lag} s`);
     assert.ok(row.lag_bytes > 1_000_000);
     assert.equal((await health()).status, 200);
   } finally {
@@ -86,6 +88,7 @@ test('an engine that falls behind and keeps WAL says so in the log, and when it 
     await sql('SELECT pg_reload_conf()');
   }
   await waiting;
+  await writer.end();
   await until('the end of the lag to be logged', async () =>
     /LOG: {2}rtsync engine for database "postgres" has caught up after \d+ seconds/.test(await news()), { every: 200 });
   await sql('CHECKPOINT');

@@ -196,7 +196,7 @@ test('it is remembered for rtsync.resume_window, and not at all with 0', async (
   const session = randomUUID();
   const first = await confirmed(session);
   first.close();
-  await sleep(2500);
+  await sleep(4000);
   const second = await join(session);
   await refused(second, 'the session is not known');
   second.close();
@@ -234,16 +234,17 @@ for (const version of versions) {
       channel.on('postgres_changes', binding, (event) => seen.push(event.new.id));
       channel.on('system', {}, (message) => systems.push(message));
       channel.subscribe((state) => (subscribed += state === 'SUBSCRIBED'));
-      await until('it to be subscribed', () => subscribed === 1);
+      await until('it to be subscribed', () => subscribed >= 1);
       await until('it to be told to fetch', () => systems.some((m) => m.status === 'refetch'));
       await write();
       await until('the row', () => seen.includes(written));
       await sleep(1000); // some heartbeats
       const told = systems.filter((m) => m.status === 'refetch').length;
+      const before = subscribed; // a heartbeat that is late makes the client come anew
       process.kill((await gatewayPids())[0], 'SIGKILL');
       await until('a gateway', async () => (await gatewayPids()).length === 1);
       await write(3);
-      await until('it to be subscribed again', () => subscribed === 2, { timeout: 20_000 });
+      await until('it to be subscribed again', () => subscribed > before);
       await until('the rows', () => [0, 1, 2].every((n) => seen.includes(written - n)));
       assert.equal(systems.filter((m) => m.status === 'refetch').length, told, 'it need not fetch again');
       await client.disconnect();

@@ -58,13 +58,10 @@ export const listening = (port) =>
     socket.on('error', () => resolve(false));
   });
 
-export function freePort() {
-  return new Promise((resolve, reject) => {
-    const listener = net.createServer();
-    listener.on('error', reject);
-    listener.listen(0, '127.0.0.1', () => {
-      const { port } = listener.address();
-      listener.close(() => resolve(port));
-    });
-  });
+// Below the ports that outgoing connections get, which anybody may take at any time
+export async function freePort() {
+  for (;;) {
+    const port = 20_000 + Math.floor(Math.random() * 12_000);
+    if (!(await listening(port))) return port;
+  }
 }

@@ -10,8 +10,7 @@ import { gatewayPids, running } from './cluster.mjs';
 export async function setGateways(n) {
   await sql(`ALTER SYSTEM SET rtsync.gateways = ${n}`);
   await sql('SELECT pg_reload_conf()');
-  await until(`${n} gateways`, async () => (await status())?.gateways === n && (await gatewayPids()).length === n,
-    { timeout: 20_000 });
+  await until(`${n} gateways`, async () => (await status())?.gateways === n && (await gatewayPids()).length === n);
   await running();
 }
 
