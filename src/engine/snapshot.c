@@ -69,6 +69,9 @@
 /* If there is no worker slot now, there may be one then. */
 #define RETRY_MS 1000
 
+/* Binding.table of one that is not read */
+#define NO_TABLE PG_UINT32_MAX
+
 typedef struct SnapshotJob
 {
 	dlist_node	node;			/* in jobs */
@@ -135,6 +138,26 @@ next_table(const Channel *channel, int i)
 			return i;
 	}
 	return -1;
+}
+
+/*
+ * Number the tables as they are read, for their rows: looking for them again and
+ * again would take long with many bindings.
+ */
+static void
+number_tables(Channel *channel)
+{
+	uint32		n = 0;
+
+	for (int i = 0; i < channel->nbindings; i++)
+		channel->bindings[i].table = NO_TABLE;
+	for (int i = next_table(channel, 0); i >= 0; i = next_table(channel, i + 1))
+	{
+		for (int j = i; j < channel->nbindings; j++)
+			if (channel->bindings[j].id == channel->bindings[i].id)
+				channel->bindings[j].table = n;
+		n++;
+	}
 }
 
 /* What is to be read, and as whom: the same for channels that can share it */
@@ -247,6 +270,7 @@ request(Channel *channel, bool shareable)
 	if (job == NULL)
 		job = job_create(channel, key, shareable);
 	pfree(key);
+	number_tables(channel);
 	channel->snapshot = job;
 	dlist_push_tail(&job->channels, &channel->in_snapshot);
 }
@@ -588,19 +612,12 @@ put_groups(SnapshotJob *job, uint32 number, LinkWriter *out)
 	dlist_foreach(iter, &job->channels)
 	{
 		Channel    *channel = dlist_container(Channel, in_snapshot, iter.cur);
-		int			i = next_table(channel, 0);
-		uint32		id;
 
-		for (uint32 n = 0; n < number && i >= 0; n++)
-			i = next_table(channel, i + 1);
-		if (i < 0)
-			continue;
-		id = channel->bindings[i].id;
-		for (; i < channel->nbindings; i++)
+		for (int i = 0; i < channel->nbindings; i++)
 		{
 			Binding    *binding = &channel->bindings[i];
 
-			if (binding->id != id || binding->group == NULL)
+			if (binding->table != number || binding->group == NULL)
 				continue;
 			if (out != NULL)
 				link_put_u32(out, binding->group->id);

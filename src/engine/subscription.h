@@ -76,6 +76,7 @@ typedef struct Binding
 	SubscriptionGroup *group;	/* NULL: it gets nothing for now */
 	bool		served;			/* it is to get changes */
 	bool		snapshot;		/* ... and asked for a snapshot before them */
+	uint32		table;			/* likewise: which of those that are read */
 	uint32		id;				/* what the client knows it by */
 	Size		filter_weight;	/* about the bytes of its compiled filter */
 	BindingSpec spec;
