@@ -86,6 +86,7 @@ static bool recheck_inherited;	/* those are to be rechecked */
 static bool some_gone;			/* some route's table may have been dropped */
 static bool some_again;			/* some role has "tell_again" set */
 static int	ndisplaced;			/* table groups that are */
+static int	nhomeless;			/* groups that are */
 static uint64 moves;			/* see tables_moves */
 
 static void recheck_routes(void);
@@ -114,7 +115,7 @@ relcache_cb(Datum arg, Oid relid)
 			route->recheck = recheck_some = some_gone = true;
 		if (entry != NULL)
 			entry->altered = recheck_some = true;
-		if (ndisplaced > 0)
+		if (ndisplaced > 0 || nhomeless > 0)
 			recheck_some = true;	/* it may have the name that they wait for */
 		if (some_inherited)
 			recheck_inherited = recheck_some = true;	/* or be below them */
@@ -418,6 +419,8 @@ tables_add_group(SubscriptionGroup *group)
 	foreach(lc, tables)
 		listen_to_table(group, lfirst_oid(lc));
 	listen_to_routes(group);
+	group->homeless = tables == NIL && names_one_table(&group->spec);
+	nhomeless += group->homeless;
 	recheck_routes();
 }
 
@@ -427,6 +430,7 @@ tables_remove_group(SubscriptionGroup *group)
 {
 	dlist_mutable_iter iter;
 
+	nhomeless -= group->homeless;
 	dlist_foreach_modify(iter, &group->tables)
 		table_group_free(dlist_container(TableGroup, in_group, iter.cur));
 }
@@ -931,30 +935,62 @@ route_check_name(TableRoute *route)
 	}
 }
 
+/* A group listens to the table that has the name now which it asked for, and
+ * fetches its rows. */
+static void
+group_take_table(SubscriptionGroup *group, Oid relid)
+{
+	TableGroup *tg;
+
+	listen_to_table(group, relid);
+	subscription_refetch_group(group, REFETCH_TABLE,
+							   psprintf("%s.%s is another table now",
+										group->spec.schema,
+										group->spec.table));
+	tg = table_group_find(route_find(relid), group);
+	if (tg != NULL)
+		mark_tell_again(tg->role);
+}
+
 /*
  * If another table has the name that a displaced group asked for, the group
- * listens to that one too, and fetches its rows.
+ * listens to that one too.
  */
 static void
 group_find_successor(TableGroup *tg)
 {
 	List	   *tables = binding_tables(&tg->group->spec);
 	Oid			relid = tables != NIL ? linitial_oid(tables) : InvalidOid;
-	TableGroup *next;
 
 	if (relid == tg->successor || relid == tg->role->route->relid)
 		return;
 	tg->successor = relid;
-	if (!OidIsValid(relid))
-		return;
-	listen_to_table(tg->group, relid);
-	subscription_refetch_group(tg->group, REFETCH_TABLE,
-							   psprintf("%s.%s is another table now",
-										tg->group->spec.schema,
-										tg->group->spec.table));
-	next = table_group_find(route_find(relid), tg->group);
-	if (next != NULL)
-		mark_tell_again(next->role);
+	if (OidIsValid(relid))
+		group_take_table(tg->group, relid);
+}
+
+/*
+ * Likewise groups that have none.  (They were made for channels that were
+ * there when the table still was.)
+ */
+static void
+find_homes(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, subscription_groups())
+	{
+		SubscriptionGroup *group = dlist_container(SubscriptionGroup, node,
+												   iter.cur);
+		List	   *tables = group->homeless ?
+			binding_tables(&group->spec) : NIL;
+
+		if (tables == NIL)
+			continue;
+		group->homeless = false;
+		nhomeless--;
+		group_take_table(group, linitial_oid(tables));
+	}
 }
 
 static void
@@ -1039,6 +1075,7 @@ static void
 recheck_routes(void)
 {
 	bool		all = recheck_all;
+	bool		some = recheck_all || recheck_some;
 	bool		inherited = recheck_inherited;
 	HASH_SEQ_STATUS scan;
 	TableRoute *route;
@@ -1050,8 +1087,10 @@ recheck_routes(void)
 		if ((all || route->recheck || (inherited && route->inherited)) &&
 			!dlist_is_empty(&route->roles))
 			route_recheck(route);
-	if (ndisplaced > 0)
+	if (some && ndisplaced > 0)
 		for_each_role(role_find_successors, NULL);
+	if (some && nhomeless > 0)
+		find_homes();
 }
 
 static void

@@ -817,6 +817,21 @@ test('a table that is renamed, replaced or made anew is told', async () => {
   assert.deepEqual(one.changes().map((c) => c.record.id), [1, 3]);
 });
 
+test('a table whose policy changes while it has another name is heard of when it has its own again', async () => {
+  for (const [first, second, ids] of [['true', 'owner = rtsync.uid()', [3]], ['owner = rtsync.uid()', 'true', [3, 4]]]) {
+    await createTable('nameless', 'id int PRIMARY KEY, owner uuid', { roles: ['e2e_viewer'] });
+    await sql(`ALTER TABLE nameless ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON nameless USING (${first})`);
+    const one = await viewer(1, ['nameless']);
+    await one.seen('ALTER TABLE nameless RENAME TO renamed');
+    await one.seen(`ALTER POLICY p ON renamed USING (${second})`);
+    const before = refetches(one).length;
+    await one.seen('ALTER TABLE renamed RENAME TO nameless');
+    await until('to be told', () => refetches(one).length > before);
+    const seen = await one.seen(`INSERT INTO nameless VALUES (3, '${user(1)}'), (4, '${user(2)}')`);
+    assert.deepEqual(seen.map(([, { id }]) => id), ids);
+  }
+});
+
 test('who listens to all tables is told of one that is renamed', async () => {
   await createTable('moved', 'id int PRIMARY KEY', { roles: ['e2e_viewer'] });
   await createTable('mover', 'id int PRIMARY KEY', { roles: ['e2e_viewer'] });
