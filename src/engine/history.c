@@ -585,8 +585,9 @@ seek_chunk(HistoryCursor *cursor, XLogRecPtr lsn)
 /*
  * Find the place behind the change "seq" of the transaction whose commit
  * record begins at lsn, and the transaction there.  If there is no such
- * transaction, the place is where it would be.  Returns false if the history
- * does not reach back to it.
+ * transaction, the place is where it would be, but not behind the live cursor:
+ * a transaction that is being read may be large, and not all in memory.  Returns
+ * false if the history does not reach back to it.
  */
 bool
 history_find(XLogRecPtr lsn, uint32 seq, uint64 *position, HistoryTxn *txn)
@@ -599,7 +600,8 @@ history_find(XLogRecPtr lsn, uint32 seq, uint64 *position, HistoryTxn *txn)
 		return false;
 	memset(txn, 0, sizeof(HistoryTxn));
 	seek_chunk(&at, lsn);
-	while ((record = history_peek(&at)) != NULL)
+	while (history_tell(&at) < history_tell(reader) &&
+		   (record = history_peek(&at)) != NULL)
 	{
 		if (record->type == HISTORY_BEGIN)
 		{

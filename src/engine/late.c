@@ -241,7 +241,7 @@ late_resume_at(Channel *channel, const Cursor *from)
 	channel->place.seq = channel->place.txn.commit_lsn == from->lsn ?
 		from->seq : CURSOR_WHOLE;
 	route_position(&now);
-	if (channel->place.position > now.position)
+	if (channel->place.position >= now.position)
 		channel->place = now;
 	channel->unmerged_end = now.position;
 	channel->since = from->seq == CURSOR_WHOLE ? from->lsn + 1 : from->lsn;

@@ -728,6 +728,7 @@ collect_live(Slice *slice)
 		pass_record(&live, record);
 		history_next(&cursor);
 	}
+	visible_before = InvalidTransactionId;	/* the next one may be far away */
 	return ROUTE_IDLE;
 }
 

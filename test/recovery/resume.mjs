@@ -184,6 +184,40 @@ test('who does not ask for cursors gets none', async () => {
   client.close();
 });
 
+test('a cursor of a transaction that is being told does not bring the rest of it into memory', async () => {
+  await sql("ALTER SYSTEM SET rtsync.history_size = '4MB'");
+  await sql('SELECT pg_reload_conf()');
+  await createTable('slow', 'id int PRIMARY KEY, filler text', { roles: ['reader'] });
+  await sql(`CREATE FUNCTION slow() RETURNS bool LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.002); RETURN true; END';
+    ALTER TABLE slow ENABLE ROW LEVEL SECURITY; CREATE POLICY slow ON slow USING (slow())`);
+  const slow = { event: 'INSERT', schema: 'public', table: 'slow' };
+  const follow = async (rtsync) => {
+    const client = await RawClient.open({ apikey });
+    const { response } = await client.joinOk('slow', [slow], { config: { rtsync } });
+    return Object.assign(client, { rtsync: response.rtsync });
+  };
+  const client = await follow({ cursor: true });
+  await sql("INSERT INTO slow SELECT g, repeat('x', 90) FROM generate_series(1, 60000) g");
+  const { payload } = await client.frame('the first rows', (f) => f.event === 'postgres_changes', { timeout: 30_000 });
+  const since = payload.rtsync.cursor.replace(/^(\w+:\w+):\w+/, '$1:ffffffff');
+  const again = await follow({ since });
+  const look = async () => (await sql('SELECT events, history_bytes FROM rtsync.pg_stat_rtsync WHERE datname = current_database()'))[0];
+  const before = (await look()).events;
+  const { history_bytes: bytes } = await until('another look at it', async () => {
+    const row = await look();
+    return row.events !== before && row;
+  }, { timeout: 20_000, every: 20 });
+  const told = client.changes().length;
+  note(`${bytes} bytes with ${told} of 60000 rows told, ${JSON.stringify(again.rtsync)}`);
+  assert.ok(told < 60000, 'in the midst of it');
+  assert.ok(bytes < 6_000_000, `${bytes} bytes`);
+  client.close();
+  again.close();
+  await sql('DROP TABLE slow');
+  await sql('ALTER SYSTEM RESET rtsync.history_size');
+  await sql('SELECT pg_reload_conf()');
+}, { timeout: 90_000 });
+
 test('where another publication is decoded, a cursor of the first means nothing', async () => {
   const client = await RawClient.open({ apikey });
   const { response } = await join(client, { cursor: true });
