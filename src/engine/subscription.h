@@ -46,8 +46,8 @@ typedef struct SubscriptionGroup
 	bool		shared;			/* ... and the claims decide nothing there: it
 								 * is for all principals of the role */
 	bool		late;			/* of one channel that is behind the others */
-	bool		homeless;		/* owned by tables.c: the table that it names was
-								 * not there when it was made, nor since */
+	bool		homeless;		/* owned by tables.c: the table that it names
+								 * was not there when it was made, nor since */
 	dlist_head	bindings;		/* Binding.in_group */
 	dlist_head	tables;			/* TableGroup.in_group, owned by tables.c */
 	ClockTime	told_at;		/* when its channels were last told of an
