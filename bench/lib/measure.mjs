@@ -20,7 +20,11 @@ export function quantile(values, q) {
   return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))];
 }
 
-export const median = (values) => quantile(values, 0.5);
+// Of an even number of values, it is the mean of the two in the middle.
+export function median(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
+}
 
 // The CPU time of a process so far, in microseconds
 export async function cpuTime(pid) {
