@@ -59,6 +59,20 @@ requests_gateway_counts(void)
 	return &gateway_counts;
 }
 
+/* The token is NULL unless the status is 200. */
+static void
+put_auth_reply(Link *link, uint64 connection, int status, const char *problem,
+			   const Token *token)
+{
+	link_begin(&link->out, LINK_AUTH_REPLY);
+	link_put_u64(&link->out, connection);
+	link_put_u32(&link->out, status);
+	link_put_string(&link->out, problem);
+	link_put_u64(&link->out, token != NULL ? (uint64) token->expires : 0);
+	link_put_u64(&link->out, token != NULL ? token->key : 0);
+	linkio_end(link);
+}
+
 static void
 handle_auth(Link *link, LinkReader *body)
 {
@@ -66,21 +80,13 @@ handle_auth(Link *link, LinkReader *body)
 	LinkString	string = link_get_string(body);
 	Token		token;
 	TokenError	error;
-	bool		ok;
 
 	if (!link_finished(body))
-	{
 		link->broken = true;
-		return;
-	}
-	ok = token_check(string.data, string.length, &token, &error);
-	link_begin(&link->out, LINK_AUTH_REPLY);
-	link_put_u64(&link->out, connection);
-	link_put_u32(&link->out, ok ? 200 : 401);
-	link_put_string(&link->out, ok ? NULL : error.handshake);
-	link_put_u64(&link->out, ok ? (uint64) token.expires : 0);
-	link_put_u64(&link->out, ok ? token.key : 0);
-	linkio_end(link);
+	else if (token_check(string.data, string.length, &token, &error))
+		put_auth_reply(link, connection, 200, NULL, &token);
+	else
+		put_auth_reply(link, connection, 401, error.handshake, NULL);
 }
 
 /* What somebody may do on a topic without joining it */
@@ -220,6 +226,14 @@ handle_token(Link *link, LinkReader *body)
 		late_tell_dependencies(channel);
 }
 
+static void
+put_heartbeat_reply(Link *link, uint64 number)
+{
+	link_begin(&link->out, LINK_HEARTBEAT_REPLY);
+	link_put_u64(&link->out, number);
+	linkio_end(link);
+}
+
 /*
  * A client sends a heartbeat on a connection with channels that are part of
  * sessions.  The answer follows all that was sent to them.
@@ -242,9 +256,7 @@ handle_heartbeat(Link *link, LinkReader *body)
 		link->broken = true;
 		return;
 	}
-	link_begin(&link->out, LINK_HEARTBEAT_REPLY);
-	link_put_u64(&link->out, number);
-	linkio_end(link);
+	put_heartbeat_reply(link, number);
 }
 
 /* Not for every message: clients would fill the log. */
@@ -547,20 +559,9 @@ answer_failure(Link *link, LinkType type, const char *start, Size length)
 	id = link_get_u64(&body);
 	channel = subscription_channel(link, id);
 	if (type == LINK_AUTH)
-	{
-		link_begin(&link->out, LINK_AUTH_REPLY);
-		link_put_u64(&link->out, id);
-		link_put_u32(&link->out, 500);
-		link_put_string(&link->out, "Error connecting to Realtime");
-		link_put_u64(&link->out, 0);
-		link_put_u64(&link->out, 0);
-		linkio_end(link);
-	}
+		put_auth_reply(link, id, 500, "Error connecting to Realtime", NULL);
 	else if (type == LINK_REST || type == LINK_REST_PERSIST)
-	{
 		put_rest_reply(link, id, 500, 0);
-		return;
-	}
 	else if (type == LINK_PERSIST)
 	{
 		LinkString	ref = link_get_string(&body);
@@ -569,15 +570,9 @@ answer_failure(Link *link, LinkType type, const char *start, Size length)
 		if (message_id != NULL)
 			put_persist_reply(link, id, ref, message_id,
 							  "unable_to_connect_to_project");
-		return;
 	}
 	else if (type == LINK_HEARTBEAT)
-	{
-		link_begin(&link->out, LINK_HEARTBEAT_REPLY);
-		link_put_u64(&link->out, id);
-		linkio_end(link);
-		return;
-	}
+		put_heartbeat_reply(link, id);
 	else if (type == LINK_JOIN)
 	{
 		join_refuse(link, id, "Unknown Error on Channel");
