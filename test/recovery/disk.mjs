@@ -94,6 +94,14 @@ async function write(table, mb, run = sql) {
 
 const epoch = async () => (await status()).epoch;
 
+// The epoch, when what was held back before can no longer cost the slot. Epoch
+// and position are of one look of the engine: a new slot has another epoch.
+const settled = (limit = LIMIT) => until('the slot to settle', async () => {
+  const [row] = await sql(`SELECT epoch, pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn) / 1048576.0 < $1 AS yes
+    FROM rtsync.pg_stat_rtsync WHERE datname = current_database()`, [limit]);
+  return row?.yes && row.epoch;
+}, { every: 20 });
+
 const follows = async () => (await sql(`SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), decoded_lsn) < 2000000 AS yes
   FROM rtsync.status() WHERE database = current_database()`))[0].yes;
 
@@ -113,12 +121,10 @@ test('no subscriber: tables that are published, tables that are not', async () =
 }, { timeout: 90_000 });
 
 test('a subscriber that reads', async () => {
-  // what was written so fast before may have cost the slot
-  await until('the slot to settle', async () => (await epoch()) && (await retained()) < LIMIT / 2, { timeout: 30_000, every: 20 });
+  const before = await settled(LIMIT / 2); // what was written so fast before may have cost the slot
   const client = await connect();
   await arrives(client);
   const received = client.changes().length;
-  const before = await epoch();
   await bounded('with a subscriber', async () => {
     // as fast as the engine decodes: one that cannot follow gives up the slot
     for (let mb = 0; mb < 40; mb++) {
@@ -136,10 +142,9 @@ test('a subscriber that reads', async () => {
 // A history of little that is published among much else costs the slot no more
 // than it may.
 async function growsOld(what, publish) {
+  const before = await settled(); // under the limit of the test before
   await sql("ALTER SYSTEM SET rtsync.max_retained_wal = '64MB'");
   await sql('SELECT pg_reload_conf()');
-  let before;
-  await until('the slot', async () => (before = await epoch()), { timeout: 30_000 });
   const mb = await most(async () => {
     for (let i = 0; i < 160; i++) {
       await publish();
@@ -193,8 +198,8 @@ test('a gateway that hangs', async () => {
 }, { timeout: 120_000 });
 
 test('a huge transaction', async () => {
+  const before = await settled();
   const client = await connect();
-  const before = await epoch();
   const writer = await session();
   await writer.query('BEGIN');
   await bounded('a huge transaction', async () => {
@@ -206,8 +211,8 @@ test('a huge transaction', async () => {
 }, { timeout: 120_000 });
 
 test('a transaction that does not end', async () => {
+  const before = await settled();
   const client = await connect();
-  const before = await epoch();
   const old = await session();
   await old.query("BEGIN; INSERT INTO live (filler) VALUES ('old')");
   await bounded('an old transaction', () => write('live', 40));
@@ -222,8 +227,8 @@ test('a transaction that does not end', async () => {
 }, { timeout: 120_000 });
 
 test('a transaction that stays invisible: its synchronous standby is down', async () => {
+  const before = await settled();
   const client = await connect();
-  const before = await epoch();
   await sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
   await sql('SELECT pg_reload_conf()');
   const waits = await session();
@@ -241,7 +246,7 @@ test('a transaction that stays invisible: its synchronous standby is down', asyn
 }, { timeout: 120_000 });
 
 test('a slot that somebody drops is made anew, under a new epoch', async () => {
-  const before = await epoch();
+  const before = await settled();
   const mark = (await log()).length;
   await until('the slot to be dropped', async () => {
     const { pid } = await status();
@@ -257,7 +262,7 @@ test('a slot that somebody drops is made anew, under a new epoch', async () => {
 }, { timeout: 90_000 });
 
 test('a slot that the server invalidated is made anew, under a new epoch', async () => {
-  const before = await epoch();
+  const before = await settled();
   await sql("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'");
   await sql('SELECT pg_reload_conf()');
   const old = await session();
@@ -281,7 +286,7 @@ test('a slot that the server invalidated is made anew, under a new epoch', async
 const [{ idle }] = await sql("SELECT count(*) = 1 AS idle FROM pg_settings WHERE name = 'idle_replication_slot_timeout'");
 if (idle)
   test('a slot that was idle for too long, while no engine ran, is made anew', async () => {
-    const before = await epoch();
+    const before = await settled();
     const mark = (await log()).length;
     await sql("ALTER SYSTEM SET idle_replication_slot_timeout = '1s'");
     // ALTER SYSTEM would make of '' a library without a name.
