@@ -29,8 +29,8 @@ static const double bytes_bounds[] = {
 
 /* Values of labels; the last is that of all others. */
 static const char *const close_codes[] = {
-	"client", "1000", "1001", "1002", "1007", "1009", "1011", "1012", "1013",
-	"other"
+	"client", "1000", "1001", "1002", "1007", "1008", "1009", "1011", "1012",
+	"1013", "other"
 };
 static const char *const statuses[] = {
 	"200", "202", "204", "400", "401", "403", "404", "405", "408", "411", "413",
@@ -38,10 +38,11 @@ static const char *const statuses[] = {
 };
 static const char *const join_results[] = {
 	"ok", "InvalidJWTToken", "MalformedJWT", "JwtSignatureError",
-	"Unauthorized", "PrivateOnly", "TopicNameRequired", "InvalidJoinPayload",
-	"ChannelRateLimitReached", "ClientJoinRateLimitReached",
-	"RealtimeDisabledForConfiguration", "RealtimeRestarting",
-	"UnableToReplayMessages", "other"
+	"JwtSignerError", "Unauthorized", "PrivateOnly", "TopicNameRequired",
+	"InvalidJoinPayload", "ChannelRateLimitReached",
+	"ClientJoinRateLimitReached", "RealtimeDisabledForConfiguration",
+	"RealtimeRestarting", "UnableToReplayMessages",
+	"UnableToSubscribeToPostgres", "other"
 };
 
 static void

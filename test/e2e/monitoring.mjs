@@ -238,6 +238,18 @@ test('/metrics is not there without a token, and closed to those who do not know
   assert.equal((await sql("SELECT current_setting('rtsync.metrics_token') AS s"))[0].s, '********');
 });
 
+// The table of the manual: names and types, in which G stands for what the gateway counts
+test('the manual has each metric, with its type, and no other', async () => {
+  const answer = await get('/metrics', { authorization: 'Bearer sesame' });
+  const there = [...(await answer.text()).matchAll(/^# TYPE rtsync_(\w+) (\w+)$/gm)].map(([, name, type]) => `${name} ${type}`);
+  const manual = await readFile(new URL('../../docs/manual.md', import.meta.url), 'utf8');
+  const [table] = manual.match(/\| metric \| type \|.*?\n\n/s);
+  const documented = [...table.matchAll(/^\| (`.*`) \| (\w+)(?:, G)? \|/gm)].flatMap(([, names, type]) =>
+    [...names.matchAll(/`(\w+)`/g)].map(([, name]) => `${name} ${type}`));
+  assert.ok(there.length > 30);
+  assert.deepEqual(documented.sort(), there.sort());
+});
+
 test('refetches are counted by reason', async () => {
   const [{ datid }] = await sql('SELECT oid AS datid FROM pg_database WHERE datname = current_database()');
   const counted = async () =>

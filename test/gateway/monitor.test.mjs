@@ -63,6 +63,30 @@ test('metrics need their token, and are not there without one', () => withEngine
   assert.equal(head.body, '')
 }))
 
+test('refused joins and closed connections are counted by what they were told', () => withEngine({ metrics_token: 'x' }, async engine => {
+  let reason
+  engine.onauth = m => engine.authReply(m.connection, 200, null, 0, 7)
+  engine.onjoin = m => engine.joinRefuse(m.channel, reason)
+  const count = async (name, label) => {
+    const { body } = await get(engine, '/metrics', { authorization: 'Bearer x' })
+    return Number(new RegExp(`^rtsync_${name}_total\\{\\w+="${label}"\\} (\\d+)$`, 'm').exec(body)?.[1])
+  }
+  const client = await Client.open(engine.port)
+  const reasons = ['InvalidJWTToken', 'MalformedJWT', 'JwtSignatureError', 'JwtSignerError', 'Unauthorized', 'PrivateOnly',
+    'ChannelRateLimitReached', 'RealtimeDisabledForConfiguration', 'UnableToReplayMessages', 'UnableToSubscribeToPostgres']
+  for (const name of reasons) {
+    reason = `${name}: and why`
+    await client.join('realtime:a')
+  }
+  reason = 'Unknown Error on Channel'
+  await client.join('realtime:a')
+  for (const name of [...reasons, 'other']) assert.equal(await count('joins', name), 1, name)
+  engine.revoke(7)
+  assert.equal((await client.waitClosed()).code, 1008)
+  await until(async () => await count('connections_closed', '1008') === 1, 'the end to be counted')
+  assert.equal(await count('connections_closed', 'other'), 0)
+}))
+
 test('the time from commit to send is measured', () => withEngine({ metrics_token: 'x' }, async engine => {
   const client = await Client.open(engine.port)
   await client.join('realtime:room', { changes: [{ event: '*', schema: 'public', table: 't' }] })
@@ -209,7 +233,8 @@ test('many who do not read long answers leave room for others', () => withEngine
   await sleep(1100)
   await ask(100)
   const start = performance.now()
-  assert.equal((await get(engine, '/healthcheck')).body, 'ok')
+  /* who asks while a busy machine is late may have to give way itself, once */
+  await until(async () => (await get(engine, '/healthcheck')).body === 'ok', 'others to be served')
   assert.ok(performance.now() - start < 15000, 'others are served, before anybody is given up')
   let answer
   await until(async () => (answer = await get(engine, '/big.txt')).status === 200, 'a file')
