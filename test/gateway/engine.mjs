@@ -107,7 +107,8 @@ const names = {
 
 export class Engine extends EventEmitter {
   stderr = ''
-  log = []              /* every message received: {name, ...fields} */
+  log = []              /* messages received: {name, ...fields} */
+  stats = null          /* the latest of its kind: they come only when something has changed */
   channels = new Map()  /* topic -> the latest channel number */
   exited = null
   lists = 0x70000000    /* numbers of settled(), which tests do not use */
@@ -164,7 +165,8 @@ export class Engine extends EventEmitter {
       const message = { name: names[type], ...parsers[type](reader) }
       reader.end()
       this.pending = this.pending.subarray(8 + length)
-      if (!['stats', 'listed', 'counts'].includes(message.name)) this.log.push(message)
+      if (message.name === 'stats') this.stats = message
+      else if (!['listed', 'counts'].includes(message.name)) this.log.push(message)
       if (message.name === 'join') this.channels.set(message.topic, message.channel)
       this.emit(message.name, message)
       const handler = 'on' + message.name
@@ -229,6 +231,26 @@ export class Engine extends EventEmitter {
     await this.wait('listed', m => m.request === request && m.last === 1)
   }
 
+  /* All that the client got of what was sent so far, by itself or by us */
+  async drain(client) {
+    await this.settled()
+    await client.heartbeat('drain' + client.count)
+    return client.messages.splice(0)
+  }
+
+  /*
+   * Have "send" send, again and again, until the condition holds; what the gateway
+   * has not read yet does not grow over that.
+   */
+  async flood(send, condition, what) {
+    const end = Date.now() + PATIENCE
+    while (!condition()) {
+      if (Date.now() > end) throw new Error(`timeout: ${what}`)
+      send()
+      await this.settled()
+    }
+  }
+
   /* Change settings, and wait until they count. */
   async reconfigure(settings) {
     this.configure(settings)
@@ -237,7 +259,7 @@ export class Engine extends EventEmitter {
 
   /* Wait for a message of this name that satisfies the condition. */
   wait(name, condition = () => true, timeout = PATIENCE) {
-    const seen = this.log.find(m => m.name === name && condition(m))
+    const seen = [...this.log, ...this.stats ? [this.stats] : []].find(m => m.name === name && condition(m))
     if (seen) return Promise.resolve(seen)
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => { this.off(name, check); reject(new Error(`no ${name} from the gateway`)) }, timeout)
@@ -254,7 +276,7 @@ export class Engine extends EventEmitter {
   /* End the link as a dying engine does; the gateway must end, cleanly. */
   async stop() {
     this.link.destroy()
-    const timer = setTimeout(() => this.child.kill('SIGKILL'), 20000)
+    const timer = setTimeout(() => this.child.kill('SIGKILL'), PATIENCE)
     const { code, signal } = await this.exit
     clearTimeout(timer)
     if (code !== 0) throw new Error(`gateway ended with ${code ?? signal}: ${this.stderr.slice(-4000)}`)

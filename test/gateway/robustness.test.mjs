@@ -44,6 +44,7 @@ test('malformed messages are dropped, the connection is kept', () => withBystand
     `[null,"1","realtime:${'x'.repeat(5000)}","phx_join",{}]`, `[null,"1","phoenix","${'x'.repeat(300)}",{}]`, '['.repeat(100000), '{"a":'.repeat(50000),
     '[null,"1","phoenix\\ud800","heartbeat",{}]', '[null,"1","phoenix","heart\\u0000beat",{}]', '[null,"\\udc00","phoenix","heartbeat",{}]',
     '[null,"1","phoenix","heartbeat",01]', '[null,"1","phoenix","heartbeat",{"a":1,}]', '[null,"1","phoenix","heartbeat",{},]', '\ufeff[null,"1","phoenix","heartbeat",{}]']
+  const start = Date.now()
   const v1 = [...v2.filter(t => !t.startsWith('{"topic"')), '[null,"1","phoenix","heartbeat",{}]', '{"topic":"phoenix"}', '{"topic":"phoenix","event":"heartbeat","ref":"1"}',
     '{"topic":1,"event":"heartbeat","payload":{},"ref":"1"}', '{"topic":"phoenix","event":null,"payload":{},"ref":"1"}']
   for (const [vsn, texts] of [['2.0.0', v2], ['1.0.0', v1]]) {
@@ -55,8 +56,10 @@ test('malformed messages are dropped, the connection is kept', () => withBystand
     }
     client.close()
   }
-  assert.match(engine.stderr, /malformed text message of \d+ bytes/)
-  assert.ok(engine.stderr.split('\n').length < 20, 'the log is rate limited')
+  await until(() => /malformed text message of \d+ bytes/.test(engine.stderr), 'the log')
+  /* ten lines in ten seconds, and how many were left out */
+  const most = 11 * (1 + Math.ceil((Date.now() - start) / 9000))
+  assert.ok(engine.stderr.split('\n').length <= most, 'the log is rate limited')
 }))
 
 test('malformed binary frames are dropped', () => withBystander({}, async engine => {
@@ -141,7 +144,7 @@ test('fragments, empty fragments, pings in between, a large message in small pie
   for (const c of frame(TEXT, client.encode({ ref: '3', topic: 'phoenix', event: 'heartbeat' }))) client.raw(Buffer.from([c]))
   await client.reply('3')
   client.raw(frame(PING, 'payload'))
-  await new Promise(resolve => client.once('pong', p => { assert.equal(p.toString(), 'payload'); resolve() }))
+  await new Promise(resolve => client.on('pong', p => { if (p.toString() === 'payload') resolve() }))
   client.raw(frame(PONG, 'unasked'))
   await client.heartbeat()
   client.raw(frame(CLOSE, Buffer.from([0x03, 0xe8])))
@@ -206,14 +209,19 @@ test('max_messages_per_second: the channels end, the connection stays', () => wi
     assert.equal((await client.take(m => m.event === 'phx_close' && m.topic === 'realtime:' + t)).ref, t)
   }
   await until(() => engine.log.filter(m => m.name === 'leave').length === 2, 'leaves')
-  await sleep(500)
-  await client.join('realtime:a', { ref: '9' })
+  /* what comes too soon is not looked at */
+  let again = 0
+  await until(async () => {
+    await sleep(500)
+    return client.join('realtime:a', { ref: `again${again++}`, timeout: 1000 }).then(() => true, () => false)
+  }, 'a join')
   client.close()
 }))
 
-test('a connection without channels is closed after no_channel_timeout', () => withBystander({ no_channel_timeout: 2000 }, async engine => {
+test('a connection without channels is closed after no_channel_timeout', () => withBystander({}, async engine => {
   const [never, left, joined] = [await Client.open(engine.port), await Client.open(engine.port), await Client.open(engine.port)]
   for (const c of [left, joined]) await c.join('realtime:x')
+  await engine.reconfigure({ no_channel_timeout: 2000 })
   const timer = setInterval(() => { for (const c of [never, left, joined]) c.push({ topic: 'phoenix', event: 'heartbeat', ref: 'h' }) }, 100)
   assert.deepEqual(await never.waitClosed(), { code: 1000, reason: 'no channel' })
   left.push({ join_ref: '1', ref: 'l', topic: 'realtime:x', event: 'phx_leave' })
@@ -253,11 +261,10 @@ test('a client that does not read is closed, the others get everything', () => w
   const slowChannel = engine.log.find(m => m.name === 'join' && m.topic === 'flood').channel
   while (!engine.log.some(m => m.name === 'leave' && m.channel === slowChannel)) {
     for (let i = 0; i < 20; i++) engine.event([1], { n: sent++, filler })
-    await sleep(1)
+    for (const c of others) await until(() => c.count === sent, `events (${c.count} of ${sent}, ${JSON.stringify(c.closed)})`)
     assert.ok(sent < 50000, 'the slow client was not closed')
   }
   for (const c of others) {
-    await until(() => c.count === sent, `events (${c.count} of ${sent}, ${JSON.stringify(c.closed)})`)
     assert.deepEqual(c.messages.map(m => m.payload.data.n), Array.from({ length: sent }, (_, i) => i))
   }
   assert.equal((await engine.wait('stats', m => m.slow === 1)).slow, 1)
@@ -274,7 +281,7 @@ test('a slow client that reads on gets the reason', () => withBystander({ send_q
   await slow.join('realtime:flood', { changes: [{}] })
   slow.socket.pause()
   const filler = 'x'.repeat(10000)
-  for (let i = 0; i < 2000 && !engine.log.some(m => m.name === 'leave'); i++) { engine.event([1], { filler }); await sleep(1) }
+  await engine.flood(() => engine.event([1], { filler }), () => engine.log.some(m => m.name === 'leave'), 'the end of its channel')
   slow.socket.resume()
   assert.deepEqual(await slow.waitClosed(), { code: 1013, reason: 'client too slow' })
 }))
@@ -286,16 +293,16 @@ test('a client whose socket takes nothing for send_timeout is closed, though it 
   const timer = setInterval(() => slow.push({ ref: 'h', topic: 'phoenix', event: 'heartbeat' }), 100)
   const filler = 'x'.repeat(100000)
   for (let i = 0; i < 60; i++) engine.event([1], { filler })
-  await engine.wait('stats', m => m.slow === 1, 10000)
+  await engine.wait('stats', m => m.slow === 1)
   clearInterval(timer)
   slow.socket.resume()
   await slow.waitClosed()
 }))
 
-test('who takes a large message slowly is not closed', () => withBystander({ send_timeout: 1500 }, async engine => {
+test('who takes a large message slowly is not closed', () => withBystander({ send_timeout: 4000 }, async engine => {
   const slow = await Client.open(engine.port)
   await slow.join('realtime:flood', { changes: [{}] })
-  engine.event([1], { filler: 'x'.repeat(12000000) })
+  engine.event([1], { filler: 'x'.repeat(30000000) })
   const start = Date.now()
   let taken = 0
   slow.socket.on('data', data => {
@@ -303,13 +310,13 @@ test('who takes a large message slowly is not closed', () => withBystander({ sen
     if (taken > 1000000) slow.socket.pause()
   })
   while (slow.messages.length === 0) {
-    assert.ok(!slow.ended && Date.now() - start < 50000)
+    assert.ok(!slow.ended, `closed with ${JSON.stringify(slow.closed)}`)
     await until(() => slow.socket.isPaused() || slow.messages.length > 0, 'bytes')
-    await sleep(300)
+    await sleep(200)
     taken = 0
     slow.socket.resume()
   }
-  assert.ok(Date.now() - start > 3000, 'it took its time')
+  assert.ok(Date.now() - start > 5000, 'it took its time')
   await slow.heartbeat()
   slow.close()
 }))
@@ -350,11 +357,10 @@ test('a client that falls behind is paused, and gets everything when it reads ag
     return events().length === n
   }, 'all events')
   assert.deepEqual(events().map(m => m.payload.data.n), Array.from({ length: n }, (_, i) => i))
-  await engine.wait('continue', m => m.channel === late.channel)
   for (const id of [channel, late.channel]) {
-    const turns = engine.log.filter(m => m.channel === id && (m.name === 'pause' || m.name === 'continue')).map(m => m.name)
-    assert.deepEqual(turns, turns.map((_, i) => i % 2 ? 'continue' : 'pause'))
-    assert.equal(turns.length % 2, 0)
+    const turns = () => engine.log.filter(m => m.channel === id && (m.name === 'pause' || m.name === 'continue')).map(m => m.name)
+    await until(() => turns().length % 2 === 0, 'the last to go on')
+    assert.deepEqual(turns(), turns().map((_, i) => i % 2 ? 'continue' : 'pause'))
   }
   const plain = engine.log.find(m => m.topic === 'plain').channel
   assert.ok(!engine.log.some(m => m.name === 'pause' && m.channel === plain))
@@ -367,7 +373,7 @@ test('a client that leaves while it is paused, and an engine that does not read'
   await client.join('realtime:flood', { changes: [{}] })
   client.socket.pause()
   const filler = 'x'.repeat(10000)
-  while (!engine.log.some(m => m.name === 'pause')) { engine.event([1], { filler }); await sleep(1) }
+  await engine.flood(() => engine.event([1], { filler }), () => engine.log.some(m => m.name === 'pause'), 'the pause')
   engine.link.pause()
   client.socket.resume()
   await sleep(100)
@@ -402,13 +408,13 @@ test('a pong never lands inside of a frame', () => withEngine({ send_queue_size:
   client.close()
 }))
 
-test('silence for idle_timeout closes the connection', () => withEngine({ idle_timeout: 2000 }, async engine => {
+test('silence for idle_timeout closes the connection', () => withEngine({ idle_timeout: 4000 }, async engine => {
   const [silent, lively] = [await Client.open(engine.port), await Client.open(engine.port)]
-  await silent.join('realtime:x')
   const timer = setInterval(() => lively.push({ ref: '1', topic: 'phoenix', event: 'heartbeat' }), 200)
   const start = Date.now()
+  await silent.join('realtime:x')
   assert.deepEqual(await silent.waitClosed(), { code: 1000, reason: 'idle timeout' })
-  assert.ok(Date.now() - start >= 1900)
+  assert.ok(Date.now() - start >= 3000)
   await engine.wait('leave')
   await lively.heartbeat()
   clearInterval(timer)
@@ -427,7 +433,7 @@ test('600 connections that fall silent together are all told', () => withEngine(
 
 test('LINK_SHUTDOWN closes everybody, and the gateway ends', async () => {
   for (const [why, code] of [[0, 1012], [1, 1001]]) {
-    const engine = await Engine.start()
+    const engine = await Engine.start({ shutdown_spread: 60000 })
     const clients = []
     for (let i = 0; i < 200; i++) clients.push(await Client.open(engine.port))
     await clients[0].join('realtime:x', { changes: [{}] })
@@ -436,7 +442,7 @@ test('LINK_SHUTDOWN closes everybody, and the gateway ends', async () => {
     const start = Date.now()
     for (const c of clients) assert.equal((await c.waitClosed()).code, code)
     assert.deepEqual((await engine.exit), { code: 0, signal: null })
-    assert.ok(Date.now() - start < 8000)
+    assert.ok(Date.now() - start < 40000)
     assert.equal(clients[0].messages.at(-1).payload.data.last, true)
     await engine.stop()
   }
@@ -554,8 +560,9 @@ test('2,000 connections come and go in every way; memory and descriptors come ba
     if (round === 20) middle = resident()
   }
   await until(() => descriptors() <= before, `descriptors (${descriptors()}, before ${before})`)
-  const joins = engine.log.filter(m => m.name === 'join').length
-  await until(() => engine.log.filter(m => m.name === 'leave').length === joins - 1, 'leaves')
+  await engine.settled()
+  const count = name => engine.log.filter(m => m.name === name).length
+  assert.equal(count('leave'), count('join') - 1)
   if (!process.env.SANITIZED) assert.ok(resident() - middle < 2000, `${middle} kB became ${resident()} kB`)
 }))
 
