@@ -293,6 +293,48 @@ identity_suffices(Relation rel, TableAccess *access, Filter *filter)
 		(filter == NULL || bms_is_subset(filter_needed_columns(filter), known));
 }
 
+/* What becomes of old rows that do not suffice to decide, and what to do */
+static char *
+identity_hint(const BindingSpec *spec)
+{
+	const char *table = psprintf("%s.%s", spec->schema, spec->table);
+	const char *what;
+
+	if (rtsync_delete_visibility == DELETE_VISIBILITY_KEY)
+		what = rtsync_leave_events ?
+			"The key of a row that is deleted from table %s goes to all its subscribers, and an UPDATE that takes a row out of view may be withheld" :
+			"The key of a row that is deleted from table %s goes to all its subscribers";
+	else
+		what = rtsync_leave_events ?
+			"A DELETE from table %s, or an UPDATE that takes a row out of view, may be withheld" :
+			"A DELETE from table %s may be withheld";
+	return psprintf("%s: what decides about it is not part of the table's replica identity. "
+					"Use ALTER TABLE %s REPLICA IDENTITY FULL.",
+					psprintf(what, table), table);
+}
+
+/*
+ * A hint for who subscribes to what may be read, but has no changes; NULL if
+ * it is no view.
+ */
+static char *
+view_hint(const BindingSpec *spec, Oid roleid)
+{
+	Oid			nspid = get_namespace_oid(spec->schema, true);
+	Oid			relid = OidIsValid(nspid) ?
+		get_relname_relid(spec->table, nspid) : InvalidOid;
+	char		relkind = OidIsValid(relid) ? get_rel_relkind(relid) : '\0';
+
+	if ((relkind != RELKIND_VIEW && relkind != RELKIND_MATVIEW) ||
+		(pg_class_aclcheck(relid, roleid, ACL_SELECT) != ACLCHECK_OK &&
+		 pg_attribute_aclcheck_all(relid, roleid, ACL_SELECT,
+								   ACLMASK_ANY) != ACLCHECK_OK))
+		return NULL;
+	return psprintf("%s.%s is a view, and views have no changes of their own. "
+					"Subscribe to the tables that it reads.",
+					spec->schema, spec->table);
+}
+
 /* The columns that events can have: those that may be read and are published */
 static const Bitmapset *
 shown_columns(Oid relid, TableAccess *access)
@@ -317,10 +359,13 @@ check_table_binding(CheckAttempt *what, const BindingOptions *options)
 												  ALLOCSET_SMALL_SIZES);
 
 	if (!OidIsValid(relid))
+	{
+		what->hint = view_hint(spec, what->principal->roleid);
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table \"%s.%s\" is not published",
 						spec->schema, spec->table)));
+	}
 	/* the engine does not wait for whoever holds a lock */
 	if (!ConditionalLockRelationOid(relid, AccessShareLock))
 		ereport(ERROR,
@@ -348,11 +393,7 @@ check_table_binding(CheckAttempt *what, const BindingOptions *options)
 	}
 	if ((spec->events & EVENT_DELETE) &&
 		!identity_suffices(rel, access, filter))
-		what->hint = psprintf("A DELETE from table %s.%s, or an UPDATE that takes a row out of view, may be withheld: "
-							  "what decides about it is not part of the table's replica identity. "
-							  "Use ALTER TABLE %s.%s REPLICA IDENTITY FULL.",
-							  spec->schema, spec->table,
-							  spec->schema, spec->table);
+		what->hint = identity_hint(spec);
 	table_close(rel, AccessShareLock);
 	MemoryContextDelete(context);
 }
@@ -460,7 +501,7 @@ attempt_check(void *arg)
 
 /*
  * Why this binding cannot be served to this principal: the message for the
- * client, palloc'd, or NULL if it can; *hint is then what the client's author
+ * client, palloc'd, or NULL if it can.  *hint is what the client's author
  * should know, or NULL, and *weight about how many bytes its compiled filter
  * will take.  *locked is set if it cannot be said for now, as somebody else has
  * locked the table.  Called inside a transaction on the
@@ -493,9 +534,9 @@ binding_problem(const Principal *principal, const BindingSpec *spec,
 	if (what.costly)
 		budget_charge(what.payer, start);
 	budget_close(what.payer);
+	*hint = what.hint;
 	if (error == NULL)
 	{
-		*hint = what.hint;
 		*weight = what.weight;
 		return NULL;
 	}

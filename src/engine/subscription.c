@@ -888,7 +888,17 @@ subscription_send_accesses(void)
 	MemoryContextDelete(context);
 }
 
-/* Tell the client how its bindings fared. */
+/* Is the text one of the first n, of which some are NULL? */
+static bool
+is_among(const char *text, char **texts, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (texts[i] != NULL && strcmp(text, texts[i]) == 0)
+			return true;
+	return false;
+}
+
+/* Tell the client how its bindings fared; what several have in common, once. */
 void
 subscription_report(Channel *channel, char **problems, char **hints)
 {
@@ -905,6 +915,6 @@ subscription_report(Channel *channel, char **problems, char **hints)
 		subscription_tell(channel, "postgres_changes", "ok",
 						  "Subscribed to PostgreSQL");
 	for (int i = 0; i < channel->nbindings; i++)
-		if (hints[i] != NULL)
+		if (hints[i] != NULL && !is_among(hints[i], hints, i))
 			subscription_tell(channel, "rtsync", "hint", hints[i]);
 }
