@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import { assert, atEnd, note, sleep, test, until } from '../e2e/lib/tap.mjs';
 import { RawClient, refusedHandshake } from '../e2e/lib/raw.mjs';
-import { createRole, createTable, sql, status, token } from '../e2e/lib/server.mjs';
+import { createRole, createTable, pg, sql, status, token } from '../e2e/lib/server.mjs';
 import { gatewayPids, running } from './lib/cluster.mjs';
 import { prepareFaults, setClock } from './lib/faults.mjs';
 
@@ -31,6 +31,13 @@ async function join(topic, { bindings = [binding()], key = token('reader', { sub
   client.rtsync = response.rtsync;
   client.refetches = () => client.frames.filter((f) => f.event === 'system' && f.payload.status !== 'ok');
   return client;
+}
+
+// Waits until the engine has done once more what it does once a second.
+async function looked() {
+  const last = async () => (await sql('SELECT updated::text FROM rtsync.pg_stat_rtsync'))[0].updated;
+  const before = await last();
+  await until('the engine to look', async () => (await last()) !== before);
 }
 
 let written = 0;
@@ -75,9 +82,11 @@ test('a session is as old as it is', async () => {
     await arrives('the first', first);
     for (let i = 0; i < 3; i++) await first.heartbeat();
     first.close();
+    await until('the first to be gone', async () =>
+      (await sql("SELECT FROM rtsync.pg_stat_rtsync_subscription WHERE topic = 'session'")).length === 0);
     await write();
     await step(seconds);
-    await sleep(1100); // so that what is done once a second is done
+    await looked();
     const second = await join('session', { session });
     assert.equal(second.rtsync.resumed, true, second.rtsync.refetch);
     await until('what was missed', () => has(second, written));
@@ -89,16 +98,20 @@ test('a gateway that is busy for a moment is not taken for one that hangs', asyn
   await step(0);
   const client = await join('busy');
   const [pid] = await gatewayPids();
+  const writer = new pg.Client();
+  await writer.connect();
+  await writer.query('BEGIN; INSERT INTO notes SELECT g, 1 FROM generate_series(100001, 120000) g');
   process.kill(pid, 'SIGSTOP');
   try {
-    await sql("INSERT INTO notes SELECT g, 1 FROM generate_series(100001, 120000) g");
+    await writer.query('COMMIT');
     await sleep(500);
     await step(6 * HOUR);
     await sleep(500);
   } finally {
     process.kill(pid, 'SIGCONT');
+    await writer.end();
   }
-  await until('all rows', () => client.closed || has(client, 120_000), { timeout: 30_000 });
+  await until('all rows', () => client.closed || has(client, 120_000), { timeout: 60_000 });
   assert.equal(client.closed, null);
   assert.deepEqual(await gatewayPids(), [pid]);
   await step(0);

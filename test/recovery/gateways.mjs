@@ -1,5 +1,7 @@
 // Several gateways of one server: their clients share changes, broadcasts and
 // presence; one that is killed or stopped disturbs nobody on another.
+//
+// cluster: -c rtsync.idle_timeout=0
 
 import { randomUUID } from 'node:crypto';
 import { assert, atEnd, note, sleep, test, until } from '../e2e/lib/tap.mjs';
@@ -242,7 +244,7 @@ test('snapshots on both gateways at once, with the stream', async () => {
   const clients = [];
   for (const gateway of [0, 1, 0, 1]) clients.push(await onGateway(gateway, () => RawClient.open({ apikey })));
   await Promise.all(clients.map((c) => c.joinOk('shot', [{ event: '*', schema: 'public', table: 'shot', rtsync: { snapshot: true } }])));
-  await until('the snapshots', () => clients.every((c) => c.frames.some(({ payload }) => payload?.status === 'snapshot_end')), { timeout: 30_000 });
+  await until('the snapshots', () => clients.every((c) => c.frames.some(({ payload }) => payload?.status === 'snapshot_end')), { timeout: 60_000 });
   writing = false;
   await writer;
   const expected = (await sql('SELECT * FROM shot ORDER BY id')).map(({ id, n }) => `${id}:${n}`).join();
@@ -340,7 +342,7 @@ test('a gateway that stops reading holds up nobody on the other', async () => {
     });
     assert.ok((await gatewayPids()).includes(pid), 'while the other still hangs');
     note(`${alive.length} clients had 2,000 changes after ${Math.round(performance.now() - since)} ms`);
-    await until('the other to be replaced', async () => !(await gatewayPids()).includes(pid));
+    await until('the other to be replaced', async () => !(await gatewayPids()).includes(pid), { timeout: 60_000 });
     await agree(alive, alive);
     assert.ok(alive.every((c) => !c.closed));
   } finally {

@@ -14,7 +14,7 @@ await createTable('shared', 'id int PRIMARY KEY', { roles: ['reader'] });
 
 test('unmodified clients trust the certificate, and are on both gateways', async () => {
   assert.match(url, /^wss:/);
-  assert.equal((await status()).gateways, 2);
+  await until('both gateways', async () => (await status()).gateways === 2);
   assert.equal((await fetch(`${httpUrl}/health`)).status, 200);
   const both = [];
   for (const gateway of [0, 1]) {

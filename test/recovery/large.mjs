@@ -1,4 +1,4 @@
-// cluster: -c rtsync.history_size=1MB -c logical_decoding_work_mem=64kB -c log_temp_files=0 -c rtsync.send_queue_size=1GB -c rtsync.send_timeout=5min
+// cluster: -c rtsync.history_size=1MB -c logical_decoding_work_mem=64kB -c log_temp_files=0 -c rtsync.send_queue_size=1GB -c rtsync.send_timeout=5min -c rtsync.idle_timeout=0
 //
 // What the history holds back of dead rows in the catalogs; and a transaction
 // much larger than it, which goes through a file: those who listen get all of it
@@ -71,6 +71,7 @@ test('dead rows of catalogs are held back as far as the history reaches, and no 
 test('who listens gets all of it, once and in order; who was away is told', async () => {
   await sql("ALTER SYSTEM SET rtsync.max_retained_wal = '1GB'");
   await sql('SELECT pg_reload_conf()');
+  await until('the setting', async () => (await sql('SHOW rtsync.max_retained_wal'))[0]['rtsync.max_retained_wal'] === '1GB');
   const { pid } = await status();
   const live = [await join({}), await join({ cursor: true })];
   const all = await join({ cursor: true }, [{ ...binding, filter: undefined }]);

@@ -8,14 +8,14 @@ import { connect, versions } from '../e2e/lib/clients.mjs';
 import { RawClient, refusedHandshake } from '../e2e/lib/raw.mjs';
 import { createRole, createTable, pg, sql, status, token } from '../e2e/lib/server.mjs';
 import { configure } from '../e2e/lib/keys.mjs';
-import { restart, running } from './lib/cluster.mjs';
+import { restart, running, served } from './lib/cluster.mjs';
 
 await createRole('reader');
 await createTable('live', 'id int PRIMARY KEY', { roles: ['reader'] });
 const apikey = token('reader');
 const binding = { event: '*', schema: 'public', table: 'live' };
 const open = async () => {
-  const client = await until('a connection', () => RawClient.open({ apikey }).catch(() => null));
+  const client = await served({ apikey });
   atEnd(() => client.close());
   return client;
 };
@@ -34,7 +34,7 @@ async function restartEngine() {
   await until('the next engine', async () => {
     const now = await status();
     return now.state === 'running' && now.pid !== pid;
-  });
+  }, { timeout: 60_000 });
 }
 
 // Does the engine answer, and deliver, and is it the same one?
@@ -42,7 +42,7 @@ let last = 0;
 async function alive(client, pid) {
   const id = ++last;
   await sqlLocally(`INSERT INTO live VALUES (${id})`);
-  await until('the event', () => client.changes('live').some(({ record }) => record.id === id));
+  await client.frame('the event', () => client.changes('live').some(({ record }) => record.id === id));
   assert.equal((await status()).pid, pid, 'the engine is the same process');
 }
 
@@ -77,6 +77,7 @@ test('messages are stored while a synchronous standby is down', async () => {
     GRANT USAGE ON SCHEMA rtsync TO reader; GRANT SELECT, INSERT ON rtsync.messages TO reader`);
   await sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
   await sql('SELECT pg_reload_conf()');
+  await until('the setting', async () => (await sql('SHOW synchronous_standby_names'))[0].synchronous_standby_names === 'nobody');
   try {
     await restartEngine();
     const { pid } = await status();
@@ -113,17 +114,20 @@ for (const [name, body] of [
       ALTER FUNCTION app.attack OWNER TO app_owner;
       ALTER TABLE app.messages OWNER TO app_owner; ALTER TABLE app.messages_default OWNER TO app_owner`);
     await restartEngine(); // it begins with the upkeep
+    // It may be in the trigger when a client comes, and be ended.
     let client;
-    await until('the engine to serve', async () => {
+    const serves = async () => {
       client?.close();
       const { pid } = await running();
       client = await open();
       await client.joinOk('live', [binding]);
-      return alive(client, pid).then(() => true, () => false);
-    }, { timeout: 60_000 });
+      await alive(client, pid);
+      return true;
+    };
+    await until('the engine to serve', () => serves().catch(() => false), { timeout: 120_000 });
     await configure({ 'rtsync.policy_timeout': null, 'rtsync.messages_table': null });
     client.close();
-  }, { timeout: 90_000 });
+  }, { timeout: 240_000 });
 
 test('somebody has locked the key of messages from SQL', async () => {
   const holder = new pg.Client();
@@ -146,7 +150,7 @@ test('somebody has locked the key of messages from SQL', async () => {
   await until('a message', async () => {
     await sql("SELECT rtsync.send('{}', 'e', 'live', false)");
     return listener.frames.some(({ event, payload }) => event === 'broadcast' && payload.event === 'e');
-  }, { timeout: 20_000, every: 100 });
+  }, { every: 100 });
   listener.close();
   client.close();
 });
@@ -164,6 +168,6 @@ test('there is no shared memory for a snapshot', async () => {
   await other.joinOk('shelf', [{ ...binding, rtsync: { snapshot: true } }]);
   await alive(client, pid);
   await chmod(directory, 0o700);
-  await other.frame('the snapshot, when there is some', (f) => f.event === 'system' && f.payload.status === 'snapshot_end');
+  await other.frame('the snapshot, when there is some', (f) => f.event === 'system' && f.payload.status === 'snapshot_end', { timeout: 60_000 });
   await alive(client, pid);
 });

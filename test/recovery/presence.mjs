@@ -5,7 +5,7 @@ import { assert, atEnd, note, test, until } from '../e2e/lib/tap.mjs';
 import { connect, versions } from '../e2e/lib/clients.mjs';
 import { RawClient } from '../e2e/lib/raw.mjs';
 import { createRole, sql, status, token } from '../e2e/lib/server.mjs';
-import { gatewayPids, running } from './lib/cluster.mjs';
+import { gatewayPids, running, served } from './lib/cluster.mjs';
 
 await createRole('present');
 const apikey = token('present');
@@ -36,7 +36,7 @@ async function agree(...others) {
 
 // Waits until all have joined once more, and then, for a moment, until they agree.
 async function recovers(lives) {
-  await until('all to be back', () => members.every(({ joined }, i) => joined > lives[i]), { timeout: 40_000, every: 2 });
+  await until('all to be back', () => members.every(({ joined }, i) => joined > lives[i]), { timeout: 60_000, every: 2 });
   const back = performance.now();
   await agree();
   const took = performance.now() - back;
@@ -46,7 +46,7 @@ async function recovers(lives) {
 const lives = () => members.map(({ joined }) => joined);
 
 test('all agree', async () => {
-  await until('all to join', () => members.every(({ joined }) => joined === 1));
+  await until('all to join', () => members.every(({ joined }) => joined > 0));
   await agree();
 });
 
@@ -75,7 +75,7 @@ test('the engine is terminated', async () => {
   const { pid } = await status();
   await sql('SELECT pg_terminate_backend($1)', [pid]);
   await recovers(before);
-}, { timeout: 90_000 });
+});
 
 test('the engine is killed, and the server with it', async () => {
   const before = lives();
@@ -83,14 +83,14 @@ test('the engine is killed, and the server with it', async () => {
   process.kill(pid, 'SIGKILL');
   await recovers(before);
   await running();
-}, { timeout: 90_000 });
+});
 
 test('nobody is left over', async () => {
   for (const one of members) {
     one.client.disconnect();
     one.gone = true;
   }
-  const client = await RawClient.open({ apikey });
+  const client = await served({ apikey });
   await client.joinOk(TOPIC, [], { config: { presence: { key: 'last', enabled: true } } });
   await until('an empty channel', () => {
     const here = new Set();

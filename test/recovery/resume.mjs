@@ -5,7 +5,7 @@
 import { assert, note, sleep, test, until } from '../e2e/lib/tap.mjs';
 import { RawClient } from '../e2e/lib/raw.mjs';
 import { createRole, createTable, pg, sql, status, token } from '../e2e/lib/server.mjs';
-import { gatewayPids, restart, running } from './lib/cluster.mjs';
+import { gatewayPids, restart, running, served } from './lib/cluster.mjs';
 
 await createRole('reader');
 await createTable('journal', 'id int PRIMARY KEY, filler text', { roles: ['reader'] });
@@ -31,11 +31,12 @@ class Follower {
         if (this.cursor && !response.rtsync.resumed) this.refetches++;
         this.cursor ??= response.rtsync.cursor;
         this.connections++;
-        await until('the end of the connection', () => this.client.closed, { timeout: 120_000 });
+        await until('the end of the connection', () => this.client.closed || !this.wanted, { timeout: 600_000 });
       } catch {
         await sleep(20);
       }
     }
+    this.drop();
   }
 
   #note({ event, payload }) {
@@ -75,7 +76,7 @@ test('a transaction that commits right where the history begins is behind the cu
   await sql("SELECT pg_logical_emit_message(false, 'filler', repeat('x', 1200000))");
   await sql('SELECT pg_current_xact_id()');
   await until('the slot to follow', async () => (await sql(`SELECT confirmed_flush_lsn >= pg_current_wal_flush_lsn() AS yes
-    FROM pg_replication_slots WHERE slot_name LIKE 'rtsync%'`))[0].yes, { timeout: 40_000 });
+    FROM pg_replication_slots WHERE slot_name LIKE 'rtsync%'`))[0].yes, { timeout: 120_000, every: 50 });
   const client = await RawClient.open({ apikey });
   const { response } = await join(client, { cursor: true });
   client.close();
@@ -84,11 +85,11 @@ test('a transaction that commits right where the history begins is behind the cu
   const again = await RawClient.open({ apikey });
   const { response: { rtsync } } = await join(again, { since: response.rtsync.cursor });
   assert.equal(rtsync.resumed, true);
-  await until('the row', () => again.changes().some(({ record }) => record.id === 0), { timeout: 20_000 });
+  await until('the row', () => again.changes().some(({ record }) => record.id === 0));
   const frame = again.frames.find((f) => f.event === 'postgres_changes');
   note(`the cursor ${response.rtsync.cursor}, the row at ${frame.payload.rtsync.cursor}`);
   again.close();
-}, { timeout: 90_000 });
+});
 
 test('20 clients get each of the rows once and in order over drops, kills and restarts', async () => {
   const followers = Array.from({ length: 20 }, () => new Follower());
@@ -118,18 +119,15 @@ test('20 clients get each of the rows once and in order over drops, kills and re
   stop = true;
   await Promise.all([writer, drops]);
 
-  await until('the last row', () => followers.every((f) => f.ids.at(-1) === written), { timeout: 60_000 });
-  for (const follower of followers) {
-    follower.wanted = false;
-    follower.drop();
-  }
+  await until('the last row', () => followers.every((f) => f.ids.at(-1) === written), { timeout: 120_000 });
+  for (const follower of followers) follower.wanted = false;
   await Promise.all(ends);
   note(`${written} rows, ${followers.reduce((n, f) => n + f.connections, 0)} connections, ${faults.length} faults`);
   for (const follower of followers) {
     assert.equal(follower.refetches, 0);
     assert.deepEqual(follower.ids, Array.from({ length: written }, (_, i) => i + 1));
   }
-}, { timeout: 180_000 });
+}, { timeout: 400_000 });
 
 test('what is read again from the WAL has the cursors that it had before', async () => {
   const client = await RawClient.open({ apikey });
@@ -146,13 +144,13 @@ test('what is read again from the WAL has the cursors that it had before', async
   for (const mode of ['immediate', 'fast']) {
     await restart(mode);
     await running();
-    const again = await until('to be served', () => RawClient.open({ apikey }).catch(() => null), { every: 50 });
+    const again = await served({ apikey });
     assert.equal((await join(again, { since: cursor })).response.rtsync.resumed, true);
     await until('all rows again', () => received(again).length === written - from);
     assert.deepEqual(received(again), received(client));
     again.close();
   }
-}, { timeout: 90_000 });
+});
 
 test('a cursor that cannot be gone on from is answered with the reason', async () => {
   const client = await RawClient.open({ apikey });
@@ -187,6 +185,7 @@ test('who does not ask for cursors gets none', async () => {
 test('a cursor of a transaction that is being told does not bring the rest of it into memory', async () => {
   await sql("ALTER SYSTEM SET rtsync.history_size = '4MB'");
   await sql('SELECT pg_reload_conf()');
+  await until('the setting', async () => (await sql('SHOW rtsync.history_size'))[0]['rtsync.history_size'] === '4MB');
   await createTable('slow', 'id int PRIMARY KEY, filler text', { roles: ['reader'] });
   await sql(`CREATE FUNCTION slow() RETURNS bool LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.002); RETURN true; END';
     ALTER TABLE slow ENABLE ROW LEVEL SECURITY; CREATE POLICY slow ON slow USING (slow())`);
@@ -206,7 +205,7 @@ test('a cursor of a transaction that is being told does not bring the rest of it
   const { history_bytes: bytes } = await until('another look at it', async () => {
     const row = await look();
     return row.events !== before && row;
-  }, { timeout: 20_000, every: 20 });
+  }, { timeout: 60_000, every: 20 });
   const told = client.changes().length;
   note(`${bytes} bytes with ${told} of 60000 rows told, ${JSON.stringify(again.rtsync)}`);
   assert.ok(told < 60000, 'in the midst of it');
@@ -216,7 +215,7 @@ test('a cursor of a transaction that is being told does not bring the rest of it
   await sql('DROP TABLE slow');
   await sql('ALTER SYSTEM RESET rtsync.history_size');
   await sql('SELECT pg_reload_conf()');
-}, { timeout: 90_000 });
+});
 
 test('where another publication is decoded, a cursor of the first means nothing', async () => {
   const client = await RawClient.open({ apikey });
@@ -226,8 +225,8 @@ test('where another publication is decoded, a cursor of the first means nothing'
   await sql("ALTER SYSTEM SET rtsync.publication = 'another'");
   await restart('fast');
   await running();
-  const again = await until('to be served', () => RawClient.open({ apikey }).catch(() => null), { every: 50 });
+  const again = await served({ apikey });
   const { response: { rtsync } } = await join(again, { since: response.rtsync.cursor });
   assert.equal(rtsync.refetch, 'the cursor is of another history');
   again.close();
-}, { timeout: 90_000 });
+});

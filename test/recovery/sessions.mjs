@@ -5,9 +5,9 @@
 import { randomUUID } from 'node:crypto';
 import { assert, sleep, test, until } from '../e2e/lib/tap.mjs';
 import { connect, versions } from '../e2e/lib/clients.mjs';
-import { RawClient } from '../e2e/lib/raw.mjs';
+import { WebSocket } from '../e2e/lib/raw.mjs';
 import { createRole, createTable, sql, status, token } from '../e2e/lib/server.mjs';
-import { gatewayPids, restart, running } from './lib/cluster.mjs';
+import { gatewayPids, restart, running, served } from './lib/cluster.mjs';
 
 await createRole('reader');
 await createRole('writer');
@@ -23,7 +23,7 @@ const ids = (client) => client.changes().map((c) => c.record.id);
 
 // Joins as part of a session; returns the client, with the reply's "rtsync".
 async function join(session, { key = apikey, bindings = [binding], topic = 'notes' } = {}) {
-  const client = await RawClient.open({ apikey: key });
+  const client = await served({ apikey: key });
   const { response } = await client.joinOk(topic, bindings, { config: { rtsync: { session } } });
   client.rtsync = response.rtsync;
   return client;
@@ -42,6 +42,13 @@ async function confirmed(session, options) {
   await client.frame('the row', () => ids(client).includes(written));
   await confirm(client);
   return client;
+}
+
+async function restartEngine() {
+  const { pid } = await status();
+  await sql('SELECT pg_reload_conf()');
+  await sql('SELECT pg_terminate_backend($1)', [pid]);
+  await until('another engine', async () => (await running()).pid !== pid);
 }
 
 const refused = (client, reason) => {
@@ -192,11 +199,13 @@ test('after an immediate restart a session goes on or is told to refetch, nothin
 
 test('it is remembered for rtsync.resume_window, and not at all with 0', async () => {
   await sql("ALTER SYSTEM SET rtsync.resume_window = '1s'");
-  await sql('SELECT pg_reload_conf()');
+  await restartEngine(); // which is sure to know it
   const session = randomUUID();
   const first = await confirmed(session);
   first.close();
-  await sleep(4000);
+  await until('it to be away', async () =>
+    (await sql("SELECT FROM rtsync.pg_stat_rtsync_subscription WHERE topic = 'notes'")).length === 0);
+  await sleep(1500);
   const second = await join(session);
   await refused(second, 'the session is not known');
   second.close();
@@ -219,12 +228,39 @@ test('it is remembered for rtsync.resume_window, and not at all with 0', async (
 // The unmodified client sends what its user says under "broadcast" as it is,
 // and adds "params" to the address: it says so once, and sends it at each
 // rejoin.
+//
+// A socket that counts the answers to its heartbeats
+function beating() {
+  return class Beating extends WebSocket {
+    static last = null;
+    answers = 0;
+
+    constructor(...args) {
+      super(...args);
+      Beating.last = this;
+      this.on('message', (data) => (this.answers += /"phoenix"/.test(data.toString())));
+    }
+  };
+}
+
+// Three answers on one connection whose channel has joined: the first may be to
+// a heartbeat from before that, the next offers a place, the last confirms it.
+async function proven(sockets, channel) {
+  let from = null;
+  await until('the session to be confirmed', () => {
+    const socket = sockets.last;
+    if (channel.state !== 'joined' || from?.socket !== socket) from = { socket, answers: socket.answers };
+    return socket.answers >= from.answers + 3;
+  }, { timeout: 60_000 });
+}
+
 for (const version of versions) {
   for (const way of ['channel', 'realtime']) {
     test(`realtime-js ${version.name} misses nothing over a reconnect, with a session in the ${way} options`, async () => {
       const session = randomUUID();
+      const sockets = beating();
       const client = connect(version, apikey, {
-        heartbeatIntervalMs: 200, reconnectAfterMs: () => 300,
+        heartbeatIntervalMs: 300, reconnectAfterMs: () => 300, transport: sockets,
         params: { apikey, ...(way === 'realtime' ? { rtsync_session: session } : {}) },
       });
       const channel = client.channel('room', way === 'channel' ? { config: { broadcast: { rtsync: { session } } } } : {});
@@ -236,13 +272,12 @@ for (const version of versions) {
       channel.subscribe((state) => (subscribed += state === 'SUBSCRIBED'));
       await until('it to be subscribed', () => subscribed >= 1);
       await until('it to be told to fetch', () => systems.some((m) => m.status === 'refetch'));
-      await write();
-      await until('the row', () => seen.includes(written));
-      await sleep(1000); // some heartbeats
+      // one that comes anew before it is confirmed has to fetch again
+      await until('a row', async () => seen.includes(written) || (await write()), { every: 200 });
+      await proven(sockets, channel);
       const told = systems.filter((m) => m.status === 'refetch').length;
       const before = subscribed; // a heartbeat that is late makes the client come anew
       process.kill((await gatewayPids())[0], 'SIGKILL');
-      await until('a gateway', async () => (await gatewayPids()).length === 1);
       await write(3);
       await until('it to be subscribed again', () => subscribed > before);
       await until('the rows', () => [0, 1, 2].every((n) => seen.includes(written - n)));

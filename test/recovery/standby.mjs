@@ -5,7 +5,7 @@ import { randomUUID } from 'node:crypto';
 import { assert, atEnd, test, until } from '../e2e/lib/tap.mjs';
 import { RawClient } from '../e2e/lib/raw.mjs';
 import { createRole, createTable, pg, sql, token } from '../e2e/lib/server.mjs';
-import { freePort, listening, server } from './lib/cluster.mjs';
+import { freePort, listening, served, server } from './lib/cluster.mjs';
 
 const dir = process.env.CLUSTER_DIR;
 // The server's user may write there.
@@ -21,9 +21,10 @@ await createTable('notes', 'id int PRIMARY KEY', { roles: ['reader'] });
 let db;
 async function onStandby(text) {
   if (!db) {
-    db = new pg.Client({ port: pgPort });
-    db.on('error', () => {});
-    await db.connect();
+    const fresh = new pg.Client({ port: pgPort });
+    fresh.on('error', () => {});
+    await fresh.connect();
+    db = fresh;
   }
   return (await db.query(text)).rows;
 }
@@ -56,17 +57,17 @@ test('a streaming standby serves nobody, and fails at nothing', async () => {
   assert.equal(await listening(port), false);
   const [state] = await onStandby('SELECT pg_is_in_recovery() AS recovery, count(*) FROM rtsync.status() WHERE state = \'running\'');
   assert.deepEqual(state, { recovery: true, count: '0' });
-}, { timeout: 120_000 });
+});
 
 test('it is promoted: the engine starts there, and whoever comes with a place of the old one is told to refetch', async () => {
   await shell('pg_ctl stop -w -m immediate >/dev/null 2>&1');
   await until('the connection to end', () => cursors.closed);
   await shell(`pg_ctl promote -w -D '${standby}' >/dev/null 2>&1`);
   await until('the engine there', async () =>
-    (await onStandby("SELECT FROM rtsync.status() WHERE state = 'running'")).length === 1, { timeout: 30_000, every: 50 });
+    (await onStandby("SELECT FROM rtsync.status() WHERE state = 'running'")).length === 1, { timeout: 60_000, every: 50 });
   await until('its gateway', () => listening(port), { every: 50 });
 
-  const client = await RawClient.open({ apikey, base });
+  const client = await served({ apikey, base });
   const { response } = await client.joinOk('notes', [binding], { config: { rtsync: { since: cursor } } });
   assert.equal(response.rtsync.resumed, false);
   assert.equal(response.rtsync.refetch, 'the cursor is of another history');
@@ -86,7 +87,7 @@ test('it is promoted: the engine starts there, and whoever comes with a place of
   assert.equal((await again.joinOk('notes', [binding], { config: { rtsync: { since } } })).response.rtsync.resumed, true);
   await again.frame('the row that was missed', () => again.changes().some((change) => change.record.id === 4));
   again.close();
-}, { timeout: 120_000 });
+});
 
 test('messages from SQL prove there what they proved before', async () => {
   const client = await RawClient.open({ apikey, base });
@@ -99,8 +100,8 @@ test('messages from SQL prove there what they proved before', async () => {
 
 test('the old primary that is started again has its old history', async () => {
   await shell(`pg_ctl start -w -l '${dir}/log' >/dev/null 2>&1 </dev/null`);
-  const client = await until('to be served', () => RawClient.open({ apikey }).catch(() => null), { every: 50, timeout: 30_000 });
+  const client = await served({ apikey });
   const { response } = await client.joinOk('notes', [binding], { config: { rtsync: { since: cursor } } });
   assert.equal(response.rtsync.resumed, true);
   client.close();
-}, { timeout: 90_000 });
+});

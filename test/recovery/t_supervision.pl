@@ -112,7 +112,7 @@ sub log_count
 sub wait_until
 {
 	my ($seconds, $condition) = @_;
-	my $deadline = time() + ($seconds < 30 ? 30 : $seconds);
+	my $deadline = time() + ($seconds < 120 ? 120 : $seconds);
 
 	until ($condition->())
 	{
@@ -196,11 +196,15 @@ sub refused
 	return;
 }
 
+# Below those that outgoing connections get, which anybody may take at any time
 sub free_port
 {
-	my $socket = IO::Socket::INET->new(
-		LocalAddr => '127.0.0.1', Listen => 1, ReuseAddr => 1) or die $!;
-	return $socket->sockport;
+	while (1)
+	{
+		my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1',
+			LocalPort => 20000 + int(rand(12000)), Listen => 1, ReuseAddr => 1);
+		return $socket->sockport if $socket;
+	}
 }
 
 # A statement that must succeed, and soon
@@ -348,7 +352,9 @@ sub test_drop_database
 		succeeds_at_once('postgres', 'DROP DATABASE fourth',
 			'DROP DATABASE just after CREATE EXTENSION');
 	}
-	is(sql('postgres', q{SELECT count(*) FROM rtsync.status()}), 1, 'no row is left');
+	# the launcher may have looked at the databases before
+	ok(wait_until(5, sub { sql('postgres', q{SELECT count(*) FROM rtsync.status()}) == 1 }),
+		'no row is left');
 	is(sql('postgres', 'SELECT count(*) FROM pg_replication_slots'), 1, 'no slot is left');
 	return;
 }
@@ -419,10 +425,10 @@ sub test_hold_rights
 	try_sql('uno', 'DROP DATABASE uno');
 	is(engine_pid('uno'), $pid, '... nor does dropping the own database');
 
-	open(my $session, '|-', "$root/dev/cluster", 'run', $dir, 'psql', '-Xq', '-d', 'uno')
-	  // die $!;
+	open(my $session, '|-', "$root/dev/cluster", 'run', $dir,
+		'env', 'PGAPPNAME=somebody', 'psql', '-Xq', '-d', 'uno') // die $!;
 	ok(wait_until(5, sub { sql('postgres', q{SELECT count(*) FROM pg_stat_activity
-		WHERE datname = 'uno' AND backend_type = 'client backend'}) == 1 }), 'somebody is connected');
+		WHERE datname = 'uno' AND application_name = 'somebody'}) == 1 }), 'somebody is connected');
 	($rc, $output) = try_sql('postgres', 'DROP DATABASE uno');
 	like($output, qr/being accessed by other users/, 'so the database cannot be dropped');
 	state_becomes('uno', 'running', '... and the engine returns');
@@ -474,10 +480,12 @@ sub test_terminated
 	serves($port, '... and serves');
 
 	$pid = engine_pid('postgres');
-	sql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-		WHERE backend_type = 'rtsync launcher'});
-	ok(wait_until(15, sub { sql('postgres', q{SELECT count(*) FROM pg_stat_activity
-		WHERE backend_type = 'rtsync launcher'}) == 1 }), 'a launcher that was terminated returns');
+	my $launcher = q{SELECT string_agg(pid::text, ' ') FROM pg_stat_activity
+		WHERE backend_type = 'rtsync launcher'};
+	my $before = sql('postgres', $launcher);
+	sql('postgres', "SELECT pg_terminate_backend($before)");
+	ok(wait_until(15, sub { my $now = sql('postgres', $launcher); $now ne '' && $now ne $before }),
+		'a launcher that was terminated returns');
 	sleep 0.3;
 	is(engine_pid('postgres'), $pid, '... and leaves the engine alone');
 	succeeds_at_once('postgres', 'CREATE DATABASE seventh');
@@ -514,7 +522,8 @@ sub test_restarts
 	my $engine = engine_pid('postgres');
 	$gateway = gateway_pid('postgres');
 	kill 'KILL', $engine;
-	sleep 0.2;
+	# gone when the server has taken notice
+	wait_until(30, sub { !-d "/proc/$engine" });
 	ok(wait_until(30, sub { (try_sql('postgres', 'SELECT'))[0] == 0 }),
 		'the server recovers from kill -9 of an engine');
 	state_becomes('postgres', 'running');
@@ -528,8 +537,10 @@ sub test_occupied_port
 	my ($port) = @_;
 
 	run('pg_ctl', 'stop', '-w', '-m', 'fast');
-	my $squatter = IO::Socket::INET->new(LocalAddr => '127.0.0.1',
-		LocalPort => $port, Listen => 1, ReuseAddr => 1) or die "port $port: $!";
+	# the gateway ends when the server has, and a moment later
+	my $squatter;
+	ok(wait_until(5, sub { $squatter = IO::Socket::INET->new(LocalAddr => '127.0.0.1',
+		LocalPort => $port, Listen => 1, ReuseAddr => 1) }), 'the port of a stopped server is free');
 	my $from = length(log_text());
 	is((run('sh', '-c', "pg_ctl start -w -l $dir/log >/dev/null"))[0], 0,
 		'the server starts though the port is taken');

@@ -9,8 +9,8 @@ export { assert, sleep };
 const tests = [];
 const cleanups = [];
 
-// Registers a test.
-export function test(name, run, { timeout = 60_000 } = {}) {
+// Registers a test.  Its time limit leaves room for several waits that take long.
+export function test(name, run, { timeout = 180_000 } = {}) {
   tests.push({ name, run, timeout });
 }
 

@@ -11,7 +11,7 @@ import { dropSlot, invalidateSlot, overfillSlot, takeSlot } from './slots.mjs';
 const dir = process.env.CLUSTER_DIR;
 
 // Whoever was hit before may still be about to end.
-const patience = { timeout: 60_000, every: 20 };
+const patience = { timeout: 120_000, every: 20 };
 const engine = async () => (await running(patience)).pid;
 
 const parentOf = (pid) =>
@@ -52,10 +52,10 @@ const startAgain = () => server('sh', '-c', `pg_ctl start -w -l '${dir}/log' >/d
 
 // Waits until the engine runs, and starts the server as often as it has ended.
 async function runningAgain() {
-  const deadline = performance.now() + 90_000;
+  const deadline = performance.now() + 180_000;
   for (;;) {
     if (await running({ timeout: 1000 }).catch(() => null)) return;
-    if (performance.now() > deadline) throw new Error('waited 90 s for the engine to run');
+    if (performance.now() > deadline) throw new Error('waited 180 s for the engine to run');
     await server('sh', '-c', 'pg_ctl status >/dev/null 2>&1').catch(() => startAgain().catch(() => {}));
   }
 }

@@ -10,7 +10,7 @@ import { sql, url } from '../../e2e/lib/server.mjs';
 import { listening, running, server } from '../lib/cluster.mjs';
 
 const dir = process.env.CLUSTER_DIR;
-const patience = { timeout: 60_000, every: 20 };
+const patience = { timeout: 120_000, every: 20 };
 
 // Where the clients find the primary; PGPORT is where everybody else does.
 export const place = { url };
@@ -38,11 +38,15 @@ export async function prepareNodes() {
   atEnd(() => quietly(`pg_ctl stop -w -m immediate -D '${pathOf(made)}'`).catch(() => {}));
 }
 
-// Below those that outgoing connections get
+const given = new Set();
+
+// Below those that outgoing connections get; another one each time
 async function freePort() {
   for (;;) {
     const port = 10_000 + Math.floor(Math.random() * 10_000);
-    if (!(await listening(port))) return port;
+    if (given.has(port) || (await listening(port))) continue;
+    given.add(port);
+    return port;
   }
 }
 

@@ -4,7 +4,7 @@ import { randomInt } from 'node:crypto';
 import { sleep, until } from '../../e2e/lib/tap.mjs';
 import { pg, sql, status } from '../../e2e/lib/server.mjs';
 
-const patience = { timeout: 60_000, every: 50 };
+const patience = { timeout: 120_000, every: 50 };
 const mine = 'database = current_database() AND slot_name LIKE \'rtsync%\'';
 
 async function connect(options) {
@@ -56,7 +56,7 @@ const whileFree = (what, run) =>
     const row = await status();
     if (row?.pid) await sql('SELECT pg_terminate_backend($1)', [row.pid]);
     return run().catch(() => false);
-  }, { timeout: 60_000, every: 1 });
+  }, { timeout: 120_000, every: 1 });
 
 export const dropSlot = () =>
   anotherEpoch(() => whileFree('the slot to be dropped', async () =>

@@ -6,6 +6,7 @@ import { readFile, readdir, readlink } from 'node:fs/promises';
 import net from 'node:net';
 import { promisify } from 'node:util';
 import { until } from '../../e2e/lib/tap.mjs';
+import { RawClient } from '../../e2e/lib/raw.mjs';
 import { status } from '../../e2e/lib/server.mjs';
 
 const run = promisify(execFile);
@@ -50,6 +51,11 @@ export const running = (options) =>
     return row?.state === 'running' && row;
   }, { timeout: 30_000, every: 20, ...options });
 
+// A connection, once somebody serves: until the gateway of the last engine has
+// gone, the next one may run and not listen yet.
+export const served = (options) =>
+  until('to be served', () => RawClient.open(options).catch(() => null), { timeout: 60_000, every: 50 });
+
 // Does anybody listen on this port?
 export const listening = (port) =>
   new Promise((resolve) => {
@@ -58,10 +64,15 @@ export const listening = (port) =>
     socket.on('error', () => resolve(false));
   });
 
-// Below the ports that outgoing connections get, which anybody may take at any time
+const given = new Set();
+
+// Below the ports that outgoing connections get, which anybody may take at any
+// time; another one each time
 export async function freePort() {
   for (;;) {
     const port = 20_000 + Math.floor(Math.random() * 12_000);
-    if (!(await listening(port))) return port;
+    if (given.has(port) || (await listening(port))) continue;
+    given.add(port);
+    return port;
   }
 }
