@@ -54,6 +54,13 @@ typedef struct FoldContext
 	int			sublevels_up;
 } FoldContext;
 
+/* Where the walker below is */
+typedef struct VaryingContext
+{
+	int			depth;			/* sub-queries around the node */
+	bool		element;		/* in what is done to each element of an array */
+} VaryingContext;
+
 /* Does the function depend on something that may change from row to row? */
 static bool
 varying_function(Oid funcid, void *context)
@@ -63,17 +70,18 @@ varying_function(Oid funcid, void *context)
 	return func_volatile(funcid) != PROVOLATILE_IMMUTABLE;
 }
 
-static bool varying_walker(Node *node, void *context);
+static bool varying_walker(Node *node, void *arg);
 
 /* Does a sub-query read a table, or something of the queries around? */
 static bool
 varying_query(Query *query, int depth)
 {
+	VaryingContext inside = {.depth = depth + 1};
+
 	if (query->commandType != CMD_SELECT || query->cteList != NIL ||
 		query->hasForUpdate || query->rowMarks != NIL)
 		return true;
-	depth++;
-	return query_tree_walker(query, varying_walker, &depth,
+	return query_tree_walker(query, varying_walker, &inside,
 							 QTW_EXAMINE_RTES_BEFORE | QTW_EXAMINE_SORTGROUP);
 }
 
@@ -100,11 +108,21 @@ varying_operator(Oid opno)
 	return OidIsValid(opno) && varying_function(get_opcode(opno), NULL);
 }
 
-/* "context" points to the number of sub-queries around the node. */
+/* An array's elements are cast: what stands for one of them is the array's. */
 static bool
-varying_walker(Node *node, void *context)
+varying_array_cast(ArrayCoerceExpr *cast, VaryingContext *context)
 {
-	int			depth = *(int *) context;
+	VaryingContext inside = {.depth = context->depth,.element = true};
+
+	return varying_walker((Node *) cast->arg, context) ||
+		varying_walker((Node *) cast->elemexpr, &inside);
+}
+
+static bool
+varying_walker(Node *node, void *arg)
+{
+	VaryingContext *context = arg;
+	int			depth = context->depth;
 
 	if (node == NULL)
 		return false;
@@ -133,11 +151,14 @@ varying_walker(Node *node, void *context)
 		case T_Param:
 		case T_GroupingFunc:
 		case T_WindowFunc:
-		case T_CaseTestExpr:
 		case T_CoerceToDomain:
 		case T_CoerceToDomainValue:
 		case T_NextValueExpr:
 			return true;
+		case T_CaseTestExpr:
+			return !context->element;
+		case T_ArrayCoerceExpr:
+			return varying_array_cast((ArrayCoerceExpr *) node, context);
 		case T_SQLValueFunction:
 			switch (((SQLValueFunction *) node)->op)
 			{
@@ -240,9 +261,9 @@ is_value(Node *node)
 static bool
 is_constant_value(Node *node)
 {
-	int			depth = 0;
+	VaryingContext context = {0};
 
-	return is_value(node) && !varying_walker(node, &depth) &&
+	return is_value(node) && !varying_walker(node, &context) &&
 		!expression_returns_set(node) &&
 		get_typtype(exprType(node)) != TYPTYPE_PSEUDO;
 }

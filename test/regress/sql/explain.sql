@@ -113,6 +113,21 @@ ALTER POLICY own ON todos USING (EXISTS (SELECT FROM jsonb_array_elements_text(r
 SELECT evaluation();
 ALTER POLICY own ON todos USING (owner NOT IN (SELECT jsonb_array_elements_text(rtsync.jwt() -> 'teams')));
 SELECT evaluation();
+-- an OR leads to the subscribers if each part of it does, an AND if one does
+ALTER POLICY own ON todos USING (owner = rtsync.jwt() ->> 'sub' OR id = ANY (string_to_array(rtsync.jwt() ->> 'items', ',')::int[]) OR done AND note > 'a');
+SELECT evaluation();
+ALTER POLICY own ON todos USING (owner = rtsync.jwt() ->> 'sub' OR note > rtsync.jwt() ->> 'sub');
+SELECT evaluation();
+SELECT evaluation('id=in.(1,2)');
+ALTER POLICY own ON todos USING (owner = rtsync.jwt() ->> 'sub');
+CREATE POLICY other ON todos USING (note = rtsync.jwt() ->> 'note');
+SELECT evaluation();
+ALTER POLICY other ON todos USING (note > rtsync.jwt() ->> 'note');
+SELECT evaluation();
+CREATE POLICY strict ON todos AS RESTRICTIVE USING (id = (rtsync.jwt() ->> 'item')::int);
+SELECT evaluation();
+DROP POLICY other ON todos;
+DROP POLICY strict ON todos;
 ALTER TABLE todos DISABLE ROW LEVEL SECURITY;
 SELECT evaluation();
 SELECT evaluation('done=neq.true');
