@@ -5,6 +5,7 @@ import { assert, atEnd, note, sleep, test, until } from '../e2e/lib/tap.mjs';
 import { RawClient } from '../e2e/lib/raw.mjs';
 import { createRole, createTable, pg, sql, status, token } from '../e2e/lib/server.mjs';
 import { gatewayPids, log, restart, running, server } from './lib/cluster.mjs';
+import { holdCommits, releaseCommits } from './lib/syncrep.mjs';
 
 const LIMIT = 16; // MB; the smallest that there is
 const SLACK = 12; // what may be written until the engine has looked, about once a second
@@ -229,17 +230,14 @@ test('a transaction that does not end', async () => {
 test('a transaction that stays invisible: its synchronous standby is down', async () => {
   const before = await settled();
   const client = await connect();
-  await sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
-  await sql('SELECT pg_reload_conf()');
+  await holdCommits();
   const waits = await session();
-  await until('the setting', async () => (await waits.query('SHOW synchronous_standby_names')).rows[0].synchronous_standby_names === 'nobody');
   const commit = waits.query("INSERT INTO live (filler) VALUES ('invisible')");
-  await sleep(200);
+  await until('it to wait', async () => (await sql("SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'")).length > 0);
   const others = await session();
   await others.query("SET synchronous_commit = 'local'");
   await bounded('an invisible transaction', () => write('live', 40, (text) => others.query(text)));
-  await others.query("ALTER SYSTEM SET synchronous_standby_names = ''");
-  await others.query('SELECT pg_reload_conf()');
+  await releaseCommits();
   await commit;
   await toldAnew(client, before);
   client.close();

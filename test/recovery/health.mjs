@@ -4,6 +4,7 @@
 import { assert, note, test, until } from '../e2e/lib/tap.mjs';
 import { createRole, createTable, httpUrl, pg, sql, status, token } from '../e2e/lib/server.mjs';
 import { log, restart, running, served, server } from './lib/cluster.mjs';
+import { holdCommits, releaseCommits } from './lib/syncrep.mjs';
 
 await createRole('reader');
 await createTable('watched', 'id int PRIMARY KEY, filler text', { roles: ['reader'] });
@@ -69,13 +70,10 @@ test('an engine that falls behind and keeps WAL says so in the log, and when it 
   const { length } = await log();
   const news = async () => (await log()).slice(length);
   await sql('ALTER SYSTEM SET rtsync.max_retained_wal = 64');
-  // a commit that waits for a standby is in the WAL, but visible to nobody
-  await sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
-  await sql('SELECT pg_reload_conf()');
+  const began = performance.now();
+  await holdCommits(); // one that waits for a standby is in the WAL, but visible to nobody
   const writer = new pg.Client();
   await writer.connect();
-  await until('the setting', async () => (await writer.query('SHOW synchronous_standby_names')).rows[0].synchronous_standby_names === 'nobody');
-  const began = performance.now();
   const waiting = writer.query("INSERT INTO watched VALUES (-1, 'late')").catch(() => {});
   try {
     await until('the lag to be logged', async () =>
@@ -91,8 +89,7 @@ test('an engine that falls behind and keeps WAL says so in the log, and when it 
     assert.ok(row.lag_bytes > 1_000_000);
     await until('the engine to be ready all the same', async () => (await health()).status === 200);
   } finally {
-    await sql('ALTER SYSTEM RESET synchronous_standby_names');
-    await sql('SELECT pg_reload_conf()');
+    await releaseCommits();
   }
   await waiting;
   await writer.end();

@@ -9,6 +9,7 @@ import { RawClient, refusedHandshake } from '../e2e/lib/raw.mjs';
 import { createRole, createTable, pg, sql, status, token } from '../e2e/lib/server.mjs';
 import { configure } from '../e2e/lib/keys.mjs';
 import { restart, running, served } from './lib/cluster.mjs';
+import { holdCommits, releaseCommits } from './lib/syncrep.mjs';
 
 await createRole('reader');
 await createTable('live', 'id int PRIMARY KEY', { roles: ['reader'] });
@@ -75,9 +76,7 @@ test('API keys that cannot be looked up now cost nobody a channel', async () => 
 test('messages are stored while a synchronous standby is down', async () => {
   await sql(`CREATE POLICY all_topics ON rtsync.messages FOR ALL USING (true) WITH CHECK (true);
     GRANT USAGE ON SCHEMA rtsync TO reader; GRANT SELECT, INSERT ON rtsync.messages TO reader`);
-  await sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
-  await sql('SELECT pg_reload_conf()');
-  await until('the setting', async () => (await sql('SHOW synchronous_standby_names'))[0].synchronous_standby_names === 'nobody');
+  await holdCommits();
   try {
     await restartEngine();
     const { pid } = await status();
@@ -93,8 +92,7 @@ test('messages are stored while a synchronous standby is down', async () => {
     await talker.disconnect();
     client.close();
   } finally {
-    await sqlLocally('ALTER SYSTEM RESET synchronous_standby_names');
-    await sql('SELECT pg_reload_conf()');
+    await releaseCommits();
   }
 });
 
