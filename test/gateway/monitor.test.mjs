@@ -41,8 +41,9 @@ test('not ready until the engine says so, and why', () => withEngine({}, async e
 test('not ready when the engine is silent', () => withEngine({}, async engine => {
   monitor(engine, true)
   await until(async () => (await health(engine)).status === 200, 'ready')
-  await until(async () => (await health(engine)).status === 503, 'not ready')
-  assert.match((await health(engine)).reason, /^the engine has not been heard of for 1\d seconds$/)
+  let answer
+  await until(async () => (answer = await health(engine)).status === 503, 'not ready')
+  assert.match(answer.reason, /^the engine has not been heard of for \d\d seconds$/)
 }))
 
 test('metrics need their token, and are not there without one', () => withEngine({}, async engine => {
@@ -159,6 +160,7 @@ fs.writeFileSync(`${root}/site/index.html`, '<p>home')
 fs.writeFileSync(`${root}/site/sub/index.html`, '<p>sub')
 fs.writeFileSync(`${root}/site/app.js`, 'let a')
 fs.writeFileSync(`${root}/site/big.txt`, big)
+fs.writeFileSync(`${root}/site/long.txt`, big.subarray(0, 1024 * 1024))
 fs.writeFileSync(`${root}/site/unknown.sh`, 'rm')
 fs.writeFileSync(`${root}/site/.hidden.txt`, 'hidden')
 fs.writeFileSync(`${root}/site/unreadable.txt`, '')
@@ -200,7 +202,7 @@ test('without http_root there are no files', () => withEngine({}, async engine =
   assert.equal((await get(engine, '/index.html')).status, 404)
 }))
 
-test('a client that does not read a long answer is given up', () => withEngine({ http_root: `${root}/site`, send_timeout: 300 }, async engine => {
+test('a client that does not read a long answer is given up', () => withEngine({ http_root: `${root}/site`, send_timeout: 3000 }, async engine => {
   const descriptors = () => fs.readdirSync(`/proc/${engine.child.pid}/fd`).length
   const before = descriptors()
   const socket = net.connect(engine.port, '127.0.0.1')
@@ -216,14 +218,14 @@ test('a client that does not read a long answer is given up', () => withEngine({
   assert.ok(socket.bytesRead < big.length, `${socket.bytesRead}`)
 }))
 
-test('many who do not read long answers leave room for others', () => withEngine({ http_root: `${root}/site`, send_timeout: 20000 }, async engine => {
+test('many who do not read long answers leave room for others', () => withEngine({ http_root: `${root}/site`, send_timeout: 120000 }, async engine => {
   const sockets = []
   const ask = async n => {
     for (let i = 0; i < n; i++) {
       const socket = net.connect(engine.port, '127.0.0.1')
       socket.on('error', () => {})
       socket.pause()
-      socket.write('GET /big.txt HTTP/1.1\r\nHost: x\r\n\r\n')
+      socket.write('GET /long.txt HTTP/1.1\r\nHost: x\r\n\r\n')
       sockets.push(socket)
       if (i % 50 === 49) await sleep(10)
     }
@@ -235,7 +237,7 @@ test('many who do not read long answers leave room for others', () => withEngine
   const start = performance.now()
   /* who asks while a busy machine is late may have to give way itself, once */
   await until(async () => (await get(engine, '/healthcheck')).body === 'ok', 'others to be served')
-  assert.ok(performance.now() - start < 15000, 'others are served, before anybody is given up')
+  assert.ok(performance.now() - start < 100000, 'others are served, before anybody is given up')
   let answer
   await until(async () => (answer = await get(engine, '/big.txt')).status === 200, 'a file')
   assert.equal(answer.body.length, big.length)

@@ -559,7 +559,7 @@ test('2,000 connections come and go in every way; memory and descriptors come ba
     }))
     if (round === 20) middle = resident()
   }
-  await until(() => descriptors() <= before, `descriptors (${descriptors()}, before ${before})`)
+  await until(() => descriptors() <= before, () => `descriptors (${descriptors()}, before ${before})`)
   await engine.settled()
   const count = name => engine.log.filter(m => m.name === name).length
   assert.equal(count('leave'), count('join') - 1)
