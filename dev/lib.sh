@@ -10,6 +10,8 @@ set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 umask 022
+# A make that we start is nobody's part.
+unset MAKEFLAGS MAKELEVEL MFLAGS
 
 say()
 {
@@ -20,6 +22,18 @@ die()
 {
 	say "$(basename "$0"): $*"
 	exit 1
+}
+
+# Try a command that depends on the network, several times if need be.
+try_again()
+{
+	local attempt
+	for attempt in 1 2 3 4; do
+		"$@" && return
+		say "\"$1\" failed (attempt $attempt of 5)"
+		sleep $((attempt * 5))
+	done
+	"$@"
 }
 
 # Run a command under a lock of this name, so that any number of our commands
