@@ -36,7 +36,7 @@
 
 PG_MODULE_MAGIC;
 
-int			rtsync_policy_timeout = 1000;
+int			rtsync_policy_timeout = 60000;
 int			rtsync_max_in_list_size = 100;
 int			rtsync_max_filter_time = 100;
 char	   *rtsync_jwt_secret = NULL;
