@@ -4,9 +4,9 @@
 
 import { randomUUID } from 'node:crypto';
 import { assert, atEnd, note, sleep, test, until } from '../e2e/lib/tap.mjs';
-import { RawClient, refusedHandshake } from '../e2e/lib/raw.mjs';
+import { refusedHandshake } from '../e2e/lib/raw.mjs';
 import { createRole, createTable, pg, sql, status, token } from '../e2e/lib/server.mjs';
-import { gatewayPids, running } from './lib/cluster.mjs';
+import { gatewayPids, running, served } from './lib/cluster.mjs';
 import { prepareFaults, setClock } from './lib/faults.mjs';
 
 const HOUR = 3600;
@@ -25,7 +25,7 @@ async function step(seconds) {
 }
 
 async function join(topic, { bindings = [binding()], key = token('reader', { sub: topic, exp: LATER }), ...options } = {}) {
-  const client = await RawClient.open({ apikey: key });
+  const client = await served({ apikey: key });
   atEnd(() => client.close());
   const { response } = await client.joinOk(topic, bindings, { config: { rtsync: options } });
   client.rtsync = response.rtsync;

@@ -147,7 +147,7 @@ test('after three it is skipped, and told', async () => {
   const { pid } = await status();
   await sql('INSERT INTO calm VALUES (2)');
   const again = await join({ since: first });
-  await until('what follows', () => has(again, 2), { timeout: 30_000 });
+  await until('what follows', () => has(again, 2), { timeout: 120_000 });
   assert.equal((await status()).pid, pid, 'the engine lives');
   assert.equal(await count('rtsync engine died while it decoded'), deaths);
   const [line] = (await log()).match(/rtsync skipped transaction \d+, .*/g);
@@ -161,7 +161,7 @@ test('the next engine skips it at once', async () => {
   const { pid } = await running({ timeout: 60_000 });
   await sql('INSERT INTO calm VALUES (3)');
   const again = await join({ since: first });
-  await until('what follows', () => again.rtsync.resumed === false || has(again, 3), { timeout: 30_000 });
+  await until('what follows', () => again.rtsync.resumed === false || has(again, 3), { timeout: 120_000 });
   assert.ok(again.rtsync.resumed === false || told(again), 'and says so');
   note(`resumed: ${again.rtsync.resumed}`);
   assert.equal((await status()).pid, pid);
@@ -205,14 +205,14 @@ test('deaths when changes are decided count, too, and the transaction is found a
   const { pid } = await running({ timeout: 60_000 });
   const again = await join({ since });
   assert.equal(again.rtsync.resumed, true);
-  await until('all the others', () => arrived(again).includes(2), { timeout: 30_000 });
+  await until('all the others', () => arrived(again).includes(2), { timeout: 120_000 });
   assert.deepEqual(arrived(again), [1, 2]);
   await until('it to be told', () => told(again));
 
   const [epoch, , , access] = again.rtsync.cursor.split(':');
   const middle = await join({ since: `${epoch}:${found[2].current.toString(16)}:1:${access}` });
   assert.equal(middle.rtsync.resumed, true);
-  await until('what follows', () => arrived(middle).includes(2), { timeout: 30_000 });
+  await until('what follows', () => arrived(middle).includes(2), { timeout: 120_000 });
   await until('who had a part of it to be told, too', () => told(middle));
   assert.equal((await status()).pid, pid);
 }, { timeout: 400_000 });

@@ -35,7 +35,7 @@ test('DROP DATABASE succeeds at once, with the engine running and clients connec
   await sql('CREATE DATABASE doomed');
   await sql(`ALTER DATABASE doomed SET rtsync.port = ${other}`);
   await psql('doomed', 'CREATE EXTENSION rtsync');
-  await until('its engine', async () => (await stateOf('doomed'))?.state === 'running', { timeout: 30_000, every: 50 });
+  await until('its engine', async () => (await stateOf('doomed'))?.state === 'running', { every: 50 });
   await until('its gateway', () => listening(other), { every: 50 });
   const client = await RawClient.open({ apikey, base: `ws://127.0.0.1:${other}` });
   await client.joinOk('idle', []);
@@ -51,7 +51,7 @@ test('CREATE DATABASE ... TEMPLATE and ALTER DATABASE RENAME are not held up', a
   await sql('CREATE DATABASE model');
   await sql(`ALTER DATABASE model SET rtsync.port = ${other}`);
   await psql('model', 'CREATE EXTENSION rtsync');
-  await until('its engine', async () => (await stateOf('model'))?.state === 'running', { timeout: 30_000, every: 50 });
+  await until('its engine', async () => (await stateOf('model'))?.state === 'running', { every: 50 });
   await timed('CREATE DATABASE ... TEMPLATE', 20_000, () => sql('CREATE DATABASE copy TEMPLATE model'));
   await sql(`ALTER DATABASE copy SET rtsync.port = ${await freePort()}`);
   await timed('ALTER DATABASE ... RENAME', 20_000, () => sql('ALTER DATABASE model RENAME TO renamed'));
@@ -81,7 +81,7 @@ test('a database in another encoding than UTF-8: what clients are told at any ti
   await psql('dbname=latin client_encoding=UTF8', 'CREATE EXTENSION rtsync');
   await psql('dbname=latin client_encoding=UTF8', `CREATE TABLE t\u00fcren (id int PRIMARY KEY, name text); GRANT SELECT ON t\u00fcren TO reader;
     CREATE PUBLICATION rtsync FOR TABLE t\u00fcren`);
-  await until('its engine', async () => (await stateOf('latin'))?.state === 'running', { timeout: 30_000, every: 50 });
+  await until('its engine', async () => (await stateOf('latin'))?.state === 'running', { every: 50 });
   await until('its gateway', () => listening(other), { every: 50 });
   const engine = async () => (await sql("SELECT pid FROM rtsync.status() WHERE database = 'latin'"))[0].pid;
   const pid = await engine();
@@ -177,7 +177,7 @@ test('no free replication slot: says so, and goes on when there is one', async (
   const row = await until('the state', async () => {
     const found = await stateOf('postgres');
     return found?.state === 'waiting' && found;
-  }, { timeout: 30_000, every: 50 });
+  }, { every: 50 });
   assert.match(row.message, /replication slot/);
   await sql("SELECT pg_drop_replication_slot('taken')");
   await running({ timeout: 60_000 });
@@ -192,7 +192,7 @@ async function waitsWith(setting, value, reason) {
   const row = await until(`the state under ${setting} = ${value}`, async () => {
     const found = await stateOf('postgres').catch(() => null);
     return found?.state === 'waiting' && found;
-  }, { timeout: 30_000, every: 50 });
+  }, { every: 50 });
   note(row.message.replaceAll('\n', ' '));
   assert.match(row.message, reason);
   const lines = (await log()).split('\n').length;
@@ -214,7 +214,7 @@ test('wal_level below logical: the server starts, and the state says why nothing
   const row = await until('the state', async () => {
     const found = await stateOf('postgres');
     return found?.state === 'waiting' && found;
-  }, { timeout: 30_000, every: 50 });
+  }, { every: 50 });
   assert.match(row.message, /wal_level/);
   await sql('ALTER SYSTEM RESET wal_level');
   await restart('fast');

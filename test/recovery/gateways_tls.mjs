@@ -15,7 +15,7 @@ await createTable('shared', 'id int PRIMARY KEY', { roles: ['reader'] });
 test('unmodified clients trust the certificate, and are on both gateways', async () => {
   assert.match(url, /^wss:/);
   await until('both gateways', async () => (await status()).gateways === 2);
-  assert.equal((await fetch(`${httpUrl}/health`)).status, 200);
+  await until('them to be ready', async () => (await fetch(`${httpUrl}/health`)).status === 200);
   const both = [];
   for (const gateway of [0, 1]) {
     const client = await onGateway(gateway, () => connectSeen(versions[2], token('reader')));

@@ -30,7 +30,7 @@ const truth = (...others) => [...members.map(({ name, joined }) => `${name}:${jo
 
 async function agree(...others) {
   for (const one of members)
-    await until(`${one.name} to believe what is so`, () => believes(one) === truth(...others), { every: 2, timeout: 30_000 })
+    await until(`${one.name} to believe what is so`, () => believes(one) === truth(...others), { every: 2, timeout: 60_000 })
       .catch((error) => assert.fail(`${error.message}: "${believes(one)}" instead of "${truth(...others)}"`));
 }
 

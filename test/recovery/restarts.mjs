@@ -1,5 +1,7 @@
 // The server restarts, fast and immediately, with 100 clients connected; the
 // engine is terminated; the configuration is reloaded.
+//
+// cluster: -c rtsync.handshake_timeout=60s
 
 import { once } from 'node:events';
 import net from 'node:net';

@@ -197,7 +197,7 @@ test('a cursor of a transaction that is being told does not bring the rest of it
   };
   const client = await follow({ cursor: true });
   await sql("INSERT INTO slow SELECT g, repeat('x', 90) FROM generate_series(1, 60000) g");
-  const { payload } = await client.frame('the first rows', (f) => f.event === 'postgres_changes', { timeout: 30_000 });
+  const { payload } = await client.frame('the first rows', (f) => f.event === 'postgres_changes', { timeout: 60_000 });
   const since = payload.rtsync.cursor.replace(/^(\w+:\w+):\w+/, '$1:ffffffff');
   const again = await follow({ since });
   const look = async () => (await sql('SELECT events, history_bytes FROM rtsync.pg_stat_rtsync WHERE datname = current_database()'))[0];

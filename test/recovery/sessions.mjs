@@ -180,7 +180,7 @@ for (const [what, fault] of [
     await second.frame('the rows', () => ids(second).includes(written));
     assert.deepEqual(ids(second), [from + 1, from + 2, from + 3]);
     second.close();
-  }, { timeout: 90_000 });
+  });
 }
 
 test('after an immediate restart a session goes on or is told to refetch, nothing in between', async () => {
@@ -195,7 +195,7 @@ test('after an immediate restart a session goes on or is told to refetch, nothin
   if (second.rtsync.resumed) await second.frame('the row', () => ids(second).includes(from + 1));
   else await refused(second, 'the session is not known');
   second.close();
-}, { timeout: 90_000 });
+});
 
 test('it is remembered for rtsync.resume_window, and not at all with 0', async () => {
   await sql("ALTER SYSTEM SET rtsync.resume_window = '1s'");

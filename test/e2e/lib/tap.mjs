@@ -21,7 +21,7 @@ export function atEnd(cleanup) {
 
 // Waits until the condition is true (or returns something), and returns that.
 // The time is for a machine that is busy: who waits for nothing has failed anyway.
-export async function until(what, condition, { timeout = 30_000, every = 5 } = {}) {
+export async function until(what, condition, { timeout = 60_000, every = 5 } = {}) {
   const deadline = Date.now() + timeout;
   for (;;) {
     const result = await condition();

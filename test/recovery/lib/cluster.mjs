@@ -49,7 +49,7 @@ export const running = (options) =>
   until('the engine to run', async () => {
     const row = await status().catch(() => null);
     return row?.state === 'running' && row;
-  }, { timeout: 30_000, every: 20, ...options });
+  }, { timeout: 60_000, every: 20, ...options });
 
 // A connection, once somebody serves: until the gateway of the last engine has
 // gone, the next one may run and not listen yet.
