@@ -73,7 +73,10 @@ test('it is paused, keeps its place, and gets everything once when it reads agai
     `${MANY * ROWS * FILLER / MB | 0} MB were written`);
   assert.ok(connection.queue_bytes <= QUEUE);
   assert.ok(growth < 4 * QUEUE, `${growth} bytes`);
-  const [{ state, lag }] = await sql("SELECT state, lag_bytes::int AS lag FROM rtsync.pg_stat_rtsync_subscription WHERE topic = 'stream'");
+  const [{ state, lag }] = await until('the bystander to be gone', async () => {
+    const rows = await sql("SELECT state, lag_bytes::int AS lag FROM rtsync.pg_stat_rtsync_subscription WHERE topic = 'stream'");
+    return rows.length === 1 && rows;
+  });
   assert.deepEqual([state, lag > MB], ['paused', true]);
   slow.socket.resume();
   await until('the last row', () => slow.ids().at(-1) === written, { timeout: 120_000, every: 20 });
