@@ -515,6 +515,13 @@ verify_public(const Jwk *key, const Jwt *jwt)
 		signature = der;
 		good = length > 0;
 	}
+
+	/*
+	 * RFC 8017, 8.1.2 and 8.2.2: it is as long as the modulus.  Of PSS OpenSSL
+	 * takes one that leaves out leading zeros.
+	 */
+	if (algorithm->type == KEY_RSA)
+		good = length == (Size) EVP_PKEY_size(key->public);
 	good = good && context != NULL &&
 		EVP_DigestVerifyInit(context, &parameters,
 							 algorithm->digest != NULL ? algorithm->digest() : NULL,

@@ -2,6 +2,9 @@
 
 import { constants, createHmac, createSign, generateKeyPairSync, randomBytes, sign } from 'node:crypto';
 import { sql } from './server.mjs';
+import { configure } from './settings.mjs';
+
+export { configure };
 
 export const encode = (value) =>
   Buffer.from(typeof value === 'string' || Buffer.isBuffer(value) ? value : JSON.stringify(value)).toString('base64url');
@@ -56,13 +59,6 @@ export const soon = () => Math.floor(Date.now() / 1000) + 3600;
 
 export function signWith(key, claims, header = {}) {
   return signRaw(key, key.alg, { typ: 'JWT', alg: key.alg, kid: key.kid, ...header }, { exp: soon(), ...claims });
-}
-
-// Sets settings for the whole server, and has it read them; null resets one.
-export async function configure(settings) {
-  for (const [name, value] of Object.entries(settings))
-    await sql(value === null ? `ALTER SYSTEM RESET ${name}` : `ALTER SYSTEM SET ${name} = '${value}'`);
-  await sql('SELECT pg_reload_conf()');
 }
 
 // Writes a text to the server's JWKS file, and has it read that.
