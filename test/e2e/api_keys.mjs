@@ -4,7 +4,7 @@ import { assert, atEnd, test, until } from './lib/tap.mjs';
 import { connect, subscribe, versions } from './lib/clients.mjs';
 import { RawClient, refusedHandshake } from './lib/raw.mjs';
 import { createRole, createTable, httpUrl, sql, status, token } from './lib/server.mjs';
-import { configure } from './lib/keys.mjs';
+import { configure } from './lib/settings.mjs';
 
 for (const role of ['e2e_anon', 'e2e_user', 'e2e_service']) await createRole(role);
 await sql('ALTER ROLE e2e_service BYPASSRLS');

@@ -1,7 +1,7 @@
 // Broadcast between the real clients: each version to each, text and binary,
 // acknowledgements, and by HTTP.
 
-import { assert, atEnd, sleep, test, until } from './lib/tap.mjs';
+import { assert, atEnd, test, until } from './lib/tap.mjs';
 import { connect, versions } from './lib/clients.mjs';
 import { RawClient } from './lib/raw.mjs';
 import { createRole, httpUrl, signToken, token } from './lib/server.mjs';
@@ -64,13 +64,17 @@ test('only listeners of the event are called, and only those of the topic', asyn
   const two = await member(versions[0], 'events', { event: 'two' });
   const elsewhere = await member(version, 'events2');
   const from = await member(version, 'events');
-  await send(from, 'one', { n: 1 });
-  await send(from, 'two', { n: 2 });
-  await received([one, two], 1);
-  await sleep(50);
-  assert.deepEqual(one.messages.map((m) => m.payload.n), [1]);
-  assert.deepEqual(two.messages.map((m) => m.payload.n), [2]);
-  assert.deepEqual(elsewhere.messages, []);
+  const fromElsewhere = await member(version, 'events2');
+  for (const n of [1, 2]) {
+    await send(from, 'one', { n });
+    await send(from, 'two', { n: -n });
+  }
+  await received([one, two], 2);
+  await send(fromElsewhere, 'one', { n: 3 });
+  await received([elsewhere], 1);
+  assert.deepEqual(one.messages.map((m) => m.payload.n), [1, 2]);
+  assert.deepEqual(two.messages.map((m) => m.payload.n), [-1, -2]);
+  assert.deepEqual(elsewhere.messages.map((m) => m.payload.n), [3]);
 });
 
 test('binary payloads arrive as ArrayBuffer where they can', async () => {

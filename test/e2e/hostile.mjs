@@ -4,11 +4,12 @@
 // own role and claims.
 
 import { readFileSync } from 'node:fs';
-import { assert, atEnd, note, sleep, test, until } from './lib/tap.mjs';
+import { assert, atEnd, note, test, until } from './lib/tap.mjs';
 import { RawClient } from './lib/raw.mjs';
-import { createRole, createTable, database, pg, sql, status, token } from './lib/server.mjs';
+import { createRole, createTable, database, sql, status, token } from './lib/server.mjs';
+import { configure } from './lib/settings.mjs';
 
-const LIMIT = 15_000; // ms for an event to arrive, whatever others do, and however busy the machine
+const LIMIT = 30_000; // ms for an event to arrive, whatever others do, and however busy the machine
 const TIMEOUT = 200; // ms, rtsync.policy_timeout
 
 await createRole('hostile_reader');
@@ -38,12 +39,8 @@ await sql(`
   CREATE FUNCTION hostile.attack(n int) RETURNS bool LANGUAGE sql AS 'SELECT true';
   ALTER FUNCTION hostile.attack OWNER TO hostile_owner;
   CREATE POLICY attack ON prey USING (hostile.attack(id))`);
-await sql(`ALTER SYSTEM SET rtsync.policy_timeout = '${TIMEOUT}ms'`);
-await sql('SELECT pg_reload_conf()');
-atEnd(async () => {
-  await sql('ALTER SYSTEM RESET rtsync.policy_timeout');
-  await sql('SELECT pg_reload_conf()');
-});
+await configure({ 'rtsync.policy_timeout': `${TIMEOUT}ms` });
+atEnd(() => configure({ 'rtsync.policy_timeout': null }));
 
 // The policy becomes this body, as the owner's own or as the reader's code.
 const arm = (body, { definer = false } = {}) => sql(`
@@ -246,17 +243,23 @@ test('an exclusive lock on the table delays its own subscribers', async () => {
   }
 });
 
+// It rests for ten times the timeout, by a clock that the machine's other work does
+// not slow down: in that time it is asked once.
 test('a slow policy takes a small part of the time, however many rows it is asked about', async () => {
-  await arm('BEGIN PERFORM pg_sleep(3600); RETURN true; END');
+  const begun = performance.now();
+  await arm("BEGIN RAISE LOG 'asked about row <%>', n; PERFORM pg_sleep(3600); RETURN true; END");
   const waited = [];
   for (let i = 0; i < 10; i++) waited.push(await strike(20));
   await disarm();
-  waited.sort((a, b) => a - b);
-  note(`the bystander waited ${waited.map(Math.round).join(', ')} ms`);
-  assert.ok(waited[5] < 2 * TIMEOUT, 'most are not delayed');
+  const most = 1 + (performance.now() - begun) / (11 * TIMEOUT);
+  const [{ asked }] = await sql(`SELECT count(*)::int AS asked FROM regexp_split_to_table(
+    pg_read_file(current_setting('data_directory') || '/../log'), '\\n') AS line WHERE line LIKE '%asked about row <%>'`);
+  note(`the bystander waited ${waited.map(Math.round).join(', ')} ms; asked ${asked} times, ${most.toFixed(1)} at most`);
+  assert.ok(asked >= 1 && asked <= most, `asked ${asked} times instead of ${most.toFixed(1)}`);
 });
 
 test('filters are held to the same limits', async () => {
+  await configure({ 'rtsync.max_filter_time': 25 });
   const client = await RawClient.open({ apikey: token('hostile_reader', { sub: 'ann' }) });
   atEnd(() => client.close());
   await sql(`CREATE OR REPLACE FUNCTION hostile.slow(int) RETURNS bool LANGUAGE plpgsql STABLE AS 'BEGIN LOOP END LOOP; END'`);
@@ -264,6 +267,7 @@ test('filters are held to the same limits', async () => {
   const waited = [await strike(), await strike(), await strike()];
   note(`the bystander waited ${waited.map(Math.round).join(', ')} ms`);
   client.close();
+  await configure({ 'rtsync.max_filter_time': null });
 });
 
 test('code that catches the cancel costs a restart of the engine, once, and no event', async () => {
@@ -274,12 +278,14 @@ test('code that catches the cancel costs a restart of the engine, once, and no e
   const now = await until('the engine to be another', async () => {
     const row = await status();
     return row.pid !== null && row.pid !== pid && row.state === 'running' && row;
-  }, { timeout: 30_000, every: 100 });
+  }, { timeout: 60_000, every: 100 });
   await bystander.waitClosed();
-  bystander = await until('the bystander to be back', () => listener('calm').catch(() => null), { timeout: 20_000, every: 200 });
+  // a connection may still come to the gateway that is about to end
+  const back = (table) => until(`a listener to ${table}`, () => listener(table).catch(() => null), { timeout: 60_000, every: 200 });
+  bystander = await back('calm');
 
   // its subscriber is back, too, and the policy as it was
-  victim = await listener('prey');
+  victim = await back('prey');
   await strike();
   await strike(20);
   await until('its subscriber to be told', () => victim.errors().some((f) => /took too long and is suspended/.test(f.payload.message)), { timeout: LIMIT });
@@ -290,4 +296,4 @@ test('code that catches the cancel costs a restart of the engine, once, and no e
     return victim.ids().includes(last);
   }, { every: 200 });
   assert.equal((await status()).pid, now.pid);
-}, { timeout: 90_000 });
+}, { timeout: 300_000 });

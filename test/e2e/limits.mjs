@@ -4,7 +4,7 @@ import net from 'node:net';
 import { assert, atEnd, sleep, test, until } from './lib/tap.mjs';
 import { RawClient, refusedHandshake } from './lib/raw.mjs';
 import { createRole, createTable, gatewayHost, hostname, httpUrl, port, sql, token } from './lib/server.mjs';
-import { configure } from './lib/keys.mjs';
+import { configure } from './lib/settings.mjs';
 
 await createRole('e2e_limited');
 await createTable('limited', 'id int PRIMARY KEY', { roles: ['e2e_limited'] });
@@ -180,6 +180,7 @@ test('handshake_timeout', async () => {
     const start = performance.now();
     let text = '';
     socket.on('data', (data) => (text += data));
+    socket.on('error', () => {});
     socket.write(`GET /socket/websocket HTTP/1.1\r\nHost: ${gatewayHost}\r\n`);
     await new Promise((resolve) => socket.on('close', resolve));
     assert.match(text, /^HTTP\/1.1 408 /);

@@ -3,9 +3,13 @@
 
 import { assert, atEnd, test, until } from './lib/tap.mjs';
 import { RawClient } from './lib/raw.mjs';
-import { createRole, createTable, pg, sql, token } from './lib/server.mjs';
+import { createRole, createTable, pg, sql, status, token } from './lib/server.mjs';
 
-const LIMIT = 2_500; // ms for an event to arrive; waiting for locks took 3,000 and more
+// The engine waits for a lock for moments only.  Where it waited, it took 3,000 ms
+// and more; an event may take as long because the machine is busy, but then the
+// engine is not seen to wait for a lock all the time.
+const LIMIT = 2_500;
+const WAITS = 1_500;
 const roles = ['locks_reader', 'locks_other', 'locks_third'];
 for (const role of roles) await createRole(role);
 await createTable('locks_calm', 'id int PRIMARY KEY', { roles });
@@ -27,11 +31,23 @@ await bystander.joinOk('calm', [on('locks_calm')]);
 let last = 0;
 async function undisturbed(what) {
   const id = ++last;
+  const { pid } = await status();
   const start = performance.now();
+  let before = start;
+  let waiting = false;
+  let waits = 0; // ms that the engine was seen to wait for a lock
   await sql(`INSERT INTO locks_calm VALUES (${id})`);
-  await until(`the bystander's row, ${what}`, () => bystander.changes('calm').some(({ record }) => record.id === id), { timeout: 20_000 });
+  await until(`the bystander's row, ${what}`, async () => {
+    if (bystander.changes('calm').some(({ record }) => record.id === id)) return true;
+    const [{ wait_event_type: type }] = await sql('SELECT wait_event_type FROM pg_stat_activity WHERE pid = $1', [pid]);
+    const now = performance.now();
+    if (waiting && type === 'Lock') waits += now - before;
+    waiting = type === 'Lock';
+    before = now;
+    return false;
+  });
   const ms = performance.now() - start;
-  assert.ok(ms < LIMIT, `${what}: the bystander had to wait for ${Math.round(ms)} ms`);
+  assert.ok(ms < LIMIT || waits < WAITS, `${what}: the bystander had to wait for ${Math.round(ms)} ms, the engine ${Math.round(waits)} ms for locks`);
   return ms;
 }
 
@@ -121,19 +137,19 @@ test('changes that need a locked table are withheld, and their subscribers told 
       worst = Math.max(worst, await undisturbed('the members are locked'));
     }
     for (const client of clients)
-      await until('it to be told', () => systems(client).some(({ status, message }) => status === 'error' && /withheld.*locked/.test(message)), { timeout: 20_000 });
+      await until('it to be told', () => systems(client).some(({ status, message }) => status === 'error' && /withheld.*locked/.test(message)));
     await undisturbed('the members are locked');
   });
   console.log(`# at most ${Math.round(worst)} ms`);
   for (const client of clients)
-    await until('the refetch', () => systems(client).some(({ status, message }) => status === 'refetch' && /locked/.test(message)), { timeout: 20_000 });
+    await until('the refetch', () => systems(client).some(({ status, message }) => status === 'refetch' && /locked/.test(message)));
   await sql('INSERT INTO locks_guarded VALUES (21)');
-  await until('the next row', () => clients.every((client) => got(client, 'guarded', 21)), { timeout: 20_000 });
-  for (let id = 100; !opaque.changes('opaque').some(({ record }) => record.id >= 100); id++) {
-    assert.ok(id < 400, 'the function is asked again');
-    await sql(`INSERT INTO locks_opaque VALUES (${id})`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
+  await until('the next row', () => clients.every((client) => got(client, 'guarded', 21)));
+  let id = 100;
+  await until('the function to be asked again', async () => {
+    await sql(`INSERT INTO locks_opaque VALUES (${id++})`);
+    return opaque.changes('opaque').some(({ record }) => record.id >= 100);
+  }, { every: 50 });
 });
 
 test('a lock that lasts a moment costs nobody anything', async () => {
@@ -141,7 +157,7 @@ test('a lock that lasts a moment costs nobody anything', async () => {
   await client.joinOk('moment', [on('locks_guarded')]);
   await holding('locks_members', () => sql('INSERT INTO locks_guarded VALUES (31)'));
   await until('its row, or a refetch', () => client.changes('moment').length === 1 ||
-    client.frames.some(({ payload }) => payload?.status === 'refetch'), { timeout: 20_000 });
+    client.frames.some(({ payload }) => payload?.status === 'refetch'));
 });
 
 test('API keys, while their table is locked', async () => {

@@ -21,6 +21,16 @@ await client.joinOk('talk', []);
 // The client's rows of the views; other files' clients may still be there.
 const subscriptions = () =>
   sql("SELECT * FROM rtsync.pg_stat_rtsync_subscription WHERE topic = 'watch' ORDER BY relname");
+const published = async () =>
+  (await sql(`SELECT *, extract(epoch FROM lag)::float AS lag_s FROM rtsync.pg_stat_rtsync WHERE datname = current_database()`))[0];
+
+// The engine says once a second what it has counted: waits until it has said what
+// was there when this began.
+async function upToDate() {
+  const [{ now }] = await sql('SELECT clock_timestamp()::text AS now');
+  await until('the counts to be up to date', async () =>
+    (await sql('SELECT updated > $1 AS yes FROM rtsync.pg_stat_rtsync WHERE datname = current_database()', [now]))[0].yes);
+}
 const connectionOf = async (number) =>
   (await sql('SELECT * FROM rtsync.pg_stat_rtsync_connection WHERE connection = $1', [number]))[0];
 
@@ -120,21 +130,17 @@ test('many connections, asked for by many at once, while they come and go', asyn
 });
 
 test('pg_stat_rtsync counts, and counts anew after a reset', async () => {
-  const engine = async () =>
-    (await sql('SELECT *, extract(epoch FROM lag)::float AS lag_s FROM rtsync.pg_stat_rtsync WHERE datname = current_database()'))[0];
-  // the engine says once a second what it has counted: that of before must be in it
-  const [{ lsn }] = await sql('SELECT pg_current_wal_flush_lsn() AS lsn');
-  await until('the counts to be up to date', async () =>
-    (await sql('SELECT routed_lsn >= $1 AS yes FROM rtsync.pg_stat_rtsync WHERE datname = current_database()', [lsn]))[0].yes);
+  // what was written before must have been counted
+  await sql("INSERT INTO watched_rows VALUES (10, 'ann')");
+  await client.frame('the event', () => client.changes('watch').some(({ record }) => record.id === 10));
+  await upToDate();
   await sql('SELECT rtsync.pg_stat_rtsync_reset((SELECT oid FROM pg_database WHERE datname = current_database()))');
-  const before = await until('the reset', async () => {
-    const row = await engine();
-    return row.events === '0' && row;
-  });
+  const before = await published();
+  assert.deepEqual([before.changes, before.events, before.transactions], ['0', '0', '0']);
   assert.ok(Date.now() - before.stats_reset < 60_000);
   await sql("INSERT INTO watched_rows VALUES (3, 'ann'), (4, 'ann'), (5, 'bob')");
   const row = await until('three changes, two events', async () => {
-    const now = await engine();
+    const now = await published();
     return now.changes === '3' && now.events === '2' && Number(now.frames_sent) >= 2 && now;
   });
   assert.equal(row.transactions, '1');
@@ -142,7 +148,7 @@ test('pg_stat_rtsync counts, and counts anew after a reset', async () => {
   assert.ok(Number(row.history_bytes) > 0);
   assert.ok(Number(row.retained_wal_bytes) > 0);
   await until('the lag to be nothing', async () => {
-    const now = await engine();
+    const now = await published();
     return now.lag_s === 0 && now.lag_bytes === '0';
   });
 });
@@ -225,7 +231,7 @@ test('/health says that clients are served', async () => {
 });
 
 test('/metrics is not there without a token, and closed to those who do not know it', async () => {
-  assert.equal((await get('/metrics')).status, 404);
+  await until('the token of other tests to be gone', async () => (await get('/metrics')).status === 404);
   await sql("ALTER SYSTEM SET rtsync.metrics_token = 'sesame'");
   atEnd(async () => {
     await sql('ALTER SYSTEM RESET rtsync.metrics_token');
@@ -257,16 +263,19 @@ test('refetches are counted by reason', async () => {
       .map(({ reason, refetches }) => [reason, refetches]));
   const client = await RawClient.open({ apikey: token('watched', { sub: 'ann' }) });
   await client.joinOk('watch', [{ ...binding, event: '*' }]);
+  await upToDate();
   const before = await counted();
   await sql('TRUNCATE watched_rows');
-  await until('the refetch to be counted, once', async () => (await counted()).truncate > before.truncate, { timeout: 20_000 });
+  await client.frame('the refetch', (f) => f.payload?.status === 'refetch');
+  await upToDate();
   const now = await counted();
+  assert.equal(now.truncate, before.truncate + 1);
   for (const reason of ['dependency', 'overrun', 'too_old', 'retained_wal']) assert.equal(now[reason], before[reason], reason);
   await until('the sum', async () => {
     const [{ refetches, sum }] = await sql(`SELECT e.refetches, (SELECT sum(r.refetches) FROM rtsync.pg_stat_rtsync_refetch AS r
       WHERE r.datid = e.datid) FROM rtsync.pg_stat_rtsync AS e WHERE e.datid = $1`, [datid]);
     return refetches === sum;
-  }, { timeout: 20_000 });
+  });
   const answer = await get('/metrics', { authorization: 'Bearer sesame' });
   const labels = [...(await answer.text()).matchAll(/^rtsync_refetches_total\{reason="(\w+)"\}/gm)].map(([, reason]) => reason);
   assert.deepEqual(Object.keys(now).sort(), labels.sort());
@@ -283,7 +292,11 @@ test('/metrics has what happened', async () => {
     assert.equal(answer.headers.get('content-type'), 'text/plain; version=0.0.4; charset=utf-8');
     return parseMetrics(await answer.text());
   };
-  const before = await scrape();
+  // the clients of other tests are gone, but for the one of them all
+  const before = await until('the others to be gone', async () => {
+    const figures = await scrape();
+    return figures.get('rtsync_connections') === 1 && figures;
+  });
   const other = await RawClient.open({ apikey: token('watched', { sub: 'ann' }) });
   await other.joinOk('watch', [{ ...binding, event: '*' }]);
   assert.equal((await other.join('', [])).status, 'error');

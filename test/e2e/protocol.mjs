@@ -45,7 +45,7 @@ for (const [binding, text] of problems)
 
 test('wait: a binding that cannot be served refuses the join', async () => {
   const client = await RawClient.open({ apikey });
-  const config = { postgres_changes_options: { wait: true, timeout: 1000 } };
+  const config = { postgres_changes_options: { wait: true, timeout: 10_000 } };
   const refused = await client.join('waiting', [{ ...onRows, filter: 'nothing=eq.1' }], { config });
   assert.equal(refused.status, 'error');
   assert.match(refused.response.reason, /^RealtimeDisabledForConfiguration: .*invalid column for filter nothing/);
@@ -89,7 +89,7 @@ for (const version of versions) {
     await client.setAuth(apikey);
     const reports = [];
     client.channel('secret', { config: { private: true } }).subscribe((status, error) => reports.push([status, error?.message]));
-    await until('two refusals', () => reports.length >= 2, { timeout: 20_000 });
+    await until('two refusals', () => reports.length >= 2);
     for (const [status, message] of reports.slice(0, 2)) {
       assert.equal(status, 'CHANNEL_ERROR');
       assert.match(message, /Unauthorized: You do not have permissions to read from this Channel topic: secret/);

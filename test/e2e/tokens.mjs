@@ -159,9 +159,9 @@ test('a bad new token closes the channel, and the channel alone', async () => {
 
 test('a token that expires ends its channel, and nothing is sent after that', async () => {
   const client = await RawClient.open({ apikey: tokenOf(0) });
-  await client.joinOk('short', [onOwned], { accessToken: tokenOf(0, { exp: now() + 3 }) });
+  await client.joinOk('short', [onOwned], { accessToken: tokenOf(0, { exp: now() + 6 }) });
   await client.joinOk('long', [onOwned]);
-  const system = await client.frame('expiry', (f) => f.event === 'system' && f.payload.status === 'error', { timeout: 20_000 });
+  const system = await client.frame('expiry', (f) => f.event === 'system' && f.payload.status === 'error');
   assert.equal(system.topic, 'realtime:short');
   assert.match(system.payload.message, /^Token has expired \d+ seconds ago$/);
   await client.frame('phx_close', (f) => f.event === 'phx_close' && f.topic === 'realtime:short');
@@ -169,7 +169,7 @@ test('a token that expires ends its channel, and nothing is sent after that', as
   await client.frame('the row', () => client.changes('long').length === 1);
   assert.equal(client.changes('short').length, 0);
   client.close();
-}, { timeout: 30_000 });
+});
 
 test('a role that is taken from rtsync_authenticator may not join any more', async () => {
   await createRole('e2e_leaver');
@@ -188,9 +188,9 @@ for (const version of versions) {
   test(`${version.name}: expiry closes the channel alone; a new token, and a new channel is served`, async () => {
     const client = connect(version, tokenOf(0));
     atEnd(() => client.disconnect());
-    await client.setAuth(tokenOf(0, { exp: now() + 3 }));
+    await client.setAuth(tokenOf(0, { exp: now() + 6 }));
     const { statuses, systems } = await subscribe(client, 'ending', [onOwned]);
-    await until('CLOSED', () => statuses.at(-1).status === 'CLOSED', { timeout: 20_000 });
+    await until('CLOSED', () => statuses.at(-1).status === 'CLOSED');
     assert.match(systems.at(-1).message, /^Token has expired \d+ seconds ago$/);
     assert.deepEqual([systems.at(-1).status, systems.at(-1).extension], ['error', 'system']);
     assert.ok(client.isConnected());
@@ -200,21 +200,21 @@ for (const version of versions) {
     await until('the row', () => again.events.some((e) => e.new.id === 1));
     assert.deepEqual(statuses.map(({ status }) => status), ['SUBSCRIBED', 'CLOSED']);
     await client.disconnect();
-  }, { timeout: 40_000 });
+  });
 
   test(`${version.name}: a token that is refreshed in time keeps the channel`, async () => {
     const client = connect(version, tokenOf(0));
     atEnd(() => client.disconnect());
-    const first = now() + 4;
+    const first = now() + 8;
     await client.setAuth(tokenOf(0, { exp: first }));
     const { statuses, events } = await subscribe(client, 'lasting', [onOwned]);
     await client.setAuth(tokenOf(0));
-    await until('the end of the first token', () => now() > first + 1, { timeout: 20_000, every: 100 });
+    await until('the end of the first token', () => now() > first + 1, { every: 100 });
     await sql(`TRUNCATE owned; INSERT INTO owned VALUES (1, '${users[0]}')`);
     await until('the row', () => events.some((e) => e.new.id === 1));
     assert.deepEqual(statuses.map(({ status }) => status), ['SUBSCRIBED']);
     await client.disconnect();
-  }, { timeout: 40_000 });
+  });
 }
 
 test('access_token is not answered; null, the same one and API keys change nothing', async () => {

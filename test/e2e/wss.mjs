@@ -2,6 +2,7 @@
 // own, and what happens when these change.
 
 import { mkdtempSync, rmSync } from 'node:fs';
+import https from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import tls from 'node:tls';
@@ -9,6 +10,7 @@ import WebSocket from 'ws';
 import { assert, atEnd, test, until } from './lib/tap.mjs';
 import { connect, subscribe, versions } from './lib/clients.mjs';
 import { createRole, createTable, httpUrl, port, sql, status, token, url } from './lib/server.mjs';
+import { configure as configureServer } from './lib/settings.mjs';
 import { makeAuthority, makeCertificate } from '../gateway/certificates.mjs';
 
 const directory = mkdtempSync(join(tmpdir(), 'rtsync-wss.'));
@@ -34,11 +36,18 @@ const install = async ({ certificate, key }, name = 'server') => {
   await writeFile(`${name}.key`, key);
 };
 
-async function configure(settings) {
-  for (const [name, value] of Object.entries(settings))
-    await sql(value === null ? `ALTER SYSTEM RESET ${name}` : `ALTER SYSTEM SET ${name} = '${value}'`);
-  await sql('SELECT pg_reload_conf()');
-}
+// The status of a request that shows this token, by TLS or without; 0 without an answer
+const overTls = (path, authorization) => new Promise((resolve) => {
+  https.get({ host: '127.0.0.1', port, path, ca, servername: 'localhost', headers: { authorization } }, (answer) => {
+    answer.resume();
+    resolve(answer.statusCode);
+  }).on('error', () => resolve(0));
+});
+const either = async (path, authorization) => (await overTls(path, authorization)) ||
+  fetch(httpUrl + path, { headers: { authorization } }).then(({ status: code }) => code, () => 0);
+
+// Sets settings and has the files read again; when it returns, they have been.
+const configure = (settings) => configureServer(settings, { get: either });
 
 // The name in the certificate that is shown; null if TLS is not spoken
 const shown = () => new Promise((resolve) => {
@@ -136,16 +145,15 @@ test('what cannot be used at a reload leaves the certificate as it was', async (
   await install(first);
   await configure({});
   await untilShown('first');
-  for (const [what, made] of Object.entries(bad)) {
+  for (const [what, made] of Object.entries(bad)) { // while nothing is read again
     await install(made);
-    await configure({ 'rtsync.max_connections': 9000 + Object.keys(bad).indexOf(what) });
-    await until('the reload', async () => (await sql('SHOW rtsync.max_connections'))[0]['rtsync.max_connections'] !== '10000');
+    await configure({});
     for (let i = 0; i < 20; i++) assert.equal(await shown(), 'first', what);
   }
   // a key that others may read is none
   await install(second);
   await shell('chmod 644 server.key');
-  await configure({ 'rtsync.max_connections': null });
+  await configure({});
   for (let i = 0; i < 20; i++) assert.equal(await shown(), 'first');
   await shell('chmod 600 server.key');
   await configure({});
@@ -180,6 +188,7 @@ test("rtsync's own certificate, its key encrypted, and its own bounds", async ()
 test('an engine that starts without a certificate does not listen, and says why', async () => {
   await writeFile('server.key', locked.key);
   await configure({ ssl_passphrase_command: null, ssl_passphrase_command_supports_reload: null });
+  assert.equal(await shown(), 'second');
   const { pid } = await status();
   await sql('SELECT pg_terminate_backend($1)', [pid]);
   await until('the reason', async () => /private key file "server.key" needs a passphrase/.test((await status()).message));
@@ -189,12 +198,12 @@ test('an engine that starts without a certificate does not listen, and says why'
   await install(first);
   await configure({});
   await untilShown('first');
-  assert.equal((await status()).message, null);
+  await until('nothing to be said', async () => (await status()).message === null);
 });
 
 test('without TLS again', async () => {
   await configure({ 'rtsync.ssl': null });
-  await until('plain HTTP', async () => (await fetch(`${httpUrl}/healthcheck`)).status === 200);
+  assert.equal((await fetch(`${httpUrl}/healthcheck`)).status, 200);
   const client = connect(versions.at(-1), token('e2e_wss'));
   const subscription = await subscribe(client, 'plain', [inserts]);
   await insert();

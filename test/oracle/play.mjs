@@ -216,7 +216,7 @@ class Player {
           await this.settle();
           difference = await judge.checkRows(view);
           return !difference;
-        }, { timeout: 4000, every: 100 }).catch(() => {});
+        }, { every: 100 }).catch(() => {});
       if (difference) 
         judge.fail(view, 'the rows held are not those of SELECT', {
           ...difference, received: view.received.map((e) => e.data), told: view.told, loads: view.loads, trace: view.trace.join(', '),

@@ -163,7 +163,7 @@ export class Subscriber {
     await this.#joined();
     for (const view of this.views) view.snapshot &&= view.served;
     await Promise.all(this.views.map((v) => (v.binding.snapshot && v.served ? null : v.load())));
-    await until(`the end of the snapshot of ${this.name}`, () => !this.views.some((v) => v.snapshot), { timeout: 30_000 });
+    await until(`the end of the snapshot of ${this.name}`, () => !this.views.some((v) => v.snapshot), { timeout: 60_000 });
     await Promise.all(this.run.loading);
     if (quiet) for (const view of this.views) view.doubtful = view.amid = false;
     // without a random number, so that a seed plays what it always did
@@ -308,7 +308,7 @@ export class Subscriber {
       if (this.tooSlow) return true;
       if (this.client.closed) throw new Error(`the connection of ${this.name} was closed: ${JSON.stringify(this.client.closed)}`);
       return this.closed || this.markers.has(marker);
-    }, { timeout: 20_000, every: 2 });
+    }, { timeout: 60_000, every: 2 });
   }
 
   // Stop reading, and go on.

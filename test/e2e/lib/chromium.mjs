@@ -5,6 +5,7 @@ import { spawn } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import WebSocket from 'ws';
+import { until } from './tap.mjs';
 
 class Page {
   errors = []; // what the page's scripts complained about
@@ -29,13 +30,21 @@ class Page {
     return result.value;
   }
 
-  // Moves the pointer to the middle of what the selector finds, and clicks.
+  // Moves the pointer to the middle of what the selector finds, and clicks; it has
+  // to be there, and not moving.
   async click(selector) {
-    const place = await this.evaluate(`(() => {
-      const { x, y, width, height } = document.querySelector(${JSON.stringify(selector)}).getBoundingClientRect();
-      return { x: x + width / 2, y: y + height / 2 };
+    const find = () => this.evaluate(`(() => {
+      const found = document.querySelector(${JSON.stringify(selector)});
+      const { x, y, width, height } = found.getBoundingClientRect();
+      const place = { x: x + width / 2, y: y + height / 2 };
+      return { ...place, there: found.contains(document.elementFromPoint(place.x, place.y)) };
     })()`);
-    await this.move(place.x, place.y);
+    const { there, ...place } = await until(`${selector} to be still`, async () => {
+      const before = await find();
+      await this.move(before.x, before.y);
+      const now = await find();
+      return now.there && now.x === before.x && now.y === before.y && now;
+    }, { every: 100 });
     for (const type of ['mousePressed', 'mouseReleased'])
       await this.call('Input.dispatchMouseEvent', { type, ...place, button: 'left', clickCount: 1 });
   }

@@ -143,5 +143,6 @@ export function refusedHandshake(options) {
       client.close();
       reject(new Error('the handshake was accepted'));
     });
+    client.socket.once('error', reject); // it has no answer
   });
 }
