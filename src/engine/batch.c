@@ -327,5 +327,6 @@ batch_move(const Channel *leader, List *followers)
 		channel->batch_end = leader->batch_end;
 		channel->batch_limit = leader->batch_limit;
 		channel->due = leader->due;
+		channel->open = leader->open;
 	}
 }

@@ -37,7 +37,8 @@ typedef struct RoutedChange
 	Oid			touched;		/* a table that policies read */
 	HistoryMessage *message;	/* a broadcast */
 	bool		gap;			/* or else: changes are missing here */
-	RoutePosition place;		/* before it, and its transaction */
+	RoutePosition place;		/* before it, and its transaction ... */
+	bool		ends;			/* ... which has nothing behind it */
 	Match	   *matches;
 	Match	   *last_match;
 

@@ -613,8 +613,10 @@ history_find(XLogRecPtr lsn, uint32 seq, uint64 *position, HistoryTxn *txn)
 		else if (found && record->type == HISTORY_CHANGE &&
 				 ((HistoryChange *) record)->seq > seq)
 			break;
-		else if (found && record->type == HISTORY_GAP && seq != CURSOR_WHOLE)
-			break;				/* who got a part of it misses the rest */
+		else if (found && seq != CURSOR_WHOLE &&
+				 (record->type == HISTORY_GAP ||
+				  record->type == HISTORY_COMMIT))
+			break;				/* who got a part misses the rest, or the end */
 		history_next(&at);
 	}
 	*position = history_tell(&at);

@@ -36,6 +36,7 @@
 #include "lib/ilist.h"
 
 #include "engine/batch.h"
+#include "engine/boundary.h"
 #include "engine/catalogs.h"
 #include "engine/clock.h"
 #include "engine/cursor.h"
@@ -177,6 +178,8 @@ late_pause(Channel *channel)
 		if (late_untold(channel))
 			late_tell_dependencies(channel);
 	}
+	if (channel->pace == CHANNEL_LIVE)
+		channel->open = boundary_is_open(channel);
 	channel->pace = CHANNEL_PAUSED;
 	channel->paused = false;
 	channel->since = channel->place.txn.commit_lsn + 1;
@@ -245,6 +248,7 @@ late_resume_at(Channel *channel, const Cursor *from)
 		channel->place = now;
 	channel->unmerged_end = now.position;
 	channel->since = from->seq == CURSOR_WHOLE ? from->lsn + 1 : from->lsn;
+	channel->open = from->seq != CURSOR_WHOLE;
 	channel->pace = CHANNEL_LATE;
 	dlist_push_tail(&late, &channel->in_late);
 	return NULL;
@@ -259,6 +263,7 @@ late_abandon(Channel *channel)
 {
 	dlist_delete(&channel->in_late);
 	channel->pace = CHANNEL_LIVE;
+	channel->open = false;
 	subscription_detach(channel);
 	if (channel->interval > 0)
 		late_throttle(channel);
@@ -312,6 +317,7 @@ go_live(Channel *channel, bool lost)
 	channel->access_changed = false;
 	subscription_detach(channel);
 	subscription_attach(channel, false);
+	boundary_enter(channel);
 	subscription_send_bindings(channel);
 	subscription_send_access(channel);
 	catalogs_commit();

@@ -37,6 +37,7 @@
 
 #include "engine/attempt.h"
 #include "engine/batch.h"
+#include "engine/boundary.h"
 #include "engine/catalogs.h"
 #include "engine/crashes.h"
 #include "engine/decide.h"
@@ -84,6 +85,8 @@ typedef struct Slice
 	List	   *followers;		/* channels that get the same as that one */
 	MergeTable *merge;			/* or NULL: each change for itself */
 	RoutePosition begin;		/* if they are merged */
+	bool		ended;			/* a transaction ends before the first ... */
+	XLogRecPtr	ended_lsn;		/* ... whose commit is this */
 } Slice;
 
 static MemoryContext SliceContext = NULL;
@@ -176,6 +179,28 @@ event_cursor(const Slice *slice, const RoutedChange *change, Cursor *result)
 	result->seq = change->seq;
 }
 
+/* A group is sent an event, and so are those of the channels that follow. */
+static void
+note_event(const Slice *slice, const Match *match)
+{
+	if (slice->late != NULL)
+		slice->late->open = true;
+	else
+		boundary_event(match->tg->group);
+}
+
+/* Say that a transaction ends to those who got something of it. */
+static void
+send_end(Slice *slice, XLogRecPtr commit_lsn)
+{
+	Cursor		at = {wal_epoch(), commit_lsn, CURSOR_WHOLE};
+
+	if (slice->late != NULL)
+		boundary_send_late(slice->late, slice->followers, &at);
+	else
+		boundary_send(&at);
+}
+
 /* Send one rendering to the groups that share it, and mark them sent. */
 static void
 send_event(Slice *slice, RoutedChange *change, Match *first, StringInfo data)
@@ -201,6 +226,7 @@ send_event(Slice *slice, RoutedChange *change, Match *first, StringInfo data)
 	{
 		if (match->sent || !same_rendering(first, match))
 			continue;
+		note_event(slice, match);
 		link_put_u32(out, match->tg->id);
 		foreach(lc, slice->followers)
 			link_put_u32(out, batch_group(lfirst(lc), match->tg->group)->id);
@@ -354,6 +380,8 @@ send_slice(Slice *slice, bool carefully)
 
 	slice->sent = 0;
 	slice->touch_told = false;
+	if (slice->ended)
+		send_end(slice, slice->ended_lsn);
 	while (slice->sent < slice->count &&
 		   (links_output(slice->link) - before < SLICE_OUTPUT ||
 			(slice->merge != NULL && slice->count == 1)))
@@ -396,6 +424,8 @@ send_slice(Slice *slice, bool carefully)
 				pfree(what.buf.data);
 			}
 		}
+		if (change->ends && slice->merge == NULL)
+			send_end(slice, change->place.txn.commit_lsn);
 	}
 	if (slice->late == NULL && events > events_before)
 		send_committed(slice->link, &slice->changes[slice->sent - 1]);
@@ -465,6 +495,7 @@ static bool
 try_slice(Slice *slice, bool carefully)
 {
 	uint64		events_before = events;
+	bool		open = slice->late != NULL && slice->late->open;
 	volatile bool done = false;
 	instr_time	started;
 	ListCell   *lc;
@@ -493,6 +524,7 @@ try_slice(Slice *slice, bool carefully)
 			slice->link->out.length = slice->link->mark;
 			events = events_before;
 		}
+		boundary_sent();
 		done = true;
 	}
 	PG_CATCH();
@@ -503,6 +535,9 @@ try_slice(Slice *slice, bool carefully)
 		FlushErrorState();
 		catalogs_abort();
 		links_rollback();
+		boundary_undo();
+		if (open)
+			slice->late->open = true;
 		events = events_before;
 	}
 	PG_END_TRY();
@@ -677,6 +712,27 @@ slice_add(Slice *slice, const RoutePosition *place, HistoryRecord *record)
 	return true;
 }
 
+/*
+ * The transaction at the place ends there: note it where what is sent of it
+ * ends.  What is merged is in no order yet, and ends with its batch.
+ */
+static void
+slice_end_transaction(Slice *slice, const RoutePosition *place)
+{
+	RoutedChange *last = slice->count > 0 ? &slice->changes[slice->count - 1] :
+		NULL;
+
+	if (slice->merge != NULL)
+		return;
+	if (last == NULL)
+	{
+		slice->ended = true;
+		slice->ended_lsn = place->txn.commit_lsn;
+	}
+	else if (last->place.txn.commit_lsn == place->txn.commit_lsn)
+		last->ends = true;
+}
+
 /* A record is passed: move the place behind it. */
 static void
 pass_record(RoutePosition *place, HistoryRecord *record)
@@ -722,7 +778,10 @@ collect_live(Slice *slice)
 				return ROUTE_BLOCKED;
 		}
 		else if (record->type == HISTORY_COMMIT)
+		{
 			done_lsn = live.txn.end_lsn;
+			slice_end_transaction(slice, &live);
+		}
 		else if (!slice_add(slice, &live, record))
 			return ROUTE_MORE;
 		pass_record(&live, record);
@@ -770,8 +829,9 @@ collect_late(Slice *slice, HistoryCursor *from, RoutePosition *place)
 				break;
 			begin_transaction(place, record);
 		}
-		else if (record->type != HISTORY_COMMIT &&
-				 !slice_add(slice, place, record))
+		else if (record->type == HISTORY_COMMIT)
+			slice_end_transaction(slice, place);
+		else if (!slice_add(slice, place, record))
 			break;
 		pass_record(place, record);
 		history_next(from);
@@ -797,6 +857,7 @@ slice_create(Link *link, struct Channel *late)
 	slice->changes = palloc(sizeof(RoutedChange) * slice->limit);
 	slice->count = slice->sent = 0;
 	slice->bytes = 0;
+	slice->ended = false;
 	slice->routes = NIL;
 	slice->link = link;
 	slice->late = late;
@@ -814,8 +875,16 @@ slice_route(Slice *slice)
 {
 	ListCell   *lc;
 
-	if (slice->count > 0 && !try_slice(slice, false))
-		try_slice(slice, true);
+	if (slice->count > 0)
+	{
+		if (!try_slice(slice, false))
+			try_slice(slice, true);
+	}
+	else if (slice->ended)
+	{
+		send_end(slice, slice->ended_lsn);
+		boundary_sent();
+	}
 	foreach(lc, slice->routes)
 	{
 		TableRoute *route = lfirst(lc);
@@ -828,6 +897,9 @@ slice_route(Slice *slice)
 
 		slice->late->batch_limit = whole ?
 			Min(slice->limit * 2, MERGED_CHANGES) : slice->sent;
+		if (whole && slice->late->place.seq == CURSOR_WHOLE &&
+			slice->late->place.position >= slice->late->batch_end)
+			send_end(slice, slice->late->place.txn.commit_lsn);
 		return whole ? NULL : &slice->begin;
 	}
 	if (slice->sent == slice->count)

@@ -20,6 +20,7 @@
 #include "utils/memutils.h"
 
 #include "engine/batch.h"
+#include "engine/boundary.h"
 #include "engine/budget.h"
 #include "engine/clock.h"
 #include "engine/late.h"
@@ -171,6 +172,7 @@ may_share(const BindingSpec *spec, const BindingOptions *options)
 static void
 group_free(SubscriptionGroup *group)
 {
+	boundary_forget(group);
 	tables_remove_group(group);
 	hash_search(groups_by_key, &group->key, HASH_REMOVE, NULL);
 	dlist_delete(&group->node);
@@ -299,6 +301,7 @@ binding_attach(Binding *binding, bool late)
 
 	binding->group = group_find(key, binding, late, shared);
 	dlist_push_tail(&binding->group->bindings, &binding->in_group);
+	binding->group->cursors += binding->channel->wants_cursor;
 	pfree(key);
 }
 
@@ -310,6 +313,7 @@ binding_detach(Binding *binding)
 	if (group == NULL)
 		return;
 	dlist_delete(&binding->in_group);
+	group->cursors -= binding->channel->wants_cursor;
 	binding->group = NULL;
 	tell_departing(binding->channel, group);
 	if (dlist_is_empty(&group->bindings))
@@ -329,6 +333,9 @@ binding_move(Binding *binding, bool shared)
 
 	dlist_delete(&binding->in_group);
 	dlist_push_tail(&to->bindings, &binding->in_group);
+	from->cursors -= binding->channel->wants_cursor;
+	to->cursors += binding->channel->wants_cursor;
+	boundary_move(from, to);
 	binding->group = to;
 	tell_departing(binding->channel, from);
 	subscription_send_bindings(binding->channel);
@@ -471,12 +478,16 @@ subscription_next(HASH_SEQ_STATUS *scan)
 	return entry != NULL ? entry->channel : NULL;
 }
 
-/* Each change is to come with its cursor. */
+/* Each change is to come with its cursor, and the end of each transaction is to
+ * be told. */
 void
 subscription_want_cursors(Channel *channel)
 {
 	channel->wants_cursor = true;
 	dlist_push_tail(&cursors, &channel->in_cursors);
+	for (int i = 0; i < channel->nbindings; i++)
+		if (channel->bindings[i].group != NULL)
+			channel->bindings[i].group->cursors++;
 }
 
 /* The client has left, or never came: nothing is told. */

@@ -30,6 +30,14 @@
 #include "engine/principal.h"
 #include "engine/route.h"
 
+/* Has a group been sent events of a transaction whose end it was not told? */
+typedef enum BoundaryState
+{
+	BOUNDARY_NONE,
+	BOUNDARY_OPEN,				/* yes */
+	BOUNDARY_TOLD				/* it was, if the slice that says so is sent */
+} BoundaryState;
+
 typedef struct SubscriptionGroup
 {
 	dlist_node	node;			/* in the list of all groups */
@@ -56,6 +64,9 @@ typedef struct SubscriptionGroup
 	bool		withheld;		/* changes, while the payer was suspended ... */
 	bool		withheld_told;	/* ... and its channels know */
 	Size		weight;			/* about how much memory it takes */
+	int			cursors;		/* bindings of channels that want cursors */
+	BoundaryState boundary;		/* if it has some, and is not late ... */
+	dlist_node	in_boundary;	/* ... in boundary.c's list for the state */
 } SubscriptionGroup;
 
 /* How a channel gets its changes */
@@ -124,7 +135,10 @@ typedef struct Channel
 									 * is read: of what it could see then */
 	bool		wants_cursor;	/* with each change ... */
 	dlist_node	in_cursors;		/* ... and it is in this list */
-	uint64		claims_number;	/* likewise: for its claims; 0: not known */
+	bool		open;			/* unless CHANNEL_LIVE: it got changes of a
+								 * transaction whose end it was not told */
+	uint64		claims_number;	/* if it wants cursors: for its claims; 0: not
+								 * known */
 	uint64		access_told;	/* likewise: the end of its cursors, or 0 */
 	char	   *session_uuid;	/* as its client names it, or NULL */
 	struct Session *session;	/* that it is part of, or NULL */

@@ -309,20 +309,32 @@ on_bindings(LinkReader *reader)
 	return channel_rebound(link_get_u64(reader), reader);
 }
 
-static bool
-on_event(LinkReader *reader)
+/* Room for a cursor without its end */
+#define CURSOR_TEXT 48
+
+/* A cursor as text, in the buffer */
+static Slice
+get_cursor(LinkReader *reader, char *text)
 {
 	uint64_t	epoch = link_get_u64(reader);
 	uint64_t	lsn = link_get_u64(reader);
 	uint32_t	seq = link_get_u32(reader);
+	int			length;
+
+	length = snprintf(text, CURSOR_TEXT, "%" PRIx64 ":%" PRIx64 ":%" PRIx32,
+					  epoch, lsn, seq);
+	return (Slice) {text, (size_t) length};
+}
+
+static bool
+on_event(LinkReader *reader)
+{
+	char		cursor[CURSOR_TEXT];
+	Slice		text = get_cursor(reader, cursor);
 	uint32_t	n_groups;
 	LinkReader	groups;
 	Slice		data;
-	char		cursor[48];
-	int			length;
 
-	length = snprintf(cursor, sizeof(cursor), "%" PRIx64 ":%" PRIx64 ":%" PRIx32,
-					  epoch, lsn, seq);
 	n_groups = link_get_count(reader, sizeof(uint32_t));
 	groups = *reader;
 	for (uint32_t i = 0; i < n_groups; i++)
@@ -330,8 +342,23 @@ on_event(LinkReader *reader)
 	data = get_slice(reader);
 	if (!link_finished(reader) || data.data == NULL)
 		return false;
-	fanout_change(&groups, n_groups, data,
-				  (Slice) {cursor, (size_t) length});
+	fanout_change(&groups, n_groups, data, text);
+	return true;
+}
+
+static bool
+on_transaction_end(LinkReader *reader)
+{
+	char		cursor[CURSOR_TEXT];
+	Slice		text = get_cursor(reader, cursor);
+	uint32_t	n_groups = link_get_count(reader, sizeof(uint32_t));
+	LinkReader	groups = *reader;
+
+	for (uint32_t i = 0; i < n_groups; i++)
+		link_get_u32(reader);
+	if (!link_finished(reader))
+		return false;
+	fanout_transaction_end(&groups, n_groups, text);
 	return true;
 }
 
@@ -617,6 +644,8 @@ dispatch(uint32_t type, const char *body, size_t length)
 			return on_bindings(&reader);
 		case LINK_EVENT:
 			return on_event(&reader);
+		case LINK_TRANSACTION_END:
+			return on_transaction_end(&reader);
 		case LINK_ROWS:
 			return on_rows(&reader);
 		case LINK_SYSTEM:

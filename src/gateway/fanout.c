@@ -236,12 +236,13 @@ collect_ids(const Channel *channel, uint64_t change, uint32_t *ids)
 	return n_ids;
 }
 
-/* What is being sent: a change, or a page of rows */
+/* What is being sent: a change, a page of rows, or the end of a transaction */
 typedef struct Content
 {
 	Slice		data;
 	Slice		cursor;			/* for the channels that want it */
-	const PhoenixRows *rows;	/* NULL: a change */
+	const PhoenixRows *rows;	/* NULL: something else */
+	bool		end;			/* only for those channels */
 } Content;
 
 static Frame *
@@ -260,6 +261,10 @@ encode(const Content *content, const Channel *channel, const uint32_t *ids,
 						  channel->access != 0 ? "%.*s:%" PRIx64 : "%.*s",
 						  (int) content->cursor.length, content->cursor.data,
 						  channel->access);
+	if (content->end)
+		return phoenix_encode_transaction_end(version, topic,
+											  topic_sub_topic(channel->topic->name),
+											  (Slice) {cursor, (size_t) length});
 	return phoenix_encode_change(version, topic, ids, n_ids, content->data,
 								 (Slice) {cursor, (size_t) length});
 }
@@ -325,9 +330,14 @@ send_content(LinkReader *groups, uint32_t n_groups, const Content *content)
 	}
 	for (size_t i = 0; i < fanout->n_hits; i++)
 	{
-		fanout->hits[i]->changes_sent++;
-		connection_send(fanout->hits[i]->connection,
-						frame_for(fanout->hits[i], change, content));
+		Channel    *channel = fanout->hits[i];
+
+		if (content->end && !channel->wants_cursor)
+			continue;
+		if (!content->end)
+			channel->changes_sent++;
+		connection_send(channel->connection,
+						frame_for(channel, change, content));
 	}
 	for (size_t i = 0; i < fanout->n_hits; i++)
 		release_frames(fanout->hits[i]->topic);
@@ -342,6 +352,15 @@ void
 fanout_change(LinkReader *groups, uint32_t n_groups, Slice data, Slice cursor)
 {
 	Content		content = {.data = data,.cursor = cursor};
+
+	send_content(groups, n_groups, &content);
+}
+
+/* Tell them, if they want cursors, that a transaction ends at this one. */
+void
+fanout_transaction_end(LinkReader *groups, uint32_t n_groups, Slice cursor)
+{
+	Content		content = {.cursor = cursor,.end = true};
 
 	send_content(groups, n_groups, &content);
 }

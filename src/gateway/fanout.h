@@ -28,6 +28,8 @@ extern void fanout_unsubscribe(Binding *binding);
 extern void fanout_prefetch(const uint32_t *numbers, size_t n);
 extern void fanout_change(LinkReader *groups, uint32_t n_groups, Slice data,
 						  Slice cursor);
+extern void fanout_transaction_end(LinkReader *groups, uint32_t n_groups,
+								   Slice cursor);
 extern void fanout_rows(LinkReader *groups, uint32_t n_groups,
 						const PhoenixRows *rows);
 

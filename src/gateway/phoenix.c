@@ -461,6 +461,30 @@ phoenix_encode_change(PhoenixVersion version, Slice topic_json,
 }
 
 /*
+ * Encode the "system" message behind a transaction's last change, with the
+ * cursor of its end.  "channel" is the topic without "realtime:".
+ */
+Frame *
+phoenix_encode_transaction_end(PhoenixVersion version, Slice topic_json,
+							   Slice channel, Slice cursor)
+{
+	Buffer		payload = {0};
+	Frame	   *frame;
+
+	buffer_append_string(&payload,
+						 "{\"message\":\"Transaction is complete\",\"status\":\"commit\","
+						 "\"extension\":\"rtsync\",\"channel\":");
+	buffer_append_json_string(&payload, channel);
+	buffer_append_string(&payload, ",\"rtsync\":{\"cursor\":");
+	buffer_append_json_string(&payload, cursor);
+	buffer_append_string(&payload, "}}");
+	frame = phoenix_encode(version, NULL, NULL, topic_json, "system",
+						   buffer_slice(&payload));
+	buffer_release(&payload);
+	return frame;
+}
+
+/*
  * Encode a page of a snapshot: a message like the above for each row, marked
  * as such.
  */

@@ -177,6 +177,14 @@ typedef enum LinkType
 	LINK_ACCESS,
 
 	/*
+	 * What was sent of a transaction to the members of these groups is all
+	 * that they get of it: for those that want cursors.  u64 epoch, u64
+	 * commit LSN, u32 number behind its changes (the cursor), u32 n, n times
+	 * u32 group.
+	 */
+	LINK_TRANSACTION_END,
+
+	/*
 	 * How the engine is, about once a second: the gateway answers those who
 	 * ask with what it was told last.  u8 ready (it serves clients), string
 	 * why not (absent if it is), string its metrics in Prometheus' text

@@ -296,6 +296,21 @@ test('LINK_BINDINGS moves a channel to other groups', () => withEngine({}, async
   client.close()
 }))
 
+test('the end of a transaction goes to the channels of the groups that want cursors', () => both({}, async (engine, client) => {
+  for (const [ref, options] of [['1', { rtsync: { cursor: true } }], ['2', {}], ['3', { rtsync: { since: '1:2:3' } }]])
+    await client.join(`realtime:"${ref}"`, { ref, changes: [{}, {}], config: options })
+  engine.event([1], { n: 1 })
+  engine.transactionEnd([2, 1, 99, 1], [10, 11, 0xffffffff])
+  engine.transactionEnd([77])
+  engine.transactionEnd([])
+  const messages = await engine.drain(client)
+  const ends = messages.filter(m => m.event === 'system')
+  assert.equal(messages.length, 5)
+  assert.deepEqual(ends.map(m => m.topic), ['realtime:"1"', 'realtime:"3"'])
+  assert.deepEqual(ends[0].payload, {
+    message: 'Transaction is complete', status: 'commit', extension: 'rtsync', channel: '"1"', rtsync: { cursor: 'a:b:ffffffff' } })
+}))
+
 test('many topics, ids and members in one change', () => withEngine({ max_channels_per_connection: 1000 }, async engine => {
   let n = 0
   engine.onjoin = m => engine.joinReply(m.channel, [[1 + n++ % 40, 1]])

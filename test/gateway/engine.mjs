@@ -11,7 +11,7 @@ import { tlsSettings } from './transport.mjs'
 
 export const HELLO = 1, CONFIG = 2, AUTH_REPLY = 3, JOIN_REPLY = 4, BINDINGS = 5,
   EVENT = 6, SYSTEM = 7, SHUTDOWN = 8, RIGHTS = 9, BROADCAST = 10,
-  REST_REPLY = 11, REPLAY = 12, HEARTBEAT_REPLY = 13, REVOKED = 15,
+  REST_REPLY = 11, REPLAY = 12, HEARTBEAT_REPLY = 13, REVOKED = 15, TRANSACTION_END = 17,
   PERSIST_REPLY = 53, RELAYED = 54, TRACKED = 55, UNTRACKED = 56, GATEWAY_ENDED = 57, PRESENCE_WANTED = 58, COUNTED = 59, LIST = 52
 export const READY = 101, AUTH = 102, JOIN = 103, LEAVE = 104, TOKEN = 105, STATS = 106,
   PAUSE = 107, CONTINUE = 108, REST = 109, PERSIST = 112, REST_PERSIST = 120, LISTED = 150,
@@ -210,6 +210,11 @@ export class Engine extends EventEmitter {
     const body = new Body().u64(1).u64(2).u32(3).u32(groups.length)
     for (const g of groups) body.u32(g)
     this.send(EVENT, body.string(typeof data === 'string' ? data : JSON.stringify(data)))
+  }
+  transactionEnd(groups, [epoch, lsn, seq] = [1, 2, 0xffffffff]) {
+    const body = new Body().u64(epoch).u64(lsn).u32(seq).u32(groups.length)
+    for (const g of groups) body.u32(g)
+    this.send(TRANSACTION_END, body)
   }
   system(channel, extension, status, message, then = 0) {
     this.send(SYSTEM, new Body().u64(channel).string(extension).string(status).string(message).u8(then))
