@@ -202,6 +202,7 @@ batch_followers(Channel *leader)
 
 		if (channel != leader && is_ordinary(channel) &&
 			channel->place.position == leader->place.position &&
+			channel->open == leader->open &&
 			(channel->place.position >= channel->batch_end ||
 			 channel->batch_end == leader->batch_end))
 			result = lappend(result, channel);

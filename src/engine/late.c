@@ -102,6 +102,17 @@ late_untold(Channel *channel)
 	return false;
 }
 
+/* Is something withheld from it, of which it is told behind that? */
+static bool
+is_withheld(const Channel *channel)
+{
+	for (int i = 0; i < channel->nbindings; i++)
+		if (channel->bindings[i].group != NULL &&
+			channel->bindings[i].group->withheld)
+			return true;
+	return false;
+}
+
 /*
  * What the channel's client may see, with the claims that it has, as a number
  * for its cursors.  0 if that cannot be said, or while it is still to be told
@@ -113,6 +124,7 @@ late_cursor_access(Channel *channel)
 	uint64		access;
 
 	if (channel->access_changed || late_untold(channel) ||
+		is_withheld(channel) ||
 		!late_access_signature(channel, &access))
 		return 0;
 	if (channel->claims_number == 0)
@@ -247,7 +259,7 @@ late_resume_at(Channel *channel, const Cursor *from)
 	if (channel->place.position >= now.position)
 		channel->place = now;
 	channel->unmerged_end = now.position;
-	channel->since = from->seq == CURSOR_WHOLE ? from->lsn + 1 : from->lsn;
+	channel->since = from->lsn; /* that may have been told behind the cursor */
 	channel->open = from->seq != CURSOR_WHOLE;
 	channel->pace = CHANNEL_LATE;
 	dlist_push_tail(&late, &channel->in_late);
@@ -311,7 +323,10 @@ go_live(Channel *channel, bool lost)
 
 	catalogs_begin(wal_decoded_lsn());
 	if (lost)
+	{
+		channel->open = false;
 		tell_overrun(channel);
+	}
 	else if (channel->access_changed)
 		tell_access_changed(channel);	/* behind what it got meanwhile */
 	channel->access_changed = false;
@@ -405,6 +420,7 @@ skip_lost(Channel *channel)
 	catalogs_begin(wal_decoded_lsn());
 	tell_overrun(channel);
 	catalogs_commit();
+	channel->open = false;
 	route_position(&channel->place);
 	channel->batch_end = channel->place.position;
 }

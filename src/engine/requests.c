@@ -22,6 +22,7 @@
 
 #include "engine/attempt.h"
 #include "engine/authorize.h"
+#include "engine/boundary.h"
 #include "engine/catalogs.h"
 #include "engine/clock.h"
 #include "engine/join.h"
@@ -208,6 +209,8 @@ handle_token(Link *link, LinkReader *body)
 		return;
 	}
 	untold = late_untold(channel);
+	if (channel->pace == CHANNEL_LIVE)
+		channel->open = boundary_is_open(channel);
 	subscription_detach(channel);
 	rights_set_token(channel, &token);
 	session_token(channel);
@@ -218,6 +221,8 @@ handle_token(Link *link, LinkReader *body)
 	snapshot_forget(channel);
 	(void) subscription_begin(channel, channel->pace == CHANNEL_SNAPSHOT,
 							  problems, hints);
+	if (channel->pace == CHANNEL_LIVE)
+		boundary_enter(channel);
 
 	subscription_send_bindings(channel);
 	subscription_send_access(channel);

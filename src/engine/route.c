@@ -516,6 +516,10 @@ try_slice(Slice *slice, bool carefully)
 		if (slice->merge != NULL)
 			slice->followers = carefully ? NIL :
 				batch_confirm(slice->late, slice->followers);
+
+		/* what is withheld is known before a cursor goes past it */
+		subscription_send_accesses();
+		links_mark();
 		send_slice(slice, carefully);
 		catalogs_commit();
 		if (slice->merge != NULL && slice->sent < slice->count)
@@ -724,12 +728,13 @@ slice_end_transaction(Slice *slice, const RoutePosition *place)
 
 	if (slice->merge != NULL)
 		return;
-	if (last == NULL)
+	if (last == NULL && !slice->ended)
 	{
 		slice->ended = true;
 		slice->ended_lsn = place->txn.commit_lsn;
 	}
-	else if (last->place.txn.commit_lsn == place->txn.commit_lsn)
+	else if (last != NULL &&
+			 last->place.txn.commit_lsn == place->txn.commit_lsn)
 		last->ends = true;
 }
 

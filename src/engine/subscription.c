@@ -676,6 +676,8 @@ subscription_tell_error(SubscriptionGroup *group, const char *message)
 void
 subscription_withhold(SubscriptionGroup *group)
 {
+	if (!group->withheld)
+		tables_moved();
 	group->withheld = some_untold = true;
 }
 
@@ -705,6 +707,7 @@ tell_withheld(SubscriptionGroup *group)
 	if (!budget_suspended(group->payer))
 	{
 		group->withheld = group->withheld_told = false;
+		tables_moved();
 		subscription_refetch_group(group, REFETCH_WITHHELD,
 								   "changes were withheld because patterns and conditions took too much time");
 	}

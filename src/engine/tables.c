@@ -605,6 +605,13 @@ tables_moves(void)
 	return moves;
 }
 
+/* Something of that kind has changed that is not known here. */
+void
+tables_moved(void)
+{
+	moves++;
+}
+
 /* Up to where changes can have been committed */
 static XLogRecPtr
 written_lsn(void)

@@ -162,5 +162,6 @@ extern void tables_recheck_access(void);
 extern void tables_sweep(void);
 extern bool tables_tell_again(void);
 extern uint64 tables_moves(void);
+extern void tables_moved(void);
 
 #endif							/* RTSYNC_TABLES_H */

@@ -263,7 +263,6 @@ encode(const Content *content, const Channel *channel, const uint32_t *ids,
 						  channel->access);
 	if (content->end)
 		return phoenix_encode_transaction_end(version, topic,
-											  topic_sub_topic(channel->topic->name),
 											  (Slice) {cursor, (size_t) length});
 	return phoenix_encode_change(version, topic, ids, n_ids, content->data,
 								 (Slice) {cursor, (size_t) length});

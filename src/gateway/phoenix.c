@@ -462,20 +462,18 @@ phoenix_encode_change(PhoenixVersion version, Slice topic_json,
 
 /*
  * Encode the "system" message behind a transaction's last change, with the
- * cursor of its end.  "channel" is the topic without "realtime:".
+ * cursor of its end.  It names no channel: there may be many of them.
  */
 Frame *
 phoenix_encode_transaction_end(PhoenixVersion version, Slice topic_json,
-							   Slice channel, Slice cursor)
+							   Slice cursor)
 {
 	Buffer		payload = {0};
 	Frame	   *frame;
 
 	buffer_append_string(&payload,
 						 "{\"message\":\"Transaction is complete\",\"status\":\"commit\","
-						 "\"extension\":\"rtsync\",\"channel\":");
-	buffer_append_json_string(&payload, channel);
-	buffer_append_string(&payload, ",\"rtsync\":{\"cursor\":");
+						 "\"extension\":\"rtsync\",\"rtsync\":{\"cursor\":");
 	buffer_append_json_string(&payload, cursor);
 	buffer_append_string(&payload, "}}");
 	frame = phoenix_encode(version, NULL, NULL, topic_json, "system",

@@ -100,8 +100,7 @@ extern Frame *phoenix_encode_change(PhoenixVersion version, Slice topic_json,
 									const uint32_t *ids, size_t n_ids,
 									Slice data, Slice cursor);
 extern Frame *phoenix_encode_transaction_end(PhoenixVersion version,
-											 Slice topic_json, Slice channel,
-											 Slice cursor);
+											 Slice topic_json, Slice cursor);
 extern Frame *phoenix_encode_rows(PhoenixVersion version, Slice topic_json,
 								  const uint32_t *ids, size_t n_ids,
 								  const PhoenixRows *rows);

@@ -152,6 +152,30 @@ test('changes that need a locked table are withheld, and their subscribers told 
   }, { every: 50 });
 });
 
+test('no cursor goes past what is withheld', async () => {
+  const bindings = [on('locks_calm'), on('locks_guarded')];
+  const client = await open();
+  await client.joinOk('both', bindings, { config: { rtsync: { cursor: true } } });
+  const [id, withheld] = [++last, 35];
+  const cursors = (f) => f.payload?.rtsync?.cursor && f.event !== 'phx_reply';
+  await holding('locks_members', async () => {
+    const writer = new pg.Client();
+    await writer.connect();
+    await writer.query('BEGIN');
+    await writer.query(`INSERT INTO locks_calm VALUES (${id})`);
+    await writer.query(`INSERT INTO locks_guarded VALUES (${withheld})`);
+    await writer.query('COMMIT');
+    await writer.end();
+    await client.frame('the end', ({ payload }) => payload?.status === 'commit');
+    client.close();
+  });
+  const { payload: { rtsync: { cursor } } } = client.frames.filter(cursors).at(-1);
+  const again = await open();
+  const { response } = await again.joinOk('both', bindings, { config: { rtsync: { since: cursor } } });
+  assert.equal(response.rtsync.resumed, false, cursor);
+  assert.match(response.rtsync.refetch, /^access to tables at the cursor is not known$/);
+});
+
 test('a lock that lasts a moment costs nobody anything', async () => {
   const client = await open(token(roles[1], { sub: 'ann' }));
   await client.joinOk('moment', [on('locks_guarded')]);

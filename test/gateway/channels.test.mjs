@@ -308,7 +308,7 @@ test('the end of a transaction goes to the channels of the groups that want curs
   assert.equal(messages.length, 5)
   assert.deepEqual(ends.map(m => m.topic), ['realtime:"1"', 'realtime:"3"'])
   assert.deepEqual(ends[0].payload, {
-    message: 'Transaction is complete', status: 'commit', extension: 'rtsync', channel: '"1"', rtsync: { cursor: 'a:b:ffffffff' } })
+    message: 'Transaction is complete', status: 'commit', extension: 'rtsync', rtsync: { cursor: 'a:b:ffffffff' } })
 }))
 
 test('many topics, ids and members in one change', () => withEngine({ max_channels_per_connection: 1000 }, async engine => {

@@ -80,7 +80,7 @@ test('the end of each transaction is told once, behind its changes', async () =>
   });
   const { text } = client.frames.find(({ payload }) => payload?.status === 'commit');
   assert.equal(text, `[null,null,"realtime:topic","system",{"message":"Transaction is complete","status":"commit",`
-    + `"extension":"rtsync","channel":"topic","rtsync":{"cursor":"${client.cursors[3]}"}}]`);
+    + `"extension":"rtsync","rtsync":{"cursor":"${client.cursors[3]}"}}]`);
   await until('the other client to have it', () => plain.told.at(-1) === end);
   assert.deepEqual(plain.told, client.told.filter((what) => what !== 'end'));
   client.close();
