@@ -102,14 +102,22 @@ late_untold(Channel *channel)
 	return false;
 }
 
-/* Is something withheld from it, of which it is told behind that? */
-static bool
-is_withheld(const Channel *channel)
+/*
+ * Is the channel still to be told of anything that came before its place?  Who
+ * goes on from there would never hear of it.
+ */
+bool
+late_is_owed(Channel *channel)
 {
+	if (channel->access_changed || late_untold(channel))
+		return true;
 	for (int i = 0; i < channel->nbindings; i++)
-		if (channel->bindings[i].group != NULL &&
-			channel->bindings[i].group->withheld)
+	{
+		SubscriptionGroup *group = channel->bindings[i].group;
+
+		if (group != NULL && (group->withheld || group->untold != NULL))
 			return true;
+	}
 	return false;
 }
 
@@ -123,9 +131,7 @@ late_cursor_access(Channel *channel)
 {
 	uint64		access;
 
-	if (channel->access_changed || late_untold(channel) ||
-		is_withheld(channel) ||
-		!late_access_signature(channel, &access))
+	if (late_is_owed(channel) || !late_access_signature(channel, &access))
 		return 0;
 	if (channel->claims_number == 0)
 		channel->claims_number = session_claims(channel) | 1;
@@ -259,7 +265,9 @@ late_resume_at(Channel *channel, const Cursor *from)
 	if (channel->place.position >= now.position)
 		channel->place = now;
 	channel->unmerged_end = now.position;
-	channel->since = from->lsn; /* that may have been told behind the cursor */
+
+	/* what a transaction changed may have been told behind a cursor inside it */
+	channel->since = from->lsn + (from->seq == CURSOR_WHOLE ? 1 : 0);
 	channel->open = from->seq != CURSOR_WHOLE;
 	channel->pace = CHANNEL_LATE;
 	dlist_push_tail(&late, &channel->in_late);

@@ -13,6 +13,7 @@
 
 extern void late_begun(Channel *channel);
 extern bool late_untold(Channel *channel);
+extern bool late_is_owed(Channel *channel);
 extern void late_tell_dependencies(Channel *channel);
 extern void late_pause(Channel *channel);
 extern void late_continue(Channel *channel);

@@ -600,7 +600,7 @@ requests_handle(Link *link, LinkType type, LinkReader *body)
 	Size		length = body->end - body->next;
 	MemoryContext old = MemoryContextSwitchTo(RequestContext);
 
-	links_mark();
+	subscription_mark();
 	PG_TRY();
 	{
 		if (transaction)
@@ -617,7 +617,7 @@ requests_handle(Link *link, LinkType type, LinkReader *body)
 		FlushErrorState();
 		if (transaction)
 			catalogs_abort();
-		links_rollback();
+		subscription_rollback();
 		answer_failure(link, type, start, length);
 	}
 	PG_END_TRY();

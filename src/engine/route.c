@@ -10,8 +10,8 @@
  *
  * A channel that has an interval is served in batches, and in each slice of
  * these the changes of one row are merged (merge.c).  Such a slice is sent as
- * a whole, and only its last event has the cursor of its end; the others have
- * that of its beginning, so that whoever goes on from there gets all of it.
+ * a whole, and only an event that ends it has the cursor of its end; the others
+ * have that of its beginning, so that whoever goes on from there gets all of it.
  * To such a one nothing is merged that it may have had already: of a row that
  * it has, it must learn that the row went, not that it came and went.  Channels
  * that get the same follow the one that is served (batch.c).
@@ -153,14 +153,16 @@ attempt_render(void *arg)
 	principal_leave(&scope);
 }
 
-/* Is the change the last in the slice that is an event? */
+/*
+ * Is nothing sent behind the change in the slice, neither an event nor that
+ * there is something to read again?
+ */
 static bool
-last_event(const Slice *slice, const RoutedChange *change)
+last_sent(const Slice *slice, const RoutedChange *change)
 {
 	while (++change < slice->changes + slice->count)
-		for (Match *match = change->matches; match != NULL; match = match->next)
-			if (match->outcome != OUTCOME_REFETCH)
-				return false;
+		if (change->rows.schema == NULL || change->matches != NULL)
+			return false;
 	return true;
 }
 
@@ -170,7 +172,7 @@ event_cursor(const Slice *slice, const RoutedChange *change, Cursor *result)
 {
 	if (slice->merge != NULL)
 	{
-		route_cursor(last_event(slice, change) ? &slice->late->place :
+		route_cursor(last_sent(slice, change) ? &slice->late->place :
 					 &slice->begin, result);
 		return;
 	}
@@ -502,14 +504,14 @@ try_slice(Slice *slice, bool carefully)
 
 	forget_matches(slice);
 	note_transactions(slice);
-	links_mark();
+	subscription_mark();
 	PG_TRY();
 	{
 		catalogs_begin(wal_decoded_lsn());
 		MemoryContextSwitchTo(SliceContext);
 		foreach(lc, slice->routes)
 			tables_regroup(lfirst(lc));
-		links_mark();			/* that counts in any case */
+		subscription_mark();	/* that counts in any case */
 		INSTR_TIME_SET_CURRENT(started);
 		decide_slice(slice, carefully);
 		metrics_decided(&started);
@@ -519,7 +521,7 @@ try_slice(Slice *slice, bool carefully)
 
 		/* what is withheld is known before a cursor goes past it */
 		subscription_send_accesses();
-		links_mark();
+		subscription_mark();
 		send_slice(slice, carefully);
 		catalogs_commit();
 		if (slice->merge != NULL && slice->sent < slice->count)
@@ -538,7 +540,7 @@ try_slice(Slice *slice, bool carefully)
 			PG_RE_THROW();
 		FlushErrorState();
 		catalogs_abort();
-		links_rollback();
+		subscription_rollback();
 		boundary_undo();
 		if (open)
 			slice->late->open = true;

@@ -45,7 +45,6 @@
 
 #include "engine/clock.h"
 #include "engine/late.h"
-#include "engine/links.h"
 #include "engine/session.h"
 #include "engine/settings.h"
 #include "engine/wal.h"
@@ -237,7 +236,7 @@ session_take(const SessionKey *key, Channel *channel, bool *found)
 		session->channel->session = NULL;
 		subscription_close(session->channel,
 						   "The session was taken over by another connection");
-		links_mark();			/* that counts, even if the join fails */
+		subscription_mark();	/* that counts, even if the join fails */
 	}
 	session->channel = channel;
 	session->offered.valid = false;
@@ -349,7 +348,7 @@ session_heartbeat(Channel *channel)
 	 * what is missing of a snapshot.
 	 */
 	offered->valid = channel->pace != CHANNEL_SNAPSHOT &&
-		!late_untold(channel) &&
+		!late_is_owed(channel) &&
 		current_access(channel, &offered->access);
 	late_cursor(channel, &offered->cursor);
 	altered = true;

@@ -54,6 +54,8 @@ static dlist_head groups = DLIST_STATIC_INIT(groups);
 static int	ngroups;
 static Size memory_used;		/* by channels and groups, about */
 static bool some_untold;		/* some group has "untold" or "withheld" set */
+static uint64 mark = 1;			/* counts subscription_mark */
+static uint64 accesses_seen;	/* tables_moves() when all cursors were told */
 static uint32 last_group_id;
 static uint64 binding_seed;		/* so that nobody can make ids collide */
 
@@ -662,10 +664,14 @@ subscription_tell_error(SubscriptionGroup *group, const char *message)
 {
 	if (!clock_passed(group->told_at, TELL_INTERVAL_MS))
 	{
+		some_untold = true;
 		if (group->untold == NULL)
+		{
 			group->untold = MemoryContextStrdup(group->context,
 												clipped(message));
-		some_untold = true;
+			tables_moved();
+			subscription_send_group_access(group);
+		}
 		return;
 	}
 	group->told_at = clock_now();
@@ -691,6 +697,7 @@ tell_untold(SubscriptionGroup *group)
 	subscription_tell_group(group, "postgres_changes", "error", group->untold);
 	pfree(group->untold);
 	group->untold = NULL;
+	tables_moved();
 }
 
 static void
@@ -866,6 +873,11 @@ subscription_send_access(Channel *channel)
 	access = late_cursor_access(channel);
 	if (access == channel->access_told)
 		return;
+	if (channel->access_mark != mark)
+	{
+		channel->access_mark = mark;
+		channel->access_before = channel->access_told;
+	}
 	channel->access_told = access;
 	link_begin(out, LINK_ACCESS);
 	link_put_u64(out, channel->id);
@@ -880,14 +892,12 @@ subscription_send_access(Channel *channel)
 void
 subscription_send_accesses(void)
 {
-	static uint64 seen = 0;
 	MemoryContext context;
 	MemoryContext old;
 	dlist_iter	iter;
 
-	if (seen == tables_moves())
+	if (accesses_seen == tables_moves())
 		return;
-	seen = tables_moves();
 	context = AllocSetContextCreate(TopMemoryContext, "rtsync accesses",
 									ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
@@ -898,8 +908,56 @@ subscription_send_accesses(void)
 		if (channel->joined != 0)
 			subscription_send_access(channel);
 	}
+	accesses_seen = tables_moves();
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
+}
+
+/*
+ * Likewise for the channels of a group, which are still to be told something:
+ * before the cursor of a change behind it is sent.
+ */
+void
+subscription_send_group_access(SubscriptionGroup *group)
+{
+	dlist_iter	iter;
+
+	if (group->cursors == 0)
+		return;
+	dlist_foreach(iter, &group->bindings)
+	{
+		Channel    *channel = dlist_container(Binding, in_group,
+											  iter.cur)->channel;
+
+		if (channel->joined != 0)
+			subscription_send_access(channel);
+	}
+}
+
+/* What is put into the links from here on may be taken back. */
+void
+subscription_mark(void)
+{
+	links_mark();
+	mark++;
+}
+
+/* Take it back. */
+void
+subscription_rollback(void)
+{
+	dlist_iter	iter;
+
+	links_rollback();
+	dlist_foreach(iter, &cursors)
+	{
+		Channel    *channel = dlist_container(Channel, in_cursors, iter.cur);
+
+		if (channel->access_mark == mark)
+			channel->access_told = channel->access_before;
+	}
+	mark++;
+	accesses_seen = tables_moves() - 1;
 }
 
 /* Is the text one of the first n, of which some are NULL? */

@@ -140,6 +140,8 @@ typedef struct Channel
 	uint64		claims_number;	/* if it wants cursors: for its claims; 0: not
 								 * known */
 	uint64		access_told;	/* likewise: the end of its cursors, or 0 */
+	uint64		access_before;	/* likewise, before what can be taken back ... */
+	uint64		access_mark;	/* ... if it was told since this mark */
 	char	   *session_uuid;	/* as its client names it, or NULL */
 	struct Session *session;	/* that it is part of, or NULL */
 	Size		weight;			/* about how much memory it takes */
@@ -176,6 +178,9 @@ extern void subscription_put_bindings(const Channel *channel);
 extern void subscription_send_bindings(Channel *channel);
 extern void subscription_send_access(Channel *channel);
 extern void subscription_send_accesses(void);
+extern void subscription_send_group_access(SubscriptionGroup *group);
+extern void subscription_mark(void);
+extern void subscription_rollback(void);
 extern void subscription_close(Channel *channel, const char *message);
 extern void subscription_break(Channel *channel, const char *message);
 extern void subscription_tell(Channel *channel, const char *extension,

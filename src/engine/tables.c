@@ -1247,8 +1247,13 @@ role_touched(TableRole *role, void *arg)
 		tell_dependency(role);
 	else if (!role->tell_later)
 	{
+		dlist_iter	iter;
+
 		role->tell_later = true;
 		moves++;
+		dlist_foreach(iter, &role->groups)
+			subscription_send_group_access(dlist_container(TableGroup, in_role,
+														   iter.cur)->group);
 	}
 }
 
