@@ -517,8 +517,8 @@ verify_public(const Jwk *key, const Jwt *jwt)
 	}
 
 	/*
-	 * RFC 8017, 8.1.2 and 8.2.2: it is as long as the modulus.  Of PSS OpenSSL
-	 * takes one that leaves out leading zeros.
+	 * RFC 8017, 8.1.2 and 8.2.2: it is as long as the modulus.  Of PSS
+	 * OpenSSL takes one that leaves out leading zeros.
 	 */
 	if (algorithm->type == KEY_RSA)
 		good = length == (Size) EVP_PKEY_size(key->public);
