@@ -28,7 +28,7 @@ test('it is skipped, logged with its place, and told; what follows arrives', asy
   assert.equal(refetches(client).length, 1);
   assert.equal(refetches(client)[0].payload.message, 'a transaction could not be decoded');
   assert.equal(ids(client)[0], 1);
-  const order = client.frames.filter((f) => f.event === 'system' || f.event === 'postgres_changes');
+  const order = client.frames.filter((f) => f.payload.status === 'refetch' || f.event === 'postgres_changes');
   assert.equal(order.at(-1).event, 'postgres_changes', 'told in its place');
   assert.equal((await status()).pid, pid, 'the engine is the same process');
   assert.equal((await skipped()).length, 1);
