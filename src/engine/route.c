@@ -96,6 +96,7 @@ static int	slice_changes = SLICE_CHANGES;	/* bound of the next slice */
 static XLogRecPtr done_lsn;
 static TransactionId visible_before = InvalidTransactionId;
 static uint64 events;
+static uint64 renderings;		/* number of the one being sent */
 
 /*
  * Prepare, the history too; once in the life of the engine.  "confirmed" is
@@ -166,19 +167,75 @@ last_sent(const Slice *slice, const RoutedChange *change)
 	return true;
 }
 
-/* The cursor of an event */
+/*
+ * Mark the groups that are sent a change behind the first one and those that
+ * share its rendering; returns whether there are any.
+ */
+static bool
+mark_awaiting(const Match *first)
+{
+	bool		some = false;
+
+	renderings++;
+	for (Match *match = first->next; match != NULL; match = match->next)
+	{
+		if (match->sent || match->outcome == OUTCOME_REFETCH ||
+			same_rendering(first, match))
+			continue;
+		match->tg->group->awaits = renderings;
+		some = true;
+	}
+	return some;
+}
+
+/* Is a channel to get something of the change in one of the marked groups? */
+static bool
+is_awaiting(const Channel *channel)
+{
+	for (int i = 0; i < channel->nbindings; i++)
+		if (channel->bindings[i].group != NULL &&
+			channel->bindings[i].group->awaits == renderings)
+			return true;
+	return false;
+}
+
+/* Those among a group's channels that want cursors */
+static List *
+add_awaiting(List *result, SubscriptionGroup *group)
+{
+	dlist_iter	iter;
+
+	if (group->cursors == 0)
+		return result;
+	dlist_foreach(iter, &group->bindings)
+	{
+		Channel    *channel = dlist_container(Binding, in_group,
+											  iter.cur)->channel;
+
+		if (channel->wants_cursor && is_awaiting(channel))
+			result = lappend(result, channel);
+	}
+	return result;
+}
+
+/*
+ * The cursor of an event.  "more": another rendering of the change follows.  All
+ * that is in a slice for one channel is for it, so there its cursor is that of
+ * the change before; of what is for all, the gateway is told for whom.
+ */
 static void
-event_cursor(const Slice *slice, const RoutedChange *change, Cursor *result)
+event_cursor(const Slice *slice, const RoutedChange *change, bool more,
+			 Cursor *result)
 {
 	if (slice->merge != NULL)
 	{
-		route_cursor(last_sent(slice, change) ? &slice->late->place :
+		route_cursor(!more && last_sent(slice, change) ? &slice->late->place :
 					 &slice->begin, result);
 		return;
 	}
 	result->epoch = wal_epoch();
 	result->lsn = change->place.txn.commit_lsn;
-	result->seq = change->seq;
+	result->seq = change->seq - (more && slice->late != NULL ? 1 : 0);
 }
 
 /* A group is sent an event, and so are those of the channels that follow. */
@@ -212,14 +269,21 @@ send_event(Slice *slice, RoutedChange *change, Match *first, StringInfo data)
 	Cursor		at;
 	Match	   *match;
 	LinkWriter *out;
+	bool		cursors = slice->followers != NIL;
+	bool		more;
+	List	   *awaiting = NIL;
 	ListCell   *lc;
 
 	for (match = first; match != NULL; match = match->next)
 		if (!match->sent && same_rendering(first, match))
+		{
 			ngroups += 1 + list_length(slice->followers);
+			cursors |= match->tg->group->cursors > 0;
+		}
 
+	more = cursors && mark_awaiting(first);
 	out = links_begin(link, LINK_EVENT);
-	event_cursor(slice, change, &at);
+	event_cursor(slice, change, more, &at);
 	link_put_u64(out, at.epoch);
 	link_put_u64(out, at.lsn);
 	link_put_u32(out, at.seq);
@@ -229,6 +293,8 @@ send_event(Slice *slice, RoutedChange *change, Match *first, StringInfo data)
 		if (match->sent || !same_rendering(first, match))
 			continue;
 		note_event(slice, match);
+		if (more && slice->late == NULL)
+			awaiting = add_awaiting(awaiting, match->tg->group);
 		link_put_u32(out, match->tg->id);
 		foreach(lc, slice->followers)
 			link_put_u32(out, batch_group(lfirst(lc), match->tg->group)->id);
@@ -237,7 +303,11 @@ send_event(Slice *slice, RoutedChange *change, Match *first, StringInfo data)
 	}
 	first->sent = true;
 	link_put_bytes(out, data->data, data->len);
+	link_put_u32(out, list_length(awaiting));
+	foreach(lc, awaiting)
+		link_put_u64(out, ((Channel *) lfirst(lc))->id);
 	links_end(link);
+	list_free(awaiting);
 	events += ngroups;
 }
 

@@ -67,6 +67,7 @@ typedef struct SubscriptionGroup
 	int			cursors;		/* bindings of channels that want cursors */
 	BoundaryState boundary;		/* if it has some, and is not late ... */
 	dlist_node	in_boundary;	/* ... in boundary.c's list for the state */
+	uint64		awaits;			/* of route.c: it is still to get this one */
 } SubscriptionGroup;
 
 /* How a channel gets its changes */

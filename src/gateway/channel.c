@@ -795,6 +795,16 @@ channel_set_rights(uint64_t id, uint8_t rights)
 	presence_rights_changed(channel, before);
 }
 
+/* Another form of the change of this number follows for the channel. */
+void
+channel_set_awaiting(uint64_t id, uint64_t change)
+{
+	Channel    *channel = find_by_id(id);
+
+	if (channel != NULL)
+		channel->awaits = change;
+}
+
 /* What the channel's client may see has another number. */
 void
 channel_set_access(uint64_t id, uint64_t access)

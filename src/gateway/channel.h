@@ -42,6 +42,7 @@ typedef struct Channel
 	Binding    *bindings;
 	uint32_t	n_bindings;
 	bool		wants_cursor;	/* with each change */
+	uint64_t	awaits;			/* this one comes in another form, too */
 	uint64_t	access;			/* ends the cursor; 0: it ends without */
 	uint64_t	changes_sent;
 
@@ -99,6 +100,7 @@ extern bool channel_rebound(uint64_t id, LinkReader *bindings);
 extern void channel_refused(uint64_t id, Slice reason);
 extern void channels_heartbeat_answered(uint64_t number);
 extern void channel_set_rights(uint64_t id, uint8_t rights);
+extern void channel_set_awaiting(uint64_t id, uint64_t change);
 extern void channel_set_access(uint64_t id, uint64_t access);
 extern bool channel_replay(uint64_t id, Slice message_id,
 						   const PhoenixBroadcast *broadcast);

@@ -312,17 +312,32 @@ on_bindings(LinkReader *reader)
 /* Room for a cursor without its end */
 #define CURSOR_TEXT 48
 
-/* A cursor as text, in the buffer */
-static Slice
-get_cursor(LinkReader *reader, char *text)
+typedef struct Place
 {
-	uint64_t	epoch = link_get_u64(reader);
-	uint64_t	lsn = link_get_u64(reader);
-	uint32_t	seq = link_get_u32(reader);
+	uint64_t	epoch;
+	uint64_t	lsn;
+	uint32_t	seq;
+} Place;
+
+static Place
+get_place(LinkReader *reader)
+{
+	Place		place;
+
+	place.epoch = link_get_u64(reader);
+	place.lsn = link_get_u64(reader);
+	place.seq = link_get_u32(reader);
+	return place;
+}
+
+/* Its cursor as text, in the buffer */
+static Slice
+cursor_text(Place place, char *text)
+{
 	int			length;
 
 	length = snprintf(text, CURSOR_TEXT, "%" PRIx64 ":%" PRIx64 ":%" PRIx32,
-					  epoch, lsn, seq);
+					  place.epoch, place.lsn, place.seq);
 	return (Slice) {text, (size_t) length};
 }
 
@@ -330,19 +345,28 @@ static bool
 on_event(LinkReader *reader)
 {
 	char		cursor[CURSOR_TEXT];
-	Slice		text = get_cursor(reader, cursor);
-	uint32_t	n_groups;
-	LinkReader	groups;
-	Slice		data;
+	char		before[CURSOR_TEXT];
+	FanoutChange change = {0};
+	Place		place = get_place(reader);
 
-	n_groups = link_get_count(reader, sizeof(uint32_t));
-	groups = *reader;
-	for (uint32_t i = 0; i < n_groups; i++)
+	change.cursor = cursor_text(place, cursor);
+	change.n_groups = link_get_count(reader, sizeof(uint32_t));
+	change.groups = *reader;
+	for (uint32_t i = 0; i < change.n_groups; i++)
 		link_get_u32(reader);
-	data = get_slice(reader);
-	if (!link_finished(reader) || data.data == NULL)
+	change.data = get_slice(reader);
+	change.n_awaiting = link_get_count(reader, sizeof(uint64_t));
+	change.awaiting = *reader;
+	for (uint32_t i = 0; i < change.n_awaiting; i++)
+		link_get_u64(reader);
+	if (!link_finished(reader) || change.data.data == NULL)
 		return false;
-	fanout_change(&groups, n_groups, data, text);
+	if (change.n_awaiting > 0)
+	{
+		place.seq--;
+		change.before = cursor_text(place, before);
+	}
+	fanout_change(&change);
 	return true;
 }
 
@@ -350,7 +374,7 @@ static bool
 on_transaction_end(LinkReader *reader)
 {
 	char		cursor[CURSOR_TEXT];
-	Slice		text = get_cursor(reader, cursor);
+	Slice		text = cursor_text(get_place(reader), cursor);
 	uint32_t	n_groups = link_get_count(reader, sizeof(uint32_t));
 	LinkReader	groups = *reader;
 

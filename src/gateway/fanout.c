@@ -48,6 +48,7 @@ typedef struct ChangeFrame
 	Frame	   *frame;
 	PhoenixVersion version;
 	bool		cursor;
+	bool		awaiting;		/* it is the one before */
 	uint64_t	access;			/* at its end */
 	uint32_t	n_ids;
 	uint32_t	ids[];
@@ -241,14 +242,16 @@ typedef struct Content
 {
 	Slice		data;
 	Slice		cursor;			/* for the channels that want it */
+	Slice		before;			/* for those that await more of the change */
 	const PhoenixRows *rows;	/* NULL: something else */
 	bool		end;			/* only for those channels */
 } Content;
 
 static Frame *
-encode(const Content *content, const Channel *channel, const uint32_t *ids,
-	   uint32_t n_ids)
+encode(const Content *content, const Channel *channel, bool awaiting,
+	   const uint32_t *ids, uint32_t n_ids)
 {
+	Slice		place = awaiting ? content->before : content->cursor;
 	PhoenixVersion version = channel->connection->version;
 	Slice		topic = channel->topic->json;
 	char		cursor[CURSOR_SIZE];
@@ -259,7 +262,7 @@ encode(const Content *content, const Channel *channel, const uint32_t *ids,
 	if (channel->wants_cursor)
 		length = snprintf(cursor, sizeof(cursor),
 						  channel->access != 0 ? "%.*s:%" PRIx64 : "%.*s",
-						  (int) content->cursor.length, content->cursor.data,
+						  (int) place.length, place.data,
 						  channel->access);
 	if (content->end)
 		return phoenix_encode_transaction_end(version, topic,
@@ -275,6 +278,7 @@ frame_for(const Channel *channel, uint64_t change, const Content *content)
 	static uint32_t ids[JOIN_MAX_BINDINGS];
 	uint32_t	n_ids = collect_ids(channel, change, ids);
 	PhoenixVersion version = channel->connection->version;
+	bool		awaiting = channel->awaits == change;
 	Topic	   *topic = channel->topic;
 	ChangeFrame *shared = topic->frames;
 
@@ -282,6 +286,7 @@ frame_for(const Channel *channel, uint64_t change, const Content *content)
 	{
 		if (shared->version == version &&
 			shared->cursor == channel->wants_cursor &&
+			shared->awaiting == awaiting &&
 			shared->access == channel->access && shared->n_ids == n_ids &&
 			memcmp(shared->ids, ids, n_ids * sizeof(uint32_t)) == 0)
 			return shared->frame;
@@ -291,10 +296,11 @@ frame_for(const Channel *channel, uint64_t change, const Content *content)
 	shared->next = topic->frames;
 	shared->version = version;
 	shared->cursor = channel->wants_cursor;
+	shared->awaiting = awaiting;
 	shared->access = channel->access;
 	shared->n_ids = n_ids;
 	memcpy(shared->ids, ids, n_ids * sizeof(uint32_t));
-	shared->frame = encode(content, channel, ids, n_ids);
+	shared->frame = encode(content, channel, awaiting, ids, n_ids);
 	topic->frames = shared;
 	return shared->frame;
 }
@@ -342,17 +348,17 @@ send_content(LinkReader *groups, uint32_t n_groups, const Content *content)
 		release_frames(fanout->hits[i]->topic);
 }
 
-/*
- * Send the change to all members of the groups, whose numbers the reader is
- * at.  data is the JSON text of the message's "data", cursor the change's
- * place in the history, for the channels that want it.
- */
+/* Send the change to all members of its groups. */
 void
-fanout_change(LinkReader *groups, uint32_t n_groups, Slice data, Slice cursor)
+fanout_change(FanoutChange *change)
 {
-	Content		content = {.data = data,.cursor = cursor};
+	Content		content = {.data = change->data,.cursor = change->cursor,
+		.before = change->before};
 
-	send_content(groups, n_groups, &content);
+	for (uint32_t i = 0; i < change->n_awaiting; i++)
+		channel_set_awaiting(link_get_u64(&change->awaiting),
+							 gateway.fanout.change + 1);
+	send_content(&change->groups, change->n_groups, &content);
 }
 
 /* Tell them, if they want cursors, that a transaction ends at this one. */

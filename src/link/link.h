@@ -108,7 +108,9 @@ typedef enum LinkType
 	/*
 	 * One change for all members of the groups named.  u64 epoch, u64 commit
 	 * LSN, u32 number within the transaction (the cursor), u32 n, n times u32
-	 * group, string data: the JSON text of the message's "data" object.
+	 * group, string data: the JSON text of the message's "data" object, u32
+	 * n, n times u64 channel: these are members to whom another form of the
+	 * same change follows, and so have the cursor of the number before.
 	 */
 	LINK_EVENT,
 

@@ -311,6 +311,23 @@ test('the end of a transaction goes to the channels of the groups that want curs
     message: 'Transaction is complete', status: 'commit', extension: 'rtsync', rtsync: { cursor: 'a:b:ffffffff' } })
 }))
 
+test('a channel to which another form of a change follows gets the cursor of the change before', () => withEngine({}, async engine => {
+  const channels = []
+  engine.onjoin = m => { channels.push(m.channel); engine.joinReply(m.channel, [[1, 1], [2, 2]]) }
+  const clients = []
+  for (const rtsync of [{ cursor: true }, { cursor: true }, undefined]) {
+    clients.push(await Client.open(engine.port))
+    await clients.at(-1).join('realtime:same', { changes: [{}, {}], config: { rtsync } })
+  }
+  engine.event([1], { n: 1 }, [channels[1], channels[2], 12345])
+  engine.event([1], { n: 2 })
+  const cursors = async client => (await engine.drain(client)).map(m => m.payload.rtsync?.cursor)
+  assert.deepEqual(await cursors(clients[0]), ['1:2:3', '1:2:3'])
+  assert.deepEqual(await cursors(clients[1]), ['1:2:2', '1:2:3'])
+  assert.deepEqual(await cursors(clients[2]), [undefined, undefined])
+  for (const client of clients) client.close()
+}))
+
 test('many topics, ids and members in one change', () => withEngine({ max_channels_per_connection: 1000 }, async engine => {
   let n = 0
   engine.onjoin = m => engine.joinReply(m.channel, [[1 + n++ % 40, 1]])

@@ -206,10 +206,12 @@ export class Engine extends EventEmitter {
     for (const [id, group] of bindings) body.u32(id).u32(group)
     this.send(BINDINGS, body)
   }
-  event(groups, data) {
+  event(groups, data, awaiting = []) {
     const body = new Body().u64(1).u64(2).u32(3).u32(groups.length)
     for (const g of groups) body.u32(g)
-    this.send(EVENT, body.string(typeof data === 'string' ? data : JSON.stringify(data)))
+    body.string(typeof data === 'string' ? data : JSON.stringify(data)).u32(awaiting.length)
+    for (const channel of awaiting) body.u64(channel)
+    this.send(EVENT, body)
   }
   transactionEnd(groups, [epoch, lsn, seq] = [1, 2, 0xffffffff]) {
     const body = new Body().u64(epoch).u64(lsn).u32(seq).u32(groups.length)
