@@ -8,6 +8,7 @@
 //
 // In some rounds nothing changes but rows: there the events are known exactly.
 
+import { Random } from './random.mjs';
 import { createPolicy, people, randomClaims, randomCondition, randomPolicy } from './policies.mjs';
 import { ident, literal } from './sql.mjs';
 import { createTable, grants, memberPolicies } from './world.mjs';
@@ -335,4 +336,20 @@ export function makeRounds(run) {
   }
   for (const round of rounds) addSteps(run.more, run, round);
   return rounds;
+}
+
+// Some clients lose their connection and come back, in the same round.  From
+// choices of their own, and when all other choices have been made
+export function addDrops(run, rounds) {
+  const random = new Random(run.seed + 0x0d200000);
+  rounds.forEach(({ steps }, index) => {
+    for (const client of run.clients) {
+      if (!client.memory || client === run.slow || client.join > index || !random.chance(0.35)) continue;
+      const at = random.int(steps.length + 1);
+      const until = random.between(at, steps.length);
+      const changes = Array.from({ length: random.int(4) }, () => transaction(random, run, false));
+      steps.splice(until, 0, { rejoin: client, changes });
+      steps.splice(at, 0, { drop: client, after: random.chance(0.4) ? 0 : random.between(1, 6) });
+    }
+  });
 }

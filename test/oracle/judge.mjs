@@ -59,7 +59,9 @@ export class Judge {
     Object.assign(this, { run, connection });
     this.lastSeq = 0;
     this.firstEpoch = 0; // of the round
-    this.entries = []; // of the round: { live, op, old, new, epoch }; old and new are versions
+    this.entries = []; // of the round: { live, op, old, new, epoch, round }; old and new are versions
+    this.past = []; // likewise, of the rounds before
+    this.firstEpochs = []; // of each round
     this.versions = new Map();
     this.liveByOid = new Map();
     this.failures = [];
@@ -83,7 +85,7 @@ export class Judge {
       const lives = live ? [live] : this.run.live.filter((l) => l.table.name === row.relation); // TRUNCATE of a root
       for (const each of lives)
         this.entries.push({
-          live: each, op: row.op, epoch, relation: row.relation,
+          live: each, op: row.op, epoch, round: this.run.round, relation: row.relation,
           old: row.old && this.version(each, row.old, -1), new: row.new && this.version(each, row.new, epoch),
         });
     }
@@ -224,12 +226,12 @@ export class Judge {
   expected(view, entry) {
     const wants = (kind) => view.binding.spec.event === '*' || view.binding.spec.event === kind;
     const one = (type) => (wants(type) ? [{ type, entry }] : []);
-    if (entry.op === 'T' || !this.run.state.operations.includes(entry.op)) return [];
+    if (entry.op === 'T' || !this.run.state.operations.includes(entry.was ?? entry.op)) return [];
     // A row that the publication's row filter does not let through is none:
     // an UPDATE then is an INSERT, a DELETE or nothing.
     const published = (version) => version && version.published.get(entry.epoch) !== false;
     if (entry.op === 'U' && published(entry.old) !== published(entry.new))
-      return this.expected(view, published(entry.new) ? { ...entry, op: 'I', old: null } : { ...entry, op: 'D', new: null });
+      return this.expected(view, published(entry.new) ? { ...entry, op: 'I', was: 'U', old: null } : { ...entry, op: 'D', was: 'U', new: null });
     if (!published(entry.new ?? entry.old)) return [];
     const fresh = entry.new && this.verdict(view, entry.new, entry.epoch, null);
     if (fresh === 'error') return 'withheld';
@@ -280,6 +282,7 @@ export class Judge {
   // All events are such as the principal may get.
   checkSafety(view) {
     const { states } = this.run;
+    if (view.replayed) return; // what is of former rounds was judged then
     for (const event of view.received) {
       const { data, epoch: received, who } = event;
       const entries = this.entries.filter((e) => e.live === view.live && e.epoch <= received);
@@ -318,8 +321,8 @@ export class Judge {
   }
 
   // Did deciding about an old row take more in this round than the WAL has of it?
-  undecidable(view) {
-    return this.run.states.slice(this.firstEpoch).some((state) => {
+  undecidable(view, firstEpoch = this.firstEpoch) {
+    return this.run.states.slice(firstEpoch).some((state) => {
       const table = state.tables[view.live.name];
       if (table.full) return false;
       const roles = [view.subscriber, ...view.subscriber.former].map((who) => who.role);
@@ -382,8 +385,20 @@ export class Judge {
     const key = view.key(this.run.state);
     const entries = this.entries.filter((e) => key && e.live === view.live);
     const add = (version) => version && view.stale.add(canonical(project(version.row, key)));
+    if (view.amid) view.amids.add(this.run.round);
     if (this.undecidable(view)) for (const e of entries) add(e.old);
     if (view.subscriber.interval && view.amid) for (const e of entries) add(e.new);
+  }
+
+  // Likewise for a view that goes on from where another was, and so may get again
+  // what is older than the rows that it read since.
+  staleSince(view, other, { round, epoch }) {
+    const key = view.key(this.run.state);
+    const entries = [...this.past, ...this.entries].filter((e) => key && e.live === view.live && e.round >= round);
+    const add = (version) => version && view.stale.add(canonical(project(version.row, key)));
+    for (const text of other.stale) view.stale.add(text);
+    if (this.undecidable(view, Math.min(epoch, this.firstEpochs[round]))) for (const e of entries) add(e.old);
+    if (view.subscriber.interval) for (const e of entries) if (other.amids.has(e.round)) add(e.new);
   }
 
   async checkRows(view) {
@@ -419,13 +434,17 @@ export class Judge {
 
   endRound() {
     this.firstEpoch = this.run.epoch;
+    this.past.push(...this.entries);
     this.entries = [];
+    this.run.round++;
+    this.firstEpochs[this.run.round] = this.firstEpoch;
     this.versions = new Map();
     for (const view of this.run.views()) {
       view.received = [];
+      view.before = 0;
       view.told = [];
       view.trace = [];
-      view.fresh = view.amid = false;
+      view.fresh = view.amid = view.replayed = false;
       view.subscriber.former = [];
     }
   }

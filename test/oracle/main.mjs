@@ -13,6 +13,7 @@ const { values } = parseArgs({
     step: { type: 'string', default: '1' },
     verbose: { type: 'boolean', default: false },
     seconds: { type: 'string', default: '0' },
+    resumes: { type: 'string', default: '3' },
     'stop-at-failure': { type: 'boolean', default: false },
   },
 });
@@ -22,6 +23,9 @@ const features = { where: true, virtual };
 const started = Date.now();
 const deadline = Number(values.seconds) > 0 ? started + 1000 * Number(values.seconds) : Infinity;
 
+// Large values are a text again and again.
+const clipped = (text) => text.replace(/([0-9a-f]{32})\1+/g, '$1...');
+
 await prepare(name);
 const connections = [await open(), await open()];
 let passed = 0;
@@ -29,7 +33,7 @@ let failed = 0;
 const totals = {};
 for (let i = 0; i < Number(values.runs) && Date.now() < deadline; i++) {
   const seed = Number(values.from) + i * Number(values.step);
-  const { failures, statements, counts } = await play(seed, name, connections, features);
+  const { failures, statements, counts } = await play(seed, name, connections, features, Number(values.resumes));
   for (const [what, count] of Object.entries(counts)) totals[what] = (totals[what] ?? 0) + count;
   if (failures.length === 0) {
     passed++;
@@ -40,7 +44,7 @@ for (let i = 0; i < Number(values.runs) && Date.now() < deadline; i++) {
   console.log(`not ok - seed ${seed}`);
   for (const failure of failures.slice(0, 4))
     for (const [what, value] of Object.entries(failure)) if (value !== undefined)
-      console.log(`#   ${what}: ${typeof value === 'string' ? value.replaceAll('\n', '\n#     ') : JSON.stringify(value)}`);
+      console.log(`#   ${what}: ${clipped(typeof value === 'string' ? value.replaceAll('\n', '\n#     ') : JSON.stringify(value))}`);
   console.log('#   statements:');
   for (const text of statements) console.log(`#     ${text.replaceAll('\n', '\n#     ')};`);
   if (values['stop-at-failure']) break;

@@ -2,24 +2,26 @@
 // judged.  Returns { failures, statements, counts }.
 
 import { until } from '../e2e/lib/tap.mjs';
-import { makeRounds } from './changes.mjs';
+import { addDrops, makeRounds } from './changes.mjs';
 import { clean, readState } from './database.mjs';
 import { Judge } from './judge.mjs';
+import { Resumer } from './resume.mjs';
 import { Subscriber } from './subscriber.mjs';
 import { makeWorld } from './world.mjs';
 
 class Player {
-  constructor(seed, name, [connection, other], features) {
+  constructor(seed, name, [connection, other], features, resumes) {
     this.connection = connection;
     this.other = other;
     this.run = makeWorld(seed, name, features);
     this.rounds = makeRounds(this.run);
     this.run.clients.push(...this.run.twins);
+    addDrops(this.run, this.rounds);
     this.statements = [];
     this.subscribers = [];
-    this.counts = { events: 0, refetches: 0, rows: 0, checks: 0 };
+    this.counts = { events: 0, refetches: 0, rows: 0, checks: 0, drops: 0, rejoined: 0 };
     Object.assign(this.run, {
-      epoch: 0, epochNow: 0, loading: new Set(), states: [],
+      epoch: 0, epochNow: 0, round: -1, loading: new Set(), states: [],
       views: () => this.subscribers.flatMap((s) => s.views),
     });
     for (const live of this.run.live) {
@@ -31,6 +33,7 @@ class Player {
       };
     }
     this.judge = new Judge(this.run, connection);
+    this.resumer = new Resumer(this, resumes);
   }
 
   async sql(text) {
@@ -125,10 +128,12 @@ class Player {
   }
 
   async step(step) {
+    for (const subscriber of this.subscribers) if (subscriber.session) subscriber.beat();
     if (step.state) return this.stateChange(step);
     if (step.token) {
       const { subscriber } = step.token;
-      if (!subscriber || subscriber.closed || subscriber.tooSlow || step.token === this.run.slow) return undefined;
+      if (!subscriber || subscriber.closed || subscriber.tooSlow || subscriber.down || step.token === this.run.slow) return undefined;
+      subscriber.dropAfter = null;
       this.statements.push(`-- ${step.token.name} becomes ${step.role} ${JSON.stringify(step.claims)}`);
       if (step.changes) {
         const became = subscriber.become(step.role, step.claims, false);
@@ -150,6 +155,8 @@ class Player {
       for (const change of step.changes) await this.transaction(change);
       return joined;
     }
+    if (step.drop) return this.drop(step);
+    if (step.rejoin) return this.rejoin(step);
     if (step.both) return this.both(step);
     if (step.pause ?? step.resume) this.statements.push(`-- ${(step.pause ?? step.resume).name} ${step.pause ? 'reads no more' : 'reads again'}`);
     if (step.pause) return step.pause.subscriber.pause();
@@ -165,13 +172,39 @@ class Player {
     }
   }
 
+  // A client loses its connection ...
+  drop({ drop: { name, subscriber }, after }) {
+    if (!subscriber || subscriber.closed || subscriber.tooSlow || subscriber.down) return;
+    this.statements.push(`-- ${name} loses its connection${after ? ` behind ${after} changes` : ''}`);
+    if (after > 0) subscriber.dropAfter = after;
+    else subscriber.drop();
+  }
+
+  // ... and comes back, while others write.
+  async rejoin({ rejoin: { name, subscriber }, changes }) {
+    if (!subscriber || subscriber.closed || subscriber.tooSlow || (!subscriber.down && subscriber.dropAfter === null)) return undefined;
+    this.statements.push(`-- ${name} comes back`);
+    const joined = subscriber.rejoin();
+    for (const change of changes) await this.transaction(change);
+    return joined;
+  }
+
+  // All of these have got what there is.
+  async marker(subscribers) {
+    const { rows: [{ id }] } = await this.connection.query('INSERT INTO oracle.marker DEFAULT VALUES RETURNING id');
+    await Promise.all(subscribers.map((s) => s.reached(id)));
+    await this.settle();
+  }
+
   // A quiet point: everything that happened has arrived.
   async quiet() {
-    const { rows: [{ id }] } = await this.connection.query('INSERT INTO oracle.marker DEFAULT VALUES RETURNING id');
-    await Promise.all(this.subscribers.map((s) => s.reached(id)));
+    for (const subscriber of this.subscribers) {
+      subscriber.dropAfter = null;
+      if (subscriber.down) await subscriber.rejoin();
+    }
+    await this.marker(this.subscribers);
     // One that did not read for very long, as on a busy machine, is closed, and no more judged.
     this.subscribers = this.subscribers.filter((s) => !s.tooSlow);
-    await this.settle();
   }
 
   async playRound(round, index) {
@@ -199,7 +232,7 @@ class Player {
       this.counts.checks++;
       if (!view.served) {
         // ... but for what came under a former token
-        const now = view.received.find((e) => e.who.claims === view.subscriber.claims);
+        const now = view.received.slice(view.before).find((e) => e.who.claims === view.subscriber.claims);
         if (now) judge.fail(view, 'events for a binding that was refused', { event: now.data });
         else judge.checkSafety(view);
         continue;
@@ -227,6 +260,7 @@ class Player {
       for (const problem of subscriber.problems) judge.fail(null, `${subscriber.name}: ${problem}`);
       subscriber.problems = [];
     }
+    if (judge.failures.length === 0) await this.resumer.check(stable, membership);
     judge.endRound();
   }
 
@@ -241,10 +275,15 @@ class Player {
     } catch (error) {
       this.judge.failures.push({ what: String(error.stack ?? error) });
     } finally {
-      for (const subscriber of this.subscribers) subscriber.close();
+      for (const subscriber of this.subscribers) {
+        subscriber.close();
+        this.counts.drops += subscriber.drops;
+        this.counts.rejoined += subscriber.resumed;
+      }
+      Object.assign(this.counts, this.resumer.counts);
     }
     return { failures: this.judge.failures, statements: this.statements, counts: this.counts };
   }
 }
 
-export const play = (seed, name, connections, features) => new Player(seed, name, connections, features).play();
+export const play = (seed, name, connections, features, resumes) => new Player(seed, name, connections, features, resumes).play();

@@ -4,10 +4,12 @@
 // rows that the client was given when it joined or was told to refetch, and
 // what the events made of them since; that, and nothing else.
 
+import { randomUUID } from 'node:crypto';
 import { RawClient } from '../e2e/lib/raw.mjs';
 import { token } from '../e2e/lib/server.mjs';
 import { until } from '../e2e/lib/tap.mjs';
 import { queryAs } from './database.mjs';
+import { Log } from './log.mjs';
 import { canonical, ident } from './sql.mjs';
 
 const matches = (row, part) => Object.entries(part).every(([name, value]) => canonical(row[name]) === canonical(value));
@@ -24,9 +26,13 @@ export class View {
     this.snapshot = false; // they are being sent in a snapshot
     this.amid = false; // they were read while others wrote, in this round
     this.received = []; // in this round: { epoch, data }
+    this.before = 0; // so many of these came before it joined again
     this.told = []; // likewise: messages that concern it
     this.trace = []; // likewise: the order of all that, and of when rows were read
     this.stale = new Set(); // keys that may be held too long, see judge.mjs
+    this.amids = new Set(); // rounds in which it was "amid"
+    this.must = false; // its rows are another's, until they have been read
+    this.replayed = false; // it was sent again what came in former rounds, in this one
     this.loads = 0;
   }
 
@@ -95,6 +101,7 @@ export class View {
       const { rows } = await this.select(run.state);
       this.trace.push('has read');
       this.replica = rows ?? null;
+      this.must = false;
       this.stale.clear();
       this.loads++;
       const events = this.waiting;
@@ -128,6 +135,24 @@ export class View {
     this.replica.push({ ...(known ? before : {}), ...data.record });
   }
 
+  // Something may come again: by rows as a whole, that cannot be told.
+  repeats() {
+    this.fresh = true;
+    this.doubtful ||= this.key(this.subscriber.run.state) === null;
+  }
+
+  // What it holds, for restore
+  held() {
+    return {
+      replica: this.replica && [...this.replica], doubtful: this.doubtful, stale: new Set(this.stale),
+      unread: this.must || this.waiting !== null || this.snapshot || this.replica === null,
+    };
+  }
+
+  restore({ replica, doubtful, stale, unread }) {
+    Object.assign(this, { replica: replica && [...replica], doubtful, stale: new Set(stale), must: unread });
+  }
+
   remove(part) {
     const index = this.replica.findIndex((row) => matches(row, part));
     return index < 0 ? null : this.replica.splice(index, 1)[0];
@@ -135,8 +160,15 @@ export class View {
 }
 
 export class Subscriber {
-  constructor(run, { name, role, claims, bindings, interval }) {
-    Object.assign(this, { run, name, role, claims, bindings, interval });
+  // "memory": how it goes on after its connection ended: by cursor, by session,
+  // or (null) not at all
+  constructor(run, { name, role, claims, bindings, interval, memory = null }) {
+    Object.assign(this, { run, name, role, claims, bindings, interval, memory });
+    this.log = new Log(this);
+    this.session = memory === 'session' ? randomUUID() : null;
+    this.down = false; // it has no connection, and is to come back
+    this.dropAfter = null; // so many changes
+    this.drops = this.resumed = this.refused = 0;
     this.topic = `oracle-${run.seed}-${name.replace(' ', '')}`;
     this.views = [];
     this.markers = new Set();
@@ -149,25 +181,96 @@ export class Subscriber {
 
   // "quiet": nothing changes meanwhile.
   async join(quiet) {
-    this.client = await RawClient.open({ apikey: token(this.role, this.claims) });
-    this.client.onFrame = (frame) => this.#receive(frame);
-    this.beats = setInterval(() => this.client.closed || this.client.send('phoenix', 'heartbeat'), 10_000);
-    const specs = [...this.bindings.map((b) => b.spec),
-      { event: 'INSERT', schema: 'oracle', table: 'marker', ...(this.interval ? { rtsync: { interval: this.interval } } : {}) }];
-    const reply = await this.client.join(this.topic, specs);
-    if (reply.status !== 'ok') throw new Error(`${this.name} could not join: ${JSON.stringify(reply)}`);
-    reply.response.postgres_changes.forEach((entry, i) => this.byId.set(entry.id, this.bindings[i] ?? 'marker'));
-    this.#makeViews();
-    for (const frame of this.early ?? []) this.#receive(frame);
-    this.early = null;
+    this.beats = setInterval(() => this.beat(), 10_000);
+    await this.connect();
     await this.#joined();
     for (const view of this.views) view.snapshot &&= view.served;
     await Promise.all(this.views.map((v) => (v.binding.snapshot && v.served ? null : v.load())));
-    await until(`the end of the snapshot of ${this.name}`, () => !this.views.some((v) => v.snapshot), { timeout: 60_000 });
+    await this.#snapshotEnd();
     await Promise.all(this.run.loading);
     if (quiet) for (const view of this.views) view.doubtful = view.amid = false;
     // without a random number, so that a seed plays what it always did
     if (quiet && (this.run.seed + Number(/\d+/.exec(this.name))) % 3 === 0) await this.#compareSnapshot();
+  }
+
+  async #snapshotEnd() {
+    const told = () => JSON.stringify(this.client.frames.filter((f) => f.event === 'system').map((f) => f.payload.message));
+    await until('the end of a snapshot', () => !this.views.some((v) => v.snapshot), { timeout: 60_000 })
+      .catch((error) => { throw new Error(`${error.message} of ${this.name}, which was told ${told()}`); });
+  }
+
+  // Opens a connection and joins, with "held" as what the views hold; goes on
+  // from the cursor of the log, if it has one.  What comes before the reply has
+  // been looked at waits.  Returns the reply's "rtsync".
+  async connect(held = null) {
+    this.early = [];
+    const client = await RawClient.open({ apikey: token(this.role, this.claims) });
+    this.client = client;
+    client.onFrame = (frame) => this.#receive(frame);
+    const specs = [...this.bindings.map((b) => b.spec),
+      { event: 'INSERT', schema: 'oracle', table: 'marker', ...(this.interval ? { rtsync: { interval: this.interval } } : {}) }];
+    const reply = await client.join(this.topic, specs, { config: this.#config() });
+    if (reply.status !== 'ok') throw new Error(`${this.name} could not join: ${JSON.stringify(reply)}`);
+    this.byId.clear();
+    reply.response.postgres_changes.forEach((entry, i) => this.byId.set(entry.id, this.bindings[i] ?? 'marker'));
+    if (this.views.length === 0) this.#makeViews(held);
+    if (!reply.response.rtsync?.resumed)
+      for (const view of this.views) {
+        view.must = true;
+        view.snapshot = Boolean(view.binding.snapshot);
+      }
+    this.log.reply(reply.response.rtsync);
+    this.down = false;
+    const { early } = this;
+    this.early = null;
+    for (const frame of early) this.#receive(frame);
+    return reply.response.rtsync;
+  }
+
+  #config() {
+    if (this.session) return { rtsync: { session: this.session } };
+    if (this.memory !== 'cursor') return {};
+    return { rtsync: this.log.cursor ? { since: this.log.cursor } : { cursor: true } };
+  }
+
+  // Ends the connection, as if the network had.
+  drop() {
+    this.dropAfter = null;
+    if (this.down) return;
+    this.down = true;
+    this.drops++;
+    this.client.onFrame = null;
+    this.client.close();
+  }
+
+  // Comes back after that, with the rows that it holds.  Told to refetch it reads
+  // them anew; from a session, it may get again what it had.
+  async rejoin() {
+    this.drop();
+    this.joinedAt = 0;
+    for (const view of this.views) view.before = view.received.length;
+    await this.settled(await this.connect());
+  }
+
+  // It joined to go on from somewhere: see to what came of that.
+  async settled({ resumed } = {}) {
+    await this.#joined();
+    if (resumed) this.resumed++;
+    else this.refused++;
+    for (const view of this.views) {
+      view.snapshot &&= view.served;
+      if (!resumed) view.fresh = true;
+      if (this.session && resumed) view.replayed = true;
+      if ((this.session || this.interval) && resumed) view.repeats();
+    }
+    if (!resumed) await Promise.all(this.views.map((v) => (v.binding.snapshot && v.served ? null : v.load())));
+    await this.#snapshotEnd();
+  }
+
+  // A heartbeat, but not before the last one was answered
+  beat() {
+    if (this.down || this.beating || this.client.closed) return;
+    this.beating = this.client.heartbeat().catch(() => {}).finally(() => (this.beating = null));
   }
 
   // Does a snapshot have the rows that SELECT gives, binding by binding?
@@ -202,14 +305,12 @@ export class Subscriber {
     }
   }
 
-  #makeViews() {
+  #makeViews(held) {
     for (const binding of this.bindings)
       for (const live of this.run.live)
         if (binding.live === live || binding.all) this.views.push(new View(this, binding, live));
-    for (const view of this.views) {
-      view.fresh = true;
-      view.snapshot = Boolean(view.binding.snapshot);
-    }
+    for (const view of this.views) view.fresh = true;
+    if (held) this.views.forEach((view, i) => view.restore(held[i]));
   }
 
   // How the bindings fared is told right after the reply.
@@ -242,16 +343,20 @@ export class Subscriber {
     this.former.push({ role: this.role, claims: this.claims });
     Object.assign(this, this.next);
     this.next = null;
-    for (const view of this.views) view.fresh = true;
+    for (const view of this.views) view.fresh = view.must = true;
   }
 
   #receive(frame) {
     if (frame.topic !== `realtime:${this.topic}`) return;
-    if (['postgres_changes', 'system'].includes(frame.event) && this.views.length === 0 && this.bindings.length > 0)
-      (this.early ??= []).push(frame);
-    else if (frame.event === 'postgres_changes') this.#change(frame);
-    else if (frame.event === 'system') this.#told(frame.payload);
-    else if (frame.event === 'phx_close' || frame.event === 'phx_error') {
+    if (['postgres_changes', 'system'].includes(frame.event) && this.early) this.early.push(frame);
+    else if (['postgres_changes', 'system'].includes(frame.event)) {
+      if (this.down) return;
+      this.log.before();
+      if (frame.event === 'postgres_changes') this.#change(frame);
+      else this.#told(frame.payload);
+      this.log.add(frame);
+      if (frame.event === 'postgres_changes' && this.dropAfter !== null && --this.dropAfter <= 0) this.drop();
+    } else if (frame.event === 'phx_close' || frame.event === 'phx_error') {
       this.closed = true;
       this.problems.push(`${frame.event} arrived`);
     }
@@ -288,13 +393,14 @@ export class Subscriber {
     if (message.extension === 'rtsync' && /^snapshot_/.test(message.status))
       for (const view of this.views.filter((v) => v.snapshot)) {
         if (message.status === 'snapshot_begin') view.replica = [];
-        else view.snapshot = false;
+        else view.snapshot = view.must = false;
       }
     const error = message.extension === 'postgres_changes' && message.status === 'error';
     if (!refetch && !error) return;
     const table = /table w\.([\w]+)/.exec(message.message)?.[1];
     for (const view of this.views) {
-      if (table && view.live.name !== table) continue;
+      // ... and a snapshot ends there, whatever tables it is of
+      if (table && view.live.name !== table && !(refetch && view.snapshot)) continue;
       view.told.push({ refetch, message: message.message });
       view.trace.push('is told');
       this.run.loading.add(view.load());

@@ -306,6 +306,12 @@ function throttle(run) {
   }
 }
 
+// Some keep cursors, others leave it to the server where to go on.  Likewise
+function remember(run) {
+  const random = new Random(run.seed + 0x2e500000);
+  for (const client of [...run.clients, ...run.twins]) client.memory = random.weighted([[5, 'cursor'], [2, 'session'], [3, null]]);
+}
+
 // Names of the roles of a database: made once, used by all of its runs
 export const roleNames = (database) => Array.from({ length: 6 }, (_, i) => `${database}_r${i}`);
 
@@ -354,5 +360,6 @@ export function makeWorld(seed, database, features) {
     run.slow.bindings.push({ spec: { event: '*', schema: 'w', table: 'flood' }, flood: true });
   }
   throttle(run);
+  remember(run);
   return run;
 }
