@@ -177,6 +177,23 @@ tell_overrun(Channel *channel)
 						 "changes were missed because they were not read in time");
 }
 
+/*
+ * The channel is about to leave its groups.  If these are still to be told once
+ * more of a changed access, it is told so by itself: it may not be there then,
+ * or not have got what came before that.
+ */
+static void
+take_over_telling(Channel *channel)
+{
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
+
+	for (int i = 0; i < channel->nbindings; i++)
+		if (channel->bindings[i].group != NULL)
+			lsn = Max(lsn, tables_group_tell_again(channel->bindings[i].group));
+	if (lsn != InvalidXLogRecPtr)
+		subscription_tell_again(channel, lsn);
+}
+
 /* Send the channel no more changes, but keep its place. */
 void
 late_pause(Channel *channel)
@@ -202,6 +219,7 @@ late_pause(Channel *channel)
 	channel->paused = false;
 	channel->since = channel->place.txn.commit_lsn + 1;
 	channel->access_signature = access_signature(channel);
+	take_over_telling(channel);
 	subscription_detach(channel);
 	subscription_send_bindings(channel);
 }
@@ -221,7 +239,10 @@ late_continue(Channel *channel)
 	/* nobody told it in the meantime */
 	if (channel->access_signature != access_signature(channel))
 	{
-		subscription_tell_again(channel);
+		XLogRecPtr	lsn = wal_written_lsn();
+
+		wal_flush_soon(lsn);
+		subscription_tell_again(channel, lsn);
 		tell_access_changed(channel);
 	}
 	else
@@ -321,7 +342,7 @@ late_forget(Channel *channel)
 
 /* The channel gets its changes with the others from now on. */
 static void
-go_live(Channel *channel, bool lost)
+go_live(Channel *channel)
 {
 	dlist_delete(&channel->in_late);
 	channel->pace = CHANNEL_LIVE;
@@ -330,12 +351,7 @@ go_live(Channel *channel, bool lost)
 	channel->seen = NULL;
 
 	catalogs_begin(wal_decoded_lsn());
-	if (lost)
-	{
-		channel->open = false;
-		tell_overrun(channel);
-	}
-	else if (channel->access_changed)
+	if (channel->access_changed)
 		tell_access_changed(channel);	/* behind what it got meanwhile */
 	channel->access_changed = false;
 	subscription_detach(channel);
@@ -351,6 +367,21 @@ static bool
 must_compare(const Channel *channel)
 {
 	return channel->seen != NULL && !route_passed(channel->seen->lsn);
+}
+
+/* May changes still come behind which it is to be told of a changed access? */
+static bool
+must_tell_later(const Channel *channel)
+{
+	return channel->access_changed && !route_passed(channel->tell_lsn);
+}
+
+/* Has it got everything, but cannot go live yet? */
+static bool
+must_wait(const Channel *channel)
+{
+	return route_caught_up(&channel->place) &&
+		(must_compare(channel) || must_tell_later(channel));
 }
 
 /* Has a channel with an interval fallen far behind? */
@@ -369,7 +400,7 @@ batch_is_due(const Channel *channel, ClockTime now)
 	if (channel->paused)
 		return true;
 	if (route_caught_up(&channel->place))
-		return false;
+		return channel->access_changed && !must_tell_later(channel);
 	if (channel->due <= now || channel->place.position < channel->batch_end)
 		return true;
 	route_position(&live);
@@ -414,14 +445,13 @@ next_channel(void)
 		if (links_congested(channel->link))
 			continue;
 		if (channel->interval > 0 ? batch_is_due(channel, now) :
-			!route_caught_up(&channel->place) || !must_compare(channel) ||
-			channel->paused)
+			!must_wait(channel) || channel->paused)
 			return channel;
 	}
 	return NULL;
 }
 
-/* A channel with an interval has missed changes: it goes on from now. */
+/* The channel has missed changes: it goes on from now. */
 static void
 skip_lost(Channel *channel)
 {
@@ -436,11 +466,20 @@ skip_lost(Channel *channel)
 /*
  * A channel that got its batch knows that access to its tables has changed, and
  * is to be told once more.  If changes from before that are behind the batch, it
- * goes on up to there.
+ * goes on up to there; if they are still to be routed, a later batch does.
  */
 static void
 tell_behind_batch(Channel *channel)
 {
+	RoutePosition now;
+
+	if (must_tell_later(channel))
+		return;
+	if (channel->tell_behind == 0)
+	{
+		route_position(&now);
+		channel->tell_behind = now.position;
+	}
 	if (channel->place.position < channel->tell_behind)
 	{
 		channel->batch_end = channel->tell_behind;
@@ -449,6 +488,7 @@ tell_behind_batch(Channel *channel)
 	channel->access_changed = false;
 	catalogs_begin(wal_decoded_lsn());
 	tell_access_changed(channel);
+	subscription_send_access(channel);
 	catalogs_commit();
 }
 
@@ -479,7 +519,6 @@ bool
 late_run(void)
 {
 	Channel    *channel;
-	bool		lost;
 
 	if ((channel = next_channel()) == NULL)
 		return false;
@@ -495,9 +534,10 @@ late_run(void)
 		dlist_push_tail(&late, &channel->in_late);
 		return next_channel() != NULL;
 	}
-	lost = !route_late(channel);
-	if (lost || (route_caught_up(&channel->place) && !must_compare(channel)))
-		go_live(channel, lost);
+	if (!route_late(channel))
+		skip_lost(channel);
+	if (route_caught_up(&channel->place) && !must_wait(channel))
+		go_live(channel);
 	else
 	{
 		dlist_delete(&channel->in_late);

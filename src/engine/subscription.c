@@ -591,18 +591,17 @@ subscription_refetch(Channel *channel, RefetchReason reason, const char *message
 }
 
 /*
- * The channel is told that access to its tables has changed.  Changes from
- * before that, in the layout of then, may still come up to where routing has got
- * to: it is told once more behind these.
+ * The channel, which is not live, is told that access to its tables has changed.
+ * Changes from before that, in the layout of then, may still come up to where
+ * routing gets to when it has passed this place in the WAL: it is told once more
+ * behind these.
  */
 void
-subscription_tell_again(Channel *channel)
+subscription_tell_again(Channel *channel, XLogRecPtr lsn)
 {
-	RoutePosition now;
-
-	route_position(&now);
 	channel->access_changed = true;
-	channel->tell_behind = now.position;
+	channel->tell_lsn = Max(channel->tell_lsn, lsn);
+	channel->tell_behind = 0;
 }
 
 /* The beginning of a text that may be long */

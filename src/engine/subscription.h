@@ -151,8 +151,10 @@ typedef struct Channel
 	bool		paused;			/* likewise: the client does not keep up */
 	bool		access_changed; /* if CHANNEL_PAUSED or CHANNEL_LATE: while it
 								 * was */
-	uint64		tell_behind;	/* likewise: the place in the history behind
-								 * which it is told so once more */
+	XLogRecPtr	tell_lsn;		/* likewise: what was committed before here is
+								 * to be routed before it is told so again */
+	uint64		tell_behind;	/* if it has an interval: the place in the
+								 * history where it was; 0: not known yet */
 	struct SnapshotView *seen;	/* if CHANNEL_PAUSED or CHANNEL_LATE: what its
 								 * snapshot bindings had already, or NULL */
 	int			nbindings;
@@ -202,7 +204,7 @@ extern void subscription_withhold(SubscriptionGroup *group);
 extern void subscription_tell_late(void);
 extern void subscription_refetch(Channel *channel, RefetchReason reason,
 								 const char *message);
-extern void subscription_tell_again(Channel *channel);
+extern void subscription_tell_again(Channel *channel, XLogRecPtr lsn);
 extern void subscription_refetch_group(SubscriptionGroup *group,
 									   RefetchReason reason,
 									   const char *message);

@@ -21,8 +21,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "access/xlog.h"
-#include "access/xlog_internal.h"
 #include "catalog/pg_inherits.h"
 #include "common/hashfn.h"
 #include "storage/lmgr.h"
@@ -226,6 +224,14 @@ table_role_find(TableRoute *route, Oid roleid)
 										  ALLOCSET_SMALL_SIZES);
 	role->index = predicate_create(role->context);
 	dlist_push_tail(&route->roles, &role->in_route);
+
+	/* there may have been another that had something to tell */
+	if (!route_passed(route->tell_again))
+	{
+		role->tell_again = route->tell_again;
+		some_again = true;
+		moves++;
+	}
 
 	/* its signature and dependencies are found out by the next recheck */
 	route->recheck = recheck_some = true;
@@ -612,24 +618,6 @@ tables_moved(void)
 	moves++;
 }
 
-/* Up to where changes can have been committed */
-static XLogRecPtr
-written_lsn(void)
-{
-	XLogRecPtr	lsn;
-
-	if (RecoveryInProgress())
-		return wal_flushed_lsn();
-	lsn = GetXLogInsertRecPtr();
-
-	/* at the start of a page it counts the header, which nobody wrote yet */
-	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
-		lsn -= SizeOfXLogLongPHD;
-	else if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
-		lsn -= SizeOfXLogShortPHD;
-	return lsn;
-}
-
 /*
  * Channels with an interval were told with the others, but may get what came
  * before only with their next batch.
@@ -652,10 +640,10 @@ mark_throttled(TableRole *role)
 
 			if (channel->interval == 0 || channel->pace != CHANNEL_LATE)
 				continue;
-			if (route_caught_up(&channel->place))
+			if (!route_caught_up(&channel->place))
+				subscription_tell_again(channel, InvalidXLogRecPtr);
+			else if (route_passed(channel->tell_lsn))
 				channel->access_changed = false;
-			else
-				subscription_tell_again(channel);
 		}
 	}
 }
@@ -669,7 +657,7 @@ mark_throttled(TableRole *role)
 static void
 mark_tell_again(TableRole *role)
 {
-	XLogRecPtr	lsn = written_lsn();
+	XLogRecPtr	lsn = wal_written_lsn();
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &role->groups)
@@ -682,19 +670,16 @@ mark_tell_again(TableRole *role)
 			continue;
 		dlist_foreach(inner, &group->bindings)
 			subscription_tell_again(dlist_container(Binding, in_group,
-													inner.cur)->channel);
+													inner.cur)->channel, lsn);
 	}
 	if (route_passed(lsn))
 	{
 		mark_throttled(role);
 		return;
 	}
-	role->tell_again = lsn;
+	role->tell_again = role->route->tell_again = lsn;
 	some_again = true;
-
-	/* what was committed with synchronous_commit off comes soon, too */
-	if (!RecoveryInProgress())
-		XLogSetAsyncXactLSN(lsn);
+	wal_flush_soon(lsn);
 }
 
 static void
@@ -1326,6 +1311,22 @@ tables_group_untold(SubscriptionGroup *group)
 			return true;
 	}
 	return false;
+}
+
+/*
+ * The place in the WAL that routing must have passed before the group is told
+ * once more of a changed access; InvalidXLogRecPtr if it is not.
+ */
+XLogRecPtr
+tables_group_tell_again(SubscriptionGroup *group)
+{
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &group->tables)
+		lsn = Max(lsn, dlist_container(TableGroup, in_group,
+									   iter.cur)->role->tell_again);
+	return lsn;
 }
 
 /* What the group may see, but for rows, as a number; 0: it is not known */

@@ -38,6 +38,8 @@ typedef struct TableRoute
 	uint64		generation;		/* of the catalogs that the groups' compiled
 								 * state was made from */
 	dlist_head	roles;			/* TableRole.in_route */
+	XLogRecPtr	tell_again;		/* the last TableRole.tell_again: they come
+								 * and go with their groups */
 
 	/* the changes to be decided next */
 	struct RoutedChange *first;
@@ -152,6 +154,7 @@ extern void tables_reset_index(TableRole *role);
 extern bool tables_group_depends(SubscriptionGroup *group, Oid relid);
 extern bool tables_group_changed(SubscriptionGroup *group, XLogRecPtr since);
 extern bool tables_group_untold(SubscriptionGroup *group);
+extern XLogRecPtr tables_group_tell_again(SubscriptionGroup *group);
 extern uint64 tables_group_signature(SubscriptionGroup *group);
 extern bool tables_watches(Oid relid, ReorderBufferTXN *txn);
 extern void tables_touched(Oid relid);

@@ -36,6 +36,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "access/xlogreader.h"
 #include "access/xlogrecovery.h"
 #include "access/xlogutils.h"
@@ -570,6 +571,35 @@ wal_flushed_lsn(void)
 
 	return RecoveryInProgress() ?
 		GetXLogReplayRecPtr(&tli) : GetFlushRecPtr(&tli);
+}
+
+/* Up to where changes can have been committed */
+XLogRecPtr
+wal_written_lsn(void)
+{
+	XLogRecPtr	lsn;
+
+	if (RecoveryInProgress())
+		return wal_flushed_lsn();
+	lsn = GetXLogInsertRecPtr();
+
+	/* at the start of a page it counts the header, which nobody wrote yet */
+	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
+		lsn -= SizeOfXLogLongPHD;
+	else if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		lsn -= SizeOfXLogShortPHD;
+	return lsn;
+}
+
+/*
+ * Let what was written up to this place be decoded soon, also what was
+ * committed with synchronous_commit off.
+ */
+void
+wal_flush_soon(XLogRecPtr lsn)
+{
+	if (!RecoveryInProgress())
+		XLogSetAsyncXactLSN(lsn);
 }
 
 /* Is there WAL that was not there when wal_decode found the end? */

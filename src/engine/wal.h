@@ -26,6 +26,8 @@ extern bool wal_decode(Size max_bytes, Size (*pending) (void),
 					   WalSkipped skipped, int ms);
 extern void wal_log_running(XLogRecPtr distance);
 extern XLogRecPtr wal_flushed_lsn(void);
+extern XLogRecPtr wal_written_lsn(void);
+extern void wal_flush_soon(XLogRecPtr lsn);
 extern bool wal_has_more(void);
 extern XLogRecPtr wal_decoded_lsn(void);
 extern void wal_confirm(XLogRecPtr lsn);
