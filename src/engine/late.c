@@ -194,6 +194,18 @@ take_over_telling(Channel *channel)
 		subscription_tell_again(channel, lsn);
 }
 
+/*
+ * The channel leaves its groups, and what these were still to be told might not
+ * reach it any more: it is told now.
+ */
+static void
+leave_groups(Channel *channel)
+{
+	if (late_untold(channel))
+		late_tell_dependencies(channel);
+	subscription_detach(channel);
+}
+
 /* Send the channel no more changes, but keep its place. */
 void
 late_pause(Channel *channel)
@@ -208,11 +220,7 @@ late_pause(Channel *channel)
 	if (channel->pace == CHANNEL_LATE)
 		dlist_delete(&channel->in_late);
 	else
-	{
 		route_position(&channel->place);
-		if (late_untold(channel))
-			late_tell_dependencies(channel);
-	}
 	if (channel->pace == CHANNEL_LIVE)
 		channel->open = boundary_is_open(channel);
 	channel->pace = CHANNEL_PAUSED;
@@ -220,7 +228,7 @@ late_pause(Channel *channel)
 	channel->since = channel->place.txn.commit_lsn + 1;
 	channel->access_signature = access_signature(channel);
 	take_over_telling(channel);
-	subscription_detach(channel);
+	leave_groups(channel);
 	subscription_send_bindings(channel);
 }
 
@@ -354,7 +362,7 @@ go_live(Channel *channel)
 	if (channel->access_changed)
 		tell_access_changed(channel);	/* behind what it got meanwhile */
 	channel->access_changed = false;
-	subscription_detach(channel);
+	leave_groups(channel);
 	subscription_attach(channel, false);
 	boundary_enter(channel);
 	subscription_send_bindings(channel);

@@ -1,4 +1,4 @@
-// cluster: -c rtsync.max_filter_time=1
+// cluster: -c rtsync.max_filter_time=1 -c rtsync.send_timeout=10min
 //
 // A cursor vouches for everything before it: a client that was still to be told
 // of something when it got a cursor, and comes back with that, is told to read
@@ -10,7 +10,7 @@ import { RawClient } from '../e2e/lib/raw.mjs';
 import { createRole, createTable, pg, sql, token } from '../e2e/lib/server.mjs';
 
 await createRole('reader');
-for (const table of ['calm', 'other']) await createTable(table, 'id int PRIMARY KEY, filler text', { roles: ['reader'] });
+for (const table of ['calm', 'other', 'flood']) await createTable(table, 'id int PRIMARY KEY, filler text', { roles: ['reader'] });
 const guarded = ['guarded', 'also_guarded'];
 for (const table of guarded) await createTable(table, 'id int PRIMARY KEY, team int', { roles: ['reader'] });
 await createTable('fragile', 'id int PRIMARY KEY, divisor int', { roles: ['reader'] });
@@ -138,4 +138,29 @@ test('changes withheld because conditions took too much time', async () => {
   assert.ok(!other.events.some(({ id }) => id === missed));
   mustRefetch(await open('four', bindings, { cursor: true, since: cursor }));
   mustRefetch(await open('four', bindings, { session }), /./);
+});
+
+// It is in other groups when it is told, or in none.
+test('changes withheld because of a lock, before the client stops reading', async () => {
+  const bindings = [on('flood', { interval: 50 }), on('guarded', { interval: 50 })];
+  const [client, other] = [await open('five', bindings), await open('five', [on('guarded')])];
+  const locker = new pg.Client();
+  await locker.connect();
+  await locker.query('BEGIN; LOCK TABLE members IN ACCESS EXCLUSIVE MODE');
+  const withheld = /withheld for now because a table that its row security reads is locked/;
+  await write(`INSERT INTO guarded VALUES (${++last}, 1)`);
+  await until('it to be told that they are', () => client.told('error', withheld) === 1);
+  client.socket.pause();
+  await until('it to be paused', async () => {
+    const first = last + 1;
+    last += 1000;
+    await write(`INSERT INTO flood SELECT g, repeat('x', 1500) FROM generate_series(${first}, ${last}) g`);
+    const [{ n }] = await sql("SELECT count(*)::int AS n FROM rtsync.pg_stat_rtsync_connection WHERE state = 'paused'");
+    return n > 0;
+  }, { every: 100, timeout: 60_000 });
+  await locker.query('ROLLBACK');
+  await locker.end();
+  await until('the other one to be told', () => other.told('refetch', /were withheld/) > 0, { timeout: 60_000 });
+  client.socket.resume();
+  await until('it to be told', () => client.told('refetch', /./) > 0, { timeout: 60_000 });
 });
