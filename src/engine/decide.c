@@ -225,7 +225,8 @@ decide(const Question *question, RoutedChange *change)
 
 /*
  * Decide the changes of one table for one group, from "change" on, or just
- * that one.
+ * that one.  There may be many: each could be the one with which its conditions
+ * take too much time.
  */
 static void
 decide_group(TableGroup *tg, RoutedChange *change, bool only_one)
@@ -238,7 +239,7 @@ decide_group(TableGroup *tg, RoutedChange *change, bool only_one)
 		return;
 	principal_enter(tg->group->principal, &scope);
 	question.access = table_group_access(tg);
-	for (; question.access != NULL && change != NULL;
+	for (; question.access != NULL && change != NULL && !is_withheld(tg);
 		 change = only_one ? NULL : change->next)
 	{
 		question.rows = &change->rows;

@@ -270,6 +270,22 @@ test('filters are held to the same limits', async () => {
   await configure({ 'rtsync.max_filter_time': null });
 });
 
+// Without a limit to all of them together, 25 seconds.
+test('a filter that keeps its limit for each of many rows does not get to see all of them', async () => {
+  await configure({ 'rtsync.max_filter_time': 25 });
+  await sql(`CREATE OR REPLACE FUNCTION hostile.slow(int) RETURNS bool LANGUAGE plpgsql STABLE AS 'BEGIN PERFORM pg_sleep(0.05); RETURN true; END'`);
+  const client = await RawClient.open({ apikey: token('hostile_reader', { sub: 'mallory' }) });
+  atEnd(() => client.close());
+  await client.joinOk('many', [{ ...on('prey'), rtsync: { where: 'hostile.slow(id)' } }]);
+  const waited = await strike(500);
+  note(`the bystander waited ${Math.round(waited)} ms`);
+  assert.ok(waited < 12_000, `the bystander waited ${Math.round(waited)} ms`);
+  await client.frame('its client to be told', ({ payload }) => /^Changes are withheld for now/.test(payload.message));
+  await client.frame('it to be told to refetch', ({ payload }) => payload.status === 'refetch' && /took too much time/.test(payload.message), { timeout: 60_000 });
+  client.close();
+  await configure({ 'rtsync.max_filter_time': null });
+});
+
 test('code that catches the cancel costs a restart of the engine, once, and no event', async () => {
   const { pid } = await status();
   await arm('BEGIN LOOP BEGIN PERFORM pg_sleep(3600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END');
