@@ -132,26 +132,36 @@ test('a client that stops reading, and goes on, is told each end in its place', 
   bystander.close();
 });
 
-test('with an interval, the end of a batch is the end of a transaction', async () => {
-  const client = await open(['other'], { cursor: true }, { rtsync: { interval: 100 } });
+test('with an interval, the end of a batch is the end of a transaction, for all that are served together', async () => {
+  const clients = [];
+  for (const rtsync of [{}, { cursor: true }, { cursor: true }]) clients.push(await open(['other'], rtsync, { rtsync: { interval: 100 } }));
+  const plain = clients.shift();
   const ids = [];
   for (let n = 0; n < 20; n++) {
     ids.push(next(), next());
-    await transaction(insert('other', ids.at(-2)), insert('other', ids.at(-1)));
+    const seen = [insert('other', ids.at(-2)), insert('other', ids.at(-1))];
+    // now and then, and at the end, so much follows that is not seen that it is not served at once
+    await transaction(...seen, `INSERT INTO other SELECT g, true FROM generate_series(${last + 1}, ${last + (n % 5 === 4 ? 5000 : 1)}) g`);
+    last += 5000;
     await sleep(20); // so that there are several batches
   }
-  await until('all of it', () => client.told.filter((what) => what !== 'end').length === ids.length && client.told.at(-1) === 'end');
-  assert.deepEqual(client.told.filter((what) => what !== 'end'), ids);
-  let since = 0;
-  for (const what of client.told) {
-    if (what !== 'end') since++;
-    else {
-      assert.ok(since > 0 && since % 2 === 0, `${since} rows before an end`);
-      since = 0;
+  await until('all of it', () => plain.told.length === ids.length);
+  assert.deepEqual(plain.told, ids);
+  for (const client of clients) {
+    await until('all of it, with an end', () => client.told.filter((what) => what !== 'end').length === ids.length && client.told.at(-1) === 'end');
+    assert.deepEqual(client.told.filter((what) => what !== 'end'), ids);
+    let since = 0;
+    for (const what of client.told) {
+      if (what !== 'end') since++;
+      else {
+        assert.ok(since > 0 && since % 2 === 0, `${since} rows before an end`);
+        since = 0;
+      }
     }
+    note(`${client.told.filter((what) => what === 'end').length} batches`);
+    client.close();
   }
-  note(`${client.told.filter((what) => what === 'end').length} batches`);
-  client.close();
+  plain.close();
 });
 
 // Applies each transaction when its end has come, over any number of connections.
@@ -219,9 +229,11 @@ test('who applies transactions as a whole sees none in part, whatever ends its c
   for (let n = 0; n < 12; n++) {
     const before = ledger.applied;
     await until('some transactions', () => ledger.applied > before + 20, { timeout: 60_000 });
+    const { connections } = ledger;
     if (n % 4 === 1) for (const pid of await gatewayPids()) process.kill(pid, 'SIGKILL');
     else if (n % 4 === 3) await sql('SELECT pg_terminate_backend($1)', [(await running()).pid]);
     else ledger.client.close();
+    await until('the next connection', () => ledger.connections > connections);
   }
   over = true;
   await Promise.all(writers);
