@@ -342,6 +342,10 @@ export function makeRounds(run) {
 // choices of their own, and when all other choices have been made
 export function addDrops(run, rounds) {
   const random = new Random(run.seed + 0x0d200000);
+  // Who comes back over any other change of who may see what, has to refetch.
+  if (random.chance(0.4))
+    rounds.push({ stable: false, steps: Array.from({ length: random.between(4, 8) }, () =>
+      (random.chance(0.35) ? membership(random, run) : transaction(random, run, false))) });
   rounds.forEach(({ steps }, index) => {
     for (const client of run.clients) {
       if (!client.memory || client === run.slow || client.join > index || !random.chance(0.35)) continue;
@@ -351,5 +355,15 @@ export function addDrops(run, rounds) {
       steps.splice(until, 0, { rejoin: client, changes });
       steps.splice(at, 0, { drop: client, after: random.chance(0.4) ? 0 : random.between(1, 6) });
     }
+    if (run.clients.every((client) => client.memory) && random.chance(0.7)) outage(random, run, rounds[index]);
   });
+}
+
+// All are away for a while: nobody listens then.
+function outage(random, run, { stable, steps }) {
+  const at = random.int(steps.length + 1);
+  const until = random.between(at, Math.min(steps.length, at + 3));
+  steps.splice(until, 0, ...run.clients.map((client) => ({ rejoin: client, changes: [] })));
+  if (!stable) steps.splice(random.between(at, until), 0, membership(random, run));
+  steps.splice(at, 0, { outage: run.clients });
 }

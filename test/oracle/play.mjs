@@ -156,6 +156,7 @@ class Player {
       return joined;
     }
     if (step.drop) return this.drop(step);
+    if (step.outage) return this.outage(step);
     if (step.rejoin) return this.rejoin(step);
     if (step.both) return this.both(step);
     if (step.pause ?? step.resume) this.statements.push(`-- ${(step.pause ?? step.resume).name} ${step.pause ? 'reads no more' : 'reads again'}`);
@@ -178,6 +179,15 @@ class Player {
     this.statements.push(`-- ${name} loses its connection${after ? ` behind ${after} changes` : ''}`);
     if (after > 0) subscriber.dropAfter = after;
     else subscriber.drop();
+  }
+
+  // ... or all of them do, and the server knows it ...
+  async outage({ outage }) {
+    for (const client of outage) this.drop({ drop: client, after: 0 });
+    await until('the end of all connections', async () => {
+      const { rows: [{ n }] } = await this.connection.query('SELECT count(*)::int AS n FROM rtsync.pg_stat_rtsync_subscription');
+      return n === 0 || this.subscribers.some((s) => !s.down);
+    }, { every: 10 });
   }
 
   // ... and comes back, while others write.

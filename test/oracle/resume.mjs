@@ -150,6 +150,11 @@ export class Resumer {
     if ([...rest, ...sent].some((e) => e.kind === 'refetch' || (e.kind === 'reply' && !e.resumed))) return;
     if (rest.some((e) => canonical(e.who) !== canonical(original.log.entries[at].who))) return;
     const had = messages(original.log.entries.slice(0, at + 1).filter((e) => e.own && compareCursors(parseCursor(e.own), subscriber.log.since) === 0));
+    const next = rest.find((e) => e.own);
+    const place = ({ own }) => own.split(':').slice(0, 3).join(':');
+    if (next?.kind === 'commit' && place(next) !== place({ own: subscriber.log.entries[0].cursor }) &&
+        !sent.some((e) => e.kind === 'commit' && place(e) === place(next)))
+      this.judge.fail(null, `${subscriber.name}, resumed, was not told the end of the transaction`, { end: next.own, ...describe() });
     const wanted = messages(rest);
     const found = messages(sent);
     for (const [id, texts] of wanted) {

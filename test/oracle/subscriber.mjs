@@ -204,6 +204,7 @@ export class Subscriber {
   // been looked at waits.  Returns the reply's "rtsync".
   async connect(held = null) {
     this.early = [];
+    this.answering = true;
     const client = await RawClient.open({ apikey: token(this.role, this.claims) });
     this.client = client;
     client.onFrame = (frame) => this.#receive(frame);
@@ -322,6 +323,7 @@ export class Subscriber {
     const told = () => this.client.frames.slice(this.joinedAt ?? 0)
       .filter((f) => f.event === 'system' && isAnswer(f.payload));
     await until('how the bindings fared', () => told().length >= Math.max(1, count));
+    this.answering = false;
     const errors = told().filter((f) => f.payload.status === 'error');
     if (errors.length !== count)
       this.problems.push(`${count} bindings cannot be served, but told was: ${JSON.stringify(told().map((f) => f.payload))}`);
@@ -395,7 +397,7 @@ export class Subscriber {
         if (message.status === 'snapshot_begin') view.replica = [];
         else view.snapshot = view.must = false;
       }
-    const error = message.extension === 'postgres_changes' && message.status === 'error';
+    const error = message.extension === 'postgres_changes' && message.status === 'error' && !(this.answering && isAnswer(message));
     if (!refetch && !error) return;
     const table = /table w\.([\w]+)/.exec(message.message)?.[1];
     for (const view of this.views) {

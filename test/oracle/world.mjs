@@ -309,7 +309,9 @@ function throttle(run) {
 // Some keep cursors, others leave it to the server where to go on.  Likewise
 function remember(run) {
   const random = new Random(run.seed + 0x2e500000);
-  for (const client of [...run.clients, ...run.twins]) client.memory = random.weighted([[5, 'cursor'], [2, 'session'], [3, null]]);
+  const all = random.chance(0.2);
+  for (const client of [...run.clients, ...run.twins])
+    client.memory = random.weighted([[5, 'cursor'], [2, 'session'], [all && client !== run.slow ? 0 : 3, null]]);
 }
 
 // Names of the roles of a database: made once, used by all of its runs
