@@ -597,7 +597,7 @@ try_slice(Slice *slice, bool carefully)
 		if (slice->merge != NULL && slice->sent < slice->count)
 		{
 			/* as a whole, or not at all */
-			slice->link->out.length = slice->link->mark;
+			subscription_rollback();
 			events = events_before;
 		}
 		boundary_sent();

@@ -55,6 +55,8 @@ static int	ngroups;
 static Size memory_used;		/* by channels and groups, about */
 static bool some_untold;		/* some group has "untold" or "withheld" set */
 static uint64 mark = 1;			/* counts subscription_mark */
+static dlist_head told = DLIST_STATIC_INIT(told);	/* channels whose access was
+													 * sent since then */
 static uint64 accesses_seen;	/* tables_moves() when all cursors were told */
 static uint32 last_group_id;
 static uint64 binding_seed;		/* so that nobody can make ids collide */
@@ -501,6 +503,8 @@ subscription_free(Channel *channel)
 	relay_untrack(channel);
 	if (channel->wants_cursor)
 		dlist_delete(&channel->in_cursors);
+	if (channel->access_mark == mark)
+		dlist_delete(&channel->in_told);
 	channel->ending = true;
 	snapshot_forget(channel);
 	subscription_detach(channel);
@@ -876,6 +880,7 @@ subscription_send_access(Channel *channel)
 	{
 		channel->access_mark = mark;
 		channel->access_before = channel->access_told;
+		dlist_push_tail(&told, &channel->in_told);
 	}
 	channel->access_told = access;
 	link_begin(out, LINK_ACCESS);
@@ -939,6 +944,7 @@ subscription_mark(void)
 {
 	links_mark();
 	mark++;
+	dlist_init(&told);
 }
 
 /* Take it back. */
@@ -948,15 +954,15 @@ subscription_rollback(void)
 	dlist_iter	iter;
 
 	links_rollback();
-	dlist_foreach(iter, &cursors)
+	dlist_foreach(iter, &told)
 	{
-		Channel    *channel = dlist_container(Channel, in_cursors, iter.cur);
+		Channel    *channel = dlist_container(Channel, in_told, iter.cur);
 
-		if (channel->access_mark == mark)
-			channel->access_told = channel->access_before;
+		channel->access_told = channel->access_before;
+		accesses_seen = tables_moves() - 1;
 	}
 	mark++;
-	accesses_seen = tables_moves() - 1;
+	dlist_init(&told);
 }
 
 /* Is the text one of the first n, of which some are NULL? */

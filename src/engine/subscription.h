@@ -142,7 +142,8 @@ typedef struct Channel
 								 * known */
 	uint64		access_told;	/* likewise: the end of its cursors, or 0 */
 	uint64		access_before;	/* likewise, before what can be taken back ... */
-	uint64		access_mark;	/* ... if it was told since this mark */
+	uint64		access_mark;	/* ... if it was told since this mark ... */
+	dlist_node	in_told;		/* ... which is the last, and it in this list */
 	char	   *session_uuid;	/* as its client names it, or NULL */
 	struct Session *session;	/* that it is part of, or NULL */
 	Size		weight;			/* about how much memory it takes */

@@ -13,6 +13,10 @@ await createRole('reader');
 for (const table of ['calm', 'other', 'flood']) await createTable(table, 'id int PRIMARY KEY, filler text', { roles: ['reader'] });
 const guarded = ['guarded', 'also_guarded'];
 for (const table of guarded) await createTable(table, 'id int PRIMARY KEY, team int', { roles: ['reader'] });
+// a value that has no text: to show it is an error
+await sql(`CREATE TYPE label AS ENUM ('fine', 'gone'); CREATE TABLE odd AS SELECT 'gone'::label AS label;
+SET allow_system_table_mods = on; DELETE FROM pg_enum WHERE enumlabel = 'gone'; RESET allow_system_table_mods`);
+await createTable('labelled', 'id int PRIMARY KEY, label label, filler text', { roles: ['reader'] });
 await createTable('fragile', 'id int PRIMARY KEY, divisor int', { roles: ['reader'] });
 await sql(`
 CREATE TABLE members (who text PRIMARY KEY, team int);
@@ -33,9 +37,11 @@ async function open(topic, bindings, rtsync) {
   atEnd(() => client.close());
   client.systems = [];
   client.events = [];
+  client.errors = 0;
   client.onFrame = ({ event, payload }) => {
     if (event === 'system') client.systems.push(payload);
-    if (event === 'postgres_changes') client.events.push({ id: payload.data.record.id, cursor: payload.rtsync?.cursor });
+    if (event === 'system' && payload.status === 'error') client.errors++;
+    if (event === 'postgres_changes') client.events.push({ id: payload.data.record.id, cursor: payload.rtsync?.cursor, errors: client.errors });
   };
   client.began = (await client.joinOk(topic, bindings, { config: { rtsync } })).response.rtsync;
   client.told = (status, pattern) => client.systems.filter((s) => s.status === status && pattern.test(s.message)).length;
@@ -44,6 +50,7 @@ async function open(topic, bindings, rtsync) {
 }
 
 let last = 0;
+const place = (cursor) => cursor.split(':').slice(0, 3).join(':');
 
 // Transactions that the engine gets at once: no commit waits for the WAL to be
 // flushed.
@@ -140,10 +147,27 @@ test('changes withheld because conditions took too much time', async () => {
   mustRefetch(await open('four', bindings, { session }), /./);
 });
 
+// The second of two errors is told later.  The batch is larger than what is sent
+// at once, and begun again when that is seen.
+test('errors in a batch that has to be sent in parts', async () => {
+  const client = await open('five', [on('labelled', { interval: 500 })], { cursor: true });
+  await write(`INSERT INTO labelled VALUES (${++last}, 'fine')`);
+  const begin = place((await client.event(last)).cursor);
+  const first = last + 1;
+  last += 1000;
+  await write(`INSERT INTO labelled SELECT g, CASE WHEN g < ${first + 2} THEN (SELECT label FROM odd) ELSE 'fine' END, repeat('x', 1500)
+    FROM generate_series(${first}, ${last}) g`);
+  await client.event(last);
+  const behind = client.events.filter(({ id, cursor }) => id >= first && place(cursor) !== begin);
+  assert.ok(behind.length > 1, `${behind.length} events that end a part`);
+  assert.deepEqual(behind.filter(({ errors, cursor }) => errors === 0 && cursor.split(':').length === 4), []);
+  await until('it to be told', () => client.told('error', /enum/) > 0);
+});
+
 // It is in other groups when it is told, or in none.
 test('changes withheld because of a lock, before the client stops reading', async () => {
   const bindings = [on('flood', { interval: 50 }), on('guarded', { interval: 50 })];
-  const [client, other] = [await open('five', bindings), await open('five', [on('guarded')])];
+  const [client, other] = [await open('six', bindings), await open('six', [on('guarded')])];
   const locker = new pg.Client();
   await locker.connect();
   await locker.query('BEGIN; LOCK TABLE members IN ACCESS EXCLUSIVE MODE');
