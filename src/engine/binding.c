@@ -16,6 +16,7 @@
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
+#include "common/hashfn.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -46,18 +47,44 @@ binding_append_part(StringInfo key, const char *part)
 		appendStringInfo(key, "%zu:%s;", strlen(part), part);
 }
 
-/* Append all of a specification to a key. */
-void
-binding_append_key(StringInfo key, const BindingSpec *spec)
+/* All of the specification but its options */
+static void
+append_spec(StringInfo key, const BindingSpec *spec)
 {
 	appendStringInfo(key, "%d;", spec->events);
 	binding_append_part(key, spec->schema);
 	binding_append_part(key, spec->table);
 	binding_append_part(key, spec->filter);
-	binding_append_part(key, spec->options);
 	appendStringInfo(key, "%d;", spec->nselect);
 	for (int i = 0; i < spec->nselect; i++)
 		binding_append_part(key, spec->select[i]);
+}
+
+/* Append all of a specification to a key. */
+void
+binding_append_key(StringInfo key, const BindingSpec *spec)
+{
+	append_spec(key, spec);
+	binding_append_part(key, spec->options);
+}
+
+/*
+ * A number for what the binding shows its client: which rows, columns and
+ * events, whenever and by whomever it is asked.
+ */
+uint64
+binding_form(const BindingSpec *spec, const BindingOptions *options)
+{
+	StringInfoData key;
+	uint64		result;
+
+	initStringInfo(&key);
+	append_spec(&key, spec);
+	binding_append_part(&key, options->where);
+	appendStringInfo(&key, "%d;", options->view);
+	result = hash_bytes_extended((unsigned char *) key.data, key.len, 0);
+	pfree(key.data);
+	return result;
 }
 
 static char *

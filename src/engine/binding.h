@@ -50,6 +50,8 @@ typedef struct BindingOptions
 
 extern void binding_append_part(StringInfo key, const char *part);
 extern void binding_append_key(StringInfo key, const BindingSpec *spec);
+extern uint64 binding_form(const BindingSpec *spec,
+						   const BindingOptions *options);
 extern void binding_copy(BindingSpec *to, const BindingSpec *from);
 extern bool binding_matches(const BindingSpec *spec, const char *schema,
 							const char *table);

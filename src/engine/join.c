@@ -263,7 +263,7 @@ begin_with_snapshot(Channel *channel)
 static const Refetch *
 check_access(Channel *channel, uint64 access)
 {
-	static const Refetch changed = {REFETCH_ACCESS, "the claims, or access to tables, have changed"};
+	static const Refetch changed = {REFETCH_ACCESS, "the claims, the postgres_changes, or access to tables have changed"};
 	static const Refetch unknown = {REFETCH_ACCESS, "access to tables at the cursor is not known"};
 
 	if (access != 0 && access == late_cursor_access(channel))

@@ -52,7 +52,7 @@
 /* Channels that are CHANNEL_LATE; the first is served next */
 static dlist_head late = DLIST_STATIC_INIT(late);
 
-/* What the channel may see, but for rows, as a number; 0: not known */
+/* What the channel asks for and may see, but for rows, as a number; 0: not known */
 static uint64
 access_signature(const Channel *channel)
 {
@@ -60,14 +60,16 @@ access_signature(const Channel *channel)
 
 	for (int i = 0; i < channel->nbindings; i++)
 	{
+		SubscriptionGroup *group = channel->bindings[i].group;
 		uint64		signature;
 
-		if (channel->bindings[i].group == NULL)
+		if (group == NULL)
 			continue;
-		signature = tables_group_signature(channel->bindings[i].group);
+		signature = tables_group_signature(group);
 		if (signature == 0)
 			return 0;
-		result = hash_combine64(result, signature + i);
+		result = hash_combine64(hash_combine64(result, group->form),
+								signature + i);
 	}
 	return result != 0 ? result : 1;
 }

@@ -55,8 +55,8 @@ static int	ngroups;
 static Size memory_used;		/* by channels and groups, about */
 static bool some_untold;		/* some group has "untold" or "withheld" set */
 static uint64 mark = 1;			/* counts subscription_mark */
-static dlist_head told = DLIST_STATIC_INIT(told);	/* channels whose access was
-													 * sent since then */
+static dlist_head told = DLIST_STATIC_INIT(told);	/* channels whose access
+													 * was sent since then */
 static uint64 accesses_seen;	/* tables_moves() when all cursors were told */
 static uint32 last_group_id;
 static uint64 binding_seed;		/* so that nobody can make ids collide */
@@ -215,6 +215,7 @@ group_create(char *key, const Binding *binding, bool late, bool shared)
 	group->principal->claims = pstrdup(shared ? NO_CLAIMS : principal->claims);
 	binding_copy(&group->spec, spec);
 	binding_options(spec, &group->options);
+	group->form = binding_form(spec, &group->options);
 	group->may_share = !late && may_share(spec, &group->options);
 	dlist_init(&group->bindings);
 	dlist_init(&group->tables);

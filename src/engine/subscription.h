@@ -47,6 +47,7 @@ typedef struct SubscriptionGroup
 	Principal  *principal;		/* own copy */
 	BindingSpec spec;			/* own copy */
 	BindingOptions options;		/* of spec */
+	uint64		form;			/* binding_form() of both */
 	Payer	   *payer;			/* for the time that its conditions take; NULL
 								 * if they cannot take long */
 	bool		may_share;		/* it names one table, and its conditions

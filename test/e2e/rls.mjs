@@ -895,10 +895,10 @@ test('a client that comes back with a cursor hears that it may see something els
   await createTable('comeback', 'id int PRIMARY KEY, owner uuid, body text', { roles: ['e2e_viewer'] });
   await sql(`ALTER TABLE comeback ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON comeback USING (owner = rtsync.uid())`);
   const claims = { sub: user(1), team: 1 };
-  const join = async (rtsync, payload = claims) => {
+  const join = async (rtsync, payload = claims, options = {}) => {
     const client = await RawClient.open({ apikey: token('e2e_viewer', payload) });
     atEnd(() => client.close());
-    const { response } = await client.joinOk('comeback', [on('comeback')], { config: { rtsync } });
+    const { response } = await client.joinOk('comeback', [{ ...on('comeback'), ...options }], { config: { rtsync } });
     return { client, ...response.rtsync };
   };
   let last = 0;
@@ -910,7 +910,7 @@ test('a client that comes back with a cursor hears that it may see something els
     client.close();
     return frame.payload.rtsync.cursor;
   };
-  const changed = 'the claims, or access to tables, have changed';
+  const changed = 'the claims, the postgres_changes, or access to tables have changed';
   let cursor = await leave(await join({ cursor: true }));
   assert.match(cursor, /^[0-9a-f]+(:[0-9a-f]+){3}$/);
   const back = async (refetch, payload) => {
@@ -952,6 +952,22 @@ test('a client that comes back with a cursor hears that it may see something els
   await back(null, { ...claims, team: 2, iat: 1700000000, jti: 'another' });
   cursor = cursor.replace(/:[0-9a-f]+$/, '');
   await back('access to tables at the cursor is not known', { ...claims, team: 2 });
+
+  // other rows, columns or events; but not another pace
+  cursor = await leave(await join({ cursor: true }));
+  for (const [options, refetch] of [
+    [{ filter: 'id=gt.0' }, changed],
+    [{ select: ['id', 'owner'] }, changed],
+    [{ event: 'INSERT' }, changed],
+    [{ rtsync: { where: 'id > 0' } }, changed],
+    [{ rtsync: { view: true } }, changed],
+    [{ rtsync: { interval: 20, snapshot: true } }, undefined],
+    [{}, undefined],
+  ]) {
+    const one = await join({ cursor: true, since: cursor }, claims, options);
+    assert.deepEqual([options, one.resumed, one.refetch], [options, refetch === undefined, refetch]);
+    one.client.close();
+  }
 
   // told while it was there: its cursors go on from what it was told
   const one = await join({ cursor: true });
