@@ -463,6 +463,13 @@ attempt_regroup(void *arg)
 	subscription_regroup(((RegroupAttempt *) arg)->tg->group);
 }
 
+/* One that waits for the next table of a name may have that already. */
+static bool
+has_one_table(SubscriptionGroup *group)
+{
+	return dlist_head_node(&group->tables) == dlist_tail_node(&group->tables);
+}
+
 /*
  * A group that is for all principals, or for one, and should not be; or NULL.
  * Those that are as they should be go to the end of the list, so that looking
@@ -478,7 +485,8 @@ misplaced_group(TableRole *role, bool same_for_all)
 		TableGroup *tg = dlist_head_element(TableGroup, in_role, &role->groups);
 
 		if (tg->group->shared ? !same_for_all :
-			same_for_all && tg->group->may_share && !tg->displaced)
+			same_for_all && tg->group->may_share && !tg->displaced &&
+			has_one_table(tg->group))
 			return tg;
 		dlist_delete(&tg->in_role);
 		dlist_push_tail(&role->groups, &tg->in_role);
@@ -511,7 +519,10 @@ role_regroup(TableRoute *route, TableRole *role)
 		(error = attempt_briefly(attempt_access, &what)) != NULL)
 		return !attempt_met_lock(error);	/* nothing can be decided */
 	generation_seen = what.access->generation;
-	if (role->grouped == generation_seen)
+
+	/* a group may have come since, shared because of another table */
+	if (role->grouped == generation_seen &&
+		!(what.access->reads_session && role->nshared > 0))
 		return true;
 	while ((what.tg = misplaced_group(role,
 									  !what.access->reads_session)) != NULL)
@@ -1127,8 +1138,7 @@ tables_recheck_access(void)
 static bool
 table_group_is_over(TableGroup *tg)
 {
-	return !tg->displaced ||
-		dlist_head_node(&tg->group->tables) != dlist_tail_node(&tg->group->tables);
+	return !tg->displaced || !has_one_table(tg->group);
 }
 
 /* Take the groups that need it no longer off the route of a table that is gone. */

@@ -839,6 +839,24 @@ test('a table whose policy changes while it has another name is heard of when it
   }
 });
 
+test('a table is made anew under its name, and the former one dropped', async () => {
+  const make = async () => {
+    await createTable('remade', 'id int PRIMARY KEY, owner uuid', { roles: ['e2e_viewer'] });
+    await sql('ALTER TABLE remade ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON remade USING (owner = rtsync.uid())');
+  };
+  await make();
+  const one = await viewer(1, ['remade']);
+  for (let id = 1; id < 10; id++) {
+    await sql(`ALTER TABLE remade RENAME TO remade_before`);
+    await make();
+    await sql('DROP TABLE remade_before');
+    await sql(`INSERT INTO remade VALUES (${id}, '${user(1)}')`);
+    await until(`row ${id}`, () => one.changes('rows').some((c) => c.record?.id === id));
+  }
+  const errors = one.frames.filter((f) => f.event === 'system' && f.payload.status === 'error').map((f) => f.payload.message);
+  assert.deepEqual(errors.filter((message) => !/no longer published/.test(message)), []);
+});
+
 test('who listens to all tables is told of one that is renamed', async () => {
   await createTable('moved', 'id int PRIMARY KEY', { roles: ['e2e_viewer'] });
   await createTable('mover', 'id int PRIMARY KEY', { roles: ['e2e_viewer'] });

@@ -68,7 +68,7 @@ export class Judge {
   }
 
   fail(view, what, details = {}) {
-    this.failures.push({ view: view?.name, what, ...details });
+    this.failures.push({ view: view?.name, what, ...details, told: view?.told });
   }
 
   // What the log has got since the last time belongs to this epoch.  "order"
