@@ -6,7 +6,7 @@
 
 import { assert, atEnd, sleep, test, until } from '../e2e/lib/tap.mjs';
 import { RawClient } from '../e2e/lib/raw.mjs';
-import { createRole, createTable, database, pg, sql, status, token } from '../e2e/lib/server.mjs';
+import { createRole, createTable, pg, sql, status, token, transaction } from '../e2e/lib/server.mjs';
 
 await createRole('reader');
 await sql('CREATE TYPE fragile');
@@ -91,15 +91,6 @@ const OUTPUT = 540_000;
 const messages = "SELECT rtsync.send('{}', 'e', 'nobody', false) FROM generate_series(1, 512)";
 const text = (size) => `repeat('x', ${size})`;
 const wide = (size) => `repeat(E'\\x01', ${size / 6})`; // so large as JSON
-
-async function transaction(...statements) {
-  const connection = await database.connect();
-  try {
-    for (const statement of ['BEGIN', ...statements, 'COMMIT']) await connection.query(statement);
-  } finally {
-    connection.release();
-  }
-}
 
 // Commits a transaction that begins with what is given, and takes these steps
 // one after the other, each while the engine waits at a gate in the middle.

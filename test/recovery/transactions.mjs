@@ -6,7 +6,7 @@
 
 import { assert, atEnd, note, sleep, test, until } from '../e2e/lib/tap.mjs';
 import { RawClient } from '../e2e/lib/raw.mjs';
-import { createRole, createTable, database, sql, status, token } from '../e2e/lib/server.mjs';
+import { createRole, createTable, sql, status, token, transaction } from '../e2e/lib/server.mjs';
 import { gatewayPids, running } from './lib/cluster.mjs';
 
 await createRole('reader');
@@ -38,15 +38,6 @@ async function open(tables, rtsync, options) {
 let last = 0;
 const next = () => ++last;
 const insert = (table, id, hidden = false) => `INSERT INTO ${table} VALUES (${id}, ${hidden})`;
-
-async function transaction(...statements) {
-  const client = await database.connect();
-  try {
-    for (const text of ['BEGIN', ...statements, 'COMMIT']) await client.query(text);
-  } finally {
-    client.release();
-  }
-}
 
 // Waits for a transaction behind all others.
 async function marker(client) {

@@ -31,6 +31,16 @@ export async function sql(text, values) {
   return Array.isArray(result) ? result.at(-1).rows : result.rows;
 }
 
+// One transaction of these statements, each sent by itself.
+export async function transaction(...statements) {
+  const client = await database.connect();
+  try {
+    for (const text of ['BEGIN', ...statements, 'COMMIT']) await client.query(text);
+  } finally {
+    client.release();
+  }
+}
+
 // What SELECT gives a role with these claims.
 export async function selectAs(role, claims, text) {
   const connection = await database.connect();
